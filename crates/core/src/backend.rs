@@ -1,0 +1,341 @@
+//! The seam between models and devices.
+//!
+//! A [`Backend`] offers *primitives*, which every device must implement, and *stages*, which are composed of
+//! primitives here and which a fast device overrides by fused versions. An override must equal its default: the
+//! adaptor [`Unfused`] runs the defaults of any backend, and the backend suite compares the two.
+//!
+//! Overrides destructure the specs with every field named, so that a new field in [`crate::spec`] is a compile
+//! error in each fused path until it is dealt with.
+
+use crate::{Activation, AttnSpec, Batch, FfnSpec, Format, KvType, ModelSpec, Result, RopeSpec};
+use std::ops::Range;
+
+/// A stored matrix, as it lies in the model file.
+#[derive(Clone, Copy, Debug)]
+pub struct Matrix<'a> {
+    /// Tensor name, for errors.
+    pub name: &'a str,
+    /// Outputs.
+    pub rows: usize,
+    /// Inputs; a row is `cols` elements in blocks of the format.
+    pub cols: usize,
+    /// How `data` stores the elements.
+    pub format: Format,
+    /// `rows * bytes(cols)` bytes, row after row.
+    pub data: &'a [u8],
+    /// The order in which the rows are to be taken.
+    pub order: RowOrder,
+}
+
+/// Row order of a stored projection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RowOrder {
+    /// As stored.
+    AsStored,
+    /// The rows of each head are stored for rotary pairs `(2i, 2i+1)`; taken in the order `0, 2, 4, …, 1, 3, 5, …`
+    /// they suit the half-split convention of [`RopeSpec`].
+    AdjacentPairs {
+        /// Rows of a head.
+        head_dim: usize,
+    },
+}
+
+impl Matrix<'_> {
+    /// The stored row that is taken as row `r`.
+    pub fn stored_row(&self, r: usize) -> usize {
+        match self.order {
+            RowOrder::AsStored => r,
+            RowOrder::AdjacentPairs { head_dim } => {
+                let (head, i) = (r / head_dim, r % head_dim);
+                let half = head_dim / 2;
+                head * head_dim + if i < half { 2 * i } else { 2 * (i - half) + 1 }
+            }
+        }
+    }
+
+    /// Bytes of one stored row.
+    pub fn row_bytes(&self) -> usize {
+        self.cols / self.format.block_len() * self.format.block_bytes()
+    }
+
+    /// The bytes of the row that is taken as row `r`.
+    pub fn row(&self, r: usize) -> &[u8] {
+        let n = self.row_bytes();
+        let s = self.stored_row(r) * n;
+        &self.data[s..s + n]
+    }
+}
+
+/// A device: makes weights and buffers, and computes on them.
+///
+/// All computing methods write into their `&mut` argument and act on the rows last set by [`Backend::begin`]. A
+/// method that is provided here is always right for every device; it never answers "unsupported".
+pub trait Backend: Send + Sync + Sized + 'static {
+    /// A matrix prepared for [`Backend::linear`]: one or several stored matrices, their rows concatenated.
+    type Weight: Send + Sync;
+    /// A small vector of floats: norm weights, biases.
+    type Vector: Send + Sync;
+    /// A buffer of activations, `[rows, width]`.
+    type Act: Send;
+    /// The paged KV cache of all layers.
+    type Kv: Send;
+    /// The state of a step: positions, block tables, rotary tables, attention scratch.
+    type Step: Send;
+
+    /// The device for people, e.g. `cpu (avx512vnni, 2 threads)`.
+    fn describe(&self) -> String;
+
+    // --- memory -----------------------------------------------------------------------------------------------
+
+    /// Prepares a weight from stored matrices of equal `cols`, their rows concatenated in the given order.
+    fn weight(&self, parts: &[Matrix<'_>]) -> Result<Self::Weight>;
+    /// Bytes that [`Backend::weight`] of such a matrix takes on the device.
+    fn weight_bytes(&self, rows: usize, cols: usize, format: Format) -> u64;
+    /// Copies a vector to the device.
+    fn vector(&self, values: &[f32]) -> Result<Self::Vector>;
+    /// Allocates activations for at most `rows` rows.
+    fn act(&self, rows: usize, width: usize) -> Result<Self::Act>;
+    /// Bytes of such activations.
+    fn act_bytes(&self, rows: usize, width: usize) -> u64;
+    /// Allocates a cache of `blocks` blocks for every layer.
+    fn kv(&self, spec: &ModelSpec, blocks: usize, kind: KvType) -> Result<Self::Kv>;
+    /// Bytes of such a cache.
+    fn kv_bytes(&self, spec: &ModelSpec, blocks: usize, kind: KvType) -> u64;
+    /// Allocates the step state for at most `rows` rows and `blocks` cache blocks.
+    fn step(&self, spec: &ModelSpec, rows: usize, blocks: usize) -> Result<Self::Step>;
+
+    // --- primitives -------------------------------------------------------------------------------------------
+
+    /// Takes over a checked batch: row count, positions, block tables; computes the cosines and sines of `ropes`.
+    fn begin(&self, step: &mut Self::Step, ropes: &[RopeSpec], batch: &Batch) -> Result<()>;
+    /// `out[r] = scale * table[tokens[r]]` for the batch's tokens.
+    fn embed(&self, step: &Self::Step, table: &Self::Weight, scale: f32, out: &mut Self::Act) -> Result<()>;
+    /// `out[r] = x[r] / sqrt(mean(x[r]^2) + eps) * weight` (Zhang & Sennrich 2019).
+    fn rms_norm(
+        &self,
+        step: &Self::Step,
+        x: &Self::Act,
+        weight: &Self::Vector,
+        eps: f32,
+        out: &mut Self::Act,
+    ) -> Result<()>;
+    /// [`Backend::rms_norm`] in place over each head of `x[r][cols]`, with one weight of `head_dim` values.
+    fn rms_norm_heads(
+        &self,
+        step: &Self::Step,
+        x: &mut Self::Act,
+        cols: Range<usize>,
+        weight: &Self::Vector,
+        eps: f32,
+    ) -> Result<()>;
+    /// `out[r] = weight * x[r]`.
+    fn linear(
+        &self,
+        step: &Self::Step,
+        weight: &Self::Weight,
+        x: &Self::Act,
+        out: &mut Self::Act,
+    ) -> Result<()>;
+    /// `x[r] += bias` for every row.
+    fn add_bias(&self, step: &Self::Step, x: &mut Self::Act, bias: &Self::Vector) -> Result<()>;
+    /// `x += y`.
+    fn add(&self, step: &Self::Step, x: &mut Self::Act, y: &Self::Act) -> Result<()>;
+    /// Turns each head of `x[r][cols]` by its row's position, with rotary table `rope`.
+    fn rope(
+        &self,
+        step: &Self::Step,
+        x: &mut Self::Act,
+        cols: Range<usize>,
+        head_dim: usize,
+        rope: usize,
+    ) -> Result<()>;
+    /// Writes the keys and values in `qkv[r]` (laid out `q | k | v` by `spec`) to the cache at each row's position.
+    fn kv_write(
+        &self,
+        step: &Self::Step,
+        kv: &mut Self::Kv,
+        layer: usize,
+        spec: &AttnSpec,
+        qkv: &Self::Act,
+    ) -> Result<()>;
+    /// `out[r] = softmax(scale * q.k) v` per head over the keys that the row may see; `q` is `qkv[r][..q_dim]`.
+    fn attend(
+        &self,
+        step: &mut Self::Step,
+        kv: &Self::Kv,
+        layer: usize,
+        spec: &AttnSpec,
+        qkv: &Self::Act,
+        out: &mut Self::Act,
+    ) -> Result<()>;
+    /// `out[r] = act(x[r][..hidden]) * x[r][hidden..]`; `x` is laid out `gate | up`.
+    fn glu(&self, step: &Self::Step, act: Activation, x: &Self::Act, out: &mut Self::Act) -> Result<()>;
+    /// `out[i] = x[batch.outputs[i]]`. `out` then has one row per output, until the next [`Backend::begin`].
+    fn gather(&self, step: &Self::Step, x: &Self::Act, out: &mut Self::Act) -> Result<()>;
+    /// `x = cap * tanh(x / cap)`.
+    fn softcap(&self, step: &Self::Step, x: &mut Self::Act, cap: f32) -> Result<()>;
+    /// Waits for the device and returns the rows of `x`, `[rows, width]`.
+    fn read<'a>(&self, step: &'a mut Self::Step, x: &'a Self::Act) -> Result<&'a [f32]>;
+
+    // --- stages -----------------------------------------------------------------------------------------------
+
+    /// Norm, fused q|k|v projection with bias, q and k norms, rotary embedding, cache write.
+    /// Afterwards `s.qkv[r][..q_dim]` holds the queries.
+    fn attn_in(
+        &self,
+        step: &mut Self::Step,
+        spec: &AttnSpec,
+        w: &AttnWeights<Self>,
+        kv: &mut Self::Kv,
+        layer: usize,
+        s: &mut Scratch<Self>,
+    ) -> Result<()> {
+        self.rms_norm(step, &s.x, &w.norm, spec.norm_eps, &mut s.norm)?;
+        self.linear(step, &w.qkv, &s.norm, &mut s.qkv)?;
+        if let Some(bias) = &w.qkv_bias {
+            self.add_bias(step, &mut s.qkv, bias)?;
+        }
+        let (q, k) = (0..spec.q_dim(), spec.q_dim()..spec.q_dim() + spec.kv_dim());
+        if let Some(weight) = &w.q_norm {
+            self.rms_norm_heads(step, &mut s.qkv, q.clone(), weight, spec.norm_eps)?;
+        }
+        if let Some(weight) = &w.k_norm {
+            self.rms_norm_heads(step, &mut s.qkv, k.clone(), weight, spec.norm_eps)?;
+        }
+        if let Some(rope) = spec.rope {
+            self.rope(step, &mut s.qkv, q.start..k.end, spec.head_dim, rope)?;
+        }
+        self.kv_write(step, kv, layer, spec, &s.qkv)
+    }
+
+    /// Attention's output projection, its post-norm where the model has one, and the residual: `s.x += …(s.attn)`.
+    fn attn_out(
+        &self,
+        step: &mut Self::Step,
+        spec: &AttnSpec,
+        w: &AttnWeights<Self>,
+        s: &mut Scratch<Self>,
+    ) -> Result<()> {
+        self.linear(step, &w.out, &s.attn, &mut s.proj)?;
+        if let Some(bias) = &w.out_bias {
+            self.add_bias(step, &mut s.proj, bias)?;
+        }
+        match &w.post_norm {
+            Some(weight) => {
+                self.rms_norm(step, &s.proj, weight, spec.norm_eps, &mut s.norm)?;
+                self.add(step, &mut s.x, &s.norm)
+            }
+            None => self.add(step, &mut s.x, &s.proj),
+        }
+    }
+
+    /// The whole feed-forward block with norms and residual: `s.x += …(s.x)`.
+    fn ffn(
+        &self,
+        step: &mut Self::Step,
+        spec: &FfnSpec,
+        w: &FfnWeights<Self>,
+        s: &mut Scratch<Self>,
+    ) -> Result<()> {
+        self.rms_norm(step, &s.x, &w.norm, spec.norm_eps, &mut s.norm)?;
+        self.linear(step, &w.gate_up, &s.norm, &mut s.gate_up)?;
+        self.glu(step, spec.act, &s.gate_up, &mut s.hidden)?;
+        self.linear(step, &w.down, &s.hidden, &mut s.proj)?;
+        match &w.post_norm {
+            Some(weight) => {
+                self.rms_norm(step, &s.proj, weight, spec.norm_eps, &mut s.norm)?;
+                self.add(step, &mut s.x, &s.norm)
+            }
+            None => self.add(step, &mut s.x, &s.proj),
+        }
+    }
+
+    /// Final norm and output head for the wanted rows: `s.logits = head(norm(gather(s.x)))`.
+    fn head(
+        &self,
+        step: &mut Self::Step,
+        spec: &ModelSpec,
+        w: &HeadWeights<'_, Self>,
+        s: &mut Scratch<Self>,
+    ) -> Result<()> {
+        self.gather(step, &s.x, &mut s.last)?;
+        self.rms_norm(step, &s.last, w.norm, spec.norm_eps, &mut s.last_norm)?;
+        self.linear(step, w.head, &s.last_norm, &mut s.logits)?;
+        match spec.logit_softcap {
+            Some(cap) => self.softcap(step, &mut s.logits, cap),
+            None => Ok(()),
+        }
+    }
+}
+
+/// Weights of an attention block.
+pub struct AttnWeights<B: Backend> {
+    /// Input norm, `[dim]`.
+    pub norm: B::Vector,
+    /// Fused projection `q | k | v`, `[qkv_dim, dim]`.
+    pub qkv: B::Weight,
+    /// Its bias, `[qkv_dim]`.
+    pub qkv_bias: Option<B::Vector>,
+    /// Per-head norm of the queries, `[head_dim]`.
+    pub q_norm: Option<B::Vector>,
+    /// Per-head norm of the keys, `[head_dim]`.
+    pub k_norm: Option<B::Vector>,
+    /// Output projection, `[dim, q_dim]`.
+    pub out: B::Weight,
+    /// Its bias, `[dim]`.
+    pub out_bias: Option<B::Vector>,
+    /// Norm of the block's output before the residual (Gemma 2 and 3), `[dim]`.
+    pub post_norm: Option<B::Vector>,
+}
+
+/// Weights of a gated feed-forward block.
+pub struct FfnWeights<B: Backend> {
+    /// Input norm, `[dim]`.
+    pub norm: B::Vector,
+    /// Fused projection `gate | up`, `[2 * hidden, dim]`.
+    pub gate_up: B::Weight,
+    /// `[dim, hidden]`.
+    pub down: B::Weight,
+    /// Norm of the block's output before the residual (Gemma 2 and 3), `[dim]`.
+    pub post_norm: Option<B::Vector>,
+}
+
+/// The final norm and the output head; a tied head is the embedding table itself.
+pub struct HeadWeights<'a, B: Backend> {
+    /// `[dim]`.
+    pub norm: &'a B::Vector,
+    /// `[vocab, dim]`.
+    pub head: &'a B::Weight,
+}
+
+/// One layer's weights.
+pub struct Layer<B: Backend> {
+    /// Attention.
+    pub attn: AttnWeights<B>,
+    /// Feed-forward.
+    pub ffn: FfnWeights<B>,
+}
+
+/// All activations of a step, allocated once for the largest batch.
+pub struct Scratch<B: Backend> {
+    /// Residual stream, `[rows, dim]`.
+    pub x: B::Act,
+    /// Output of a norm, `[rows, dim]`.
+    pub norm: B::Act,
+    /// Fused projection, `[rows, max qkv_dim]`.
+    pub qkv: B::Act,
+    /// Attention output, `[rows, max q_dim]`.
+    pub attn: B::Act,
+    /// Output of a block before the residual, `[rows, dim]`.
+    pub proj: B::Act,
+    /// `gate | up`, `[rows, 2 * max hidden]`.
+    pub gate_up: B::Act,
+    /// Gated hidden activations, `[rows, max hidden]`.
+    pub hidden: B::Act,
+    /// Residual stream of the wanted rows, `[outputs, dim]`.
+    pub last: B::Act,
+    /// Its norm, `[outputs, dim]`.
+    pub last_norm: B::Act,
+    /// `[outputs, vocab]`.
+    pub logits: B::Act,
+}

@@ -1,0 +1,106 @@
+//! What one step computes: rows of tokens, prefill chunks and decodes mixed.
+
+use std::ops::Range;
+
+/// Tokens of one KV block. The paged KV cache hands out ids of blocks of this many positions.
+///
+/// 32: two 16-lane tiles of keys, and small enough that a short chat wastes little.
+pub const BLOCK_LEN: usize = 32;
+
+/// The input of one step. One row per token; the rows of a sequence are contiguous and form a [`Run`].
+#[derive(Clone, Debug, Default)]
+pub struct Batch {
+    /// Token ids, `[rows]`.
+    pub tokens: Vec<u32>,
+    /// One entry per sequence in the step.
+    pub runs: Vec<Run>,
+    /// Block ids of all runs, concatenated; a run names its range.
+    pub blocks: Vec<u32>,
+    /// Rows whose logits are wanted, ascending. The head is computed for these rows only.
+    pub outputs: Vec<u32>,
+}
+
+/// Consecutive tokens of one sequence: a prefill chunk, or one generated token.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Run {
+    /// Its rows of the batch.
+    pub rows: Range<usize>,
+    /// Position of its first row in the sequence. Keys `0..start` are in the cache already.
+    pub start: usize,
+    /// Its range of [`Batch::blocks`]: block `i` holds positions `i * BLOCK_LEN ..`, and the table covers every
+    /// position up to the run's last.
+    pub blocks: Range<usize>,
+}
+
+impl Batch {
+    /// Number of rows.
+    pub fn rows(&self) -> usize {
+        self.tokens.len()
+    }
+
+    /// Empties the batch and keeps its memory.
+    pub fn clear(&mut self) {
+        self.tokens.clear();
+        self.runs.clear();
+        self.blocks.clear();
+        self.outputs.clear();
+    }
+
+    /// Appends `tokens` of a sequence whose first new position is `start` and whose block table is `blocks`;
+    /// `output` asks for the logits after the last of them.
+    pub fn push(&mut self, tokens: &[u32], start: usize, blocks: &[u32], output: bool) {
+        let (row, block) = (self.tokens.len(), self.blocks.len());
+        self.tokens.extend_from_slice(tokens);
+        self.blocks.extend_from_slice(blocks);
+        if output && !tokens.is_empty() {
+            self.outputs.push((self.tokens.len() - 1) as u32);
+        }
+        self.runs.push(Run { rows: row..self.tokens.len(), start, blocks: block..self.blocks.len() });
+    }
+
+    /// Checks everything that a backend relies on, against the limits of a runner. Returns what is wrong.
+    pub fn check(
+        &self,
+        max_rows: usize,
+        max_outputs: usize,
+        blocks: usize,
+        vocab: usize,
+    ) -> Result<(), String> {
+        let rows = self.rows();
+        if rows == 0 || rows > max_rows {
+            return Err(format!("{rows} rows; this runner takes 1 to {max_rows}"));
+        }
+        if self.outputs.len() > max_outputs {
+            return Err(format!(
+                "{} output rows; this runner gives at most {max_outputs}",
+                self.outputs.len()
+            ));
+        }
+        if let Some(t) = self.tokens.iter().find(|&&t| t as usize >= vocab) {
+            return Err(format!("token id {t}; the vocabulary has {vocab}"));
+        }
+        if let Some(b) = self.blocks.iter().find(|&&b| b as usize >= blocks) {
+            return Err(format!("block id {b}; the cache has {blocks} blocks"));
+        }
+        let mut next = 0;
+        for r in &self.runs {
+            if r.rows.start != next || r.rows.is_empty() {
+                return Err(format!("run {:?} does not follow row {next}", r.rows));
+            }
+            next = r.rows.end;
+            let need = (r.start + r.rows.len()).div_ceil(BLOCK_LEN);
+            if r.blocks.end > self.blocks.len() || r.blocks.len() < need {
+                return Err(format!("run {:?} has {} blocks and needs {need}", r.rows, r.blocks.len()));
+            }
+        }
+        if next != rows {
+            return Err(format!("the runs cover {next} of {rows} rows"));
+        }
+        if !self.outputs.windows(2).all(|w| w[0] < w[1])
+            || self.outputs.last().is_some_and(|&o| o as usize >= rows)
+        {
+            return Err("output rows must ascend and lie within the batch".into());
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,64 @@
+//! A loaded model as the engine sees it: weights that many engines share, and a runner with one engine's state.
+
+use crate::{Batch, KvType, ModelSpec, Result};
+use std::sync::Arc;
+
+/// A loaded model: immutable weights on a device. Shared by `Arc`; each engine makes its own [`Runner`].
+pub trait Model: Send + Sync {
+    /// The model's blueprint.
+    fn spec(&self) -> &ModelSpec;
+    /// What it runs on, for people, e.g. `cpu (avx512vnni, 2 threads)`.
+    fn device(&self) -> String;
+    /// Bytes of weights that one generated token reads, for GB/s figures (embedding rows not counted).
+    fn bytes_per_token(&self) -> u64;
+    /// Bytes that all weights take on the device.
+    fn weight_bytes(&self) -> u64;
+    /// Bytes that a runner with these limits would take: KV cache and scratch.
+    fn runner_bytes(&self, limits: &RunnerLimits) -> u64;
+    /// Allocates a runner.
+    ///
+    /// # Errors
+    /// [`crate::Error::OutOfMemory`] when the cache or the scratch does not fit.
+    fn runner(self: Arc<Self>, limits: RunnerLimits) -> Result<Box<dyn Runner>>;
+}
+
+/// What a runner allocates for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RunnerLimits {
+    /// Most rows of one step.
+    pub rows: usize,
+    /// Most rows of one step whose logits are wanted.
+    pub outputs: usize,
+    /// KV blocks of [`crate::batch::BLOCK_LEN`] positions.
+    pub blocks: usize,
+    /// Element type of the KV cache.
+    pub kv: KvType,
+}
+
+/// One engine's working state of a model: KV cache and scratch.
+pub trait Runner: Send {
+    /// The limits it was made with.
+    fn limits(&self) -> RunnerLimits;
+    /// Computes one step: writes the rows' keys and values into the cache, returns the wanted logits.
+    ///
+    /// # Errors
+    /// [`crate::Error::Batch`] when the batch breaks a limit; a device's own error otherwise. After an error the
+    /// cache contents of the batch's positions are undefined, all others are kept.
+    fn step(&mut self, batch: &Batch) -> Result<Logits<'_>>;
+}
+
+/// Logits of a step's output rows, in the order of [`Batch::outputs`].
+#[derive(Clone, Copy, Debug)]
+pub struct Logits<'a> {
+    /// `[outputs, vocab]`, row-major.
+    pub data: &'a [f32],
+    /// Values per row.
+    pub vocab: usize,
+}
+
+impl<'a> Logits<'a> {
+    /// The logits of output `i`, `[vocab]`.
+    pub fn row(&self, i: usize) -> &'a [f32] {
+        &self.data[i * self.vocab..(i + 1) * self.vocab]
+    }
+}

@@ -1,0 +1,124 @@
+//! The blueprint of a model. An architecture is a function from metadata to a [`ModelSpec`]; everything that the
+//! forward does is decided by these fields.
+
+use std::sync::Arc;
+
+/// The blueprint of a decoder-only transformer.
+#[derive(Clone, Debug)]
+pub struct ModelSpec {
+    /// Architecture name as in the file, e.g. `llama`.
+    pub arch: String,
+    /// Rows of the token embedding and of the output head.
+    pub vocab: usize,
+    /// Width of the residual stream.
+    pub dim: usize,
+    /// Context length the model was trained for, in tokens.
+    pub context: usize,
+    /// Embeddings are multiplied by this (Gemma: `sqrt(dim)`; others 1).
+    pub embed_scale: f32,
+    /// Epsilon of the final norm.
+    pub norm_eps: f32,
+    /// Final logits become `cap * tanh(logits / cap)` (Gemma 2).
+    pub logit_softcap: Option<f32>,
+    /// The distinct rotary tables; layers refer to them by index.
+    pub ropes: Vec<RopeSpec>,
+    /// The layers, first to last.
+    pub layers: Vec<LayerSpec>,
+}
+
+/// One transformer block.
+#[derive(Clone, Debug)]
+pub struct LayerSpec {
+    /// Its attention.
+    pub attn: AttnSpec,
+    /// Its feed-forward.
+    pub ffn: FfnSpec,
+}
+
+/// Attention of one layer: `softmax(scale * q.k) v` over the visible keys.
+#[derive(Clone, Debug, PartialEq)]
+pub struct AttnSpec {
+    /// Query heads.
+    pub heads: usize,
+    /// Key/value heads; `heads` is a multiple (grouped-query attention).
+    pub kv_heads: usize,
+    /// Width of a head.
+    pub head_dim: usize,
+    /// Multiplier of the scores, usually `1 / sqrt(head_dim)`.
+    pub scale: f32,
+    /// Sliding window: a query at position `p` sees keys at positions `> p - window`.
+    pub window: Option<usize>,
+    /// Scores become `cap * tanh(scores / cap)` (Gemma 2).
+    pub softcap: Option<f32>,
+    /// Index into [`ModelSpec::ropes`]; `None`: no position encoding in this layer.
+    pub rope: Option<usize>,
+    /// Epsilon of this block's RMS norms, q and k norms included.
+    pub norm_eps: f32,
+}
+
+impl AttnSpec {
+    /// Width of all query heads together.
+    pub fn q_dim(&self) -> usize {
+        self.heads * self.head_dim
+    }
+    /// Width of all key (or value) heads together.
+    pub fn kv_dim(&self) -> usize {
+        self.kv_heads * self.head_dim
+    }
+    /// Width of the fused projection, `q | k | v`.
+    pub fn qkv_dim(&self) -> usize {
+        self.q_dim() + 2 * self.kv_dim()
+    }
+}
+
+/// Gated feed-forward of one layer: `down(act(gate(x)) * up(x))`.
+#[derive(Clone, Debug, PartialEq)]
+pub struct FfnSpec {
+    /// Width of `gate(x)` and of `up(x)`.
+    pub hidden: usize,
+    /// The gate's activation.
+    pub act: Activation,
+    /// Epsilon of this block's RMS norms.
+    pub norm_eps: f32,
+}
+
+/// Activation of a gated feed-forward.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Activation {
+    /// `x * sigmoid(x)`.
+    Silu,
+    /// `0.5 x (1 + tanh(sqrt(2/pi) (x + 0.044715 x^3)))`, the tanh form of GELU (Hendrycks & Gimpel 2016).
+    GeluTanh,
+}
+
+/// A rotary position embedding (Su et al. 2021) in the half-split convention: element `i` of a head turns with
+/// element `i + dim/2` by the angle `position * inv_freq[i]`.
+///
+/// Every scaling kind (linear, Llama 3, YaRN) is folded into the two fields when the model is built.
+#[derive(Clone, Debug, PartialEq)]
+pub struct RopeSpec {
+    /// Radians per position, `[dim / 2]`; `dim <= head_dim` elements of a head turn, the others stay.
+    pub inv_freq: Arc<[f32]>,
+    /// Multiplies both cosine and sine (YaRN's attention factor; otherwise 1).
+    pub magnitude: f32,
+}
+
+/// Element type of the KV cache.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub enum KvType {
+    /// IEEE half precision.
+    #[default]
+    F16,
+    /// Single precision: the reference.
+    F32,
+}
+
+impl KvType {
+    /// Bytes of one element.
+    pub fn bytes(self) -> usize {
+        match self {
+            KvType::F16 => 2,
+            KvType::F32 => 4,
+        }
+    }
+}

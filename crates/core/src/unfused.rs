@@ -1,0 +1,128 @@
+//! A backend with every fused stage switched off.
+
+use crate::backend::{Backend, Matrix};
+use crate::{Activation, AttnSpec, Batch, Format, KvType, ModelSpec, Result, RopeSpec};
+use std::ops::Range;
+
+/// Runs the default stages of `B`: the definition that `B`'s fused stages must equal.
+pub struct Unfused<B>(pub B);
+
+impl<B: Backend> Backend for Unfused<B> {
+    type Weight = B::Weight;
+    type Vector = B::Vector;
+    type Act = B::Act;
+    type Kv = B::Kv;
+    type Step = B::Step;
+
+    fn describe(&self) -> String {
+        self.0.describe()
+    }
+    fn weight(&self, parts: &[Matrix<'_>]) -> Result<Self::Weight> {
+        self.0.weight(parts)
+    }
+    fn weight_bytes(&self, rows: usize, cols: usize, format: Format) -> u64 {
+        self.0.weight_bytes(rows, cols, format)
+    }
+    fn vector(&self, values: &[f32]) -> Result<Self::Vector> {
+        self.0.vector(values)
+    }
+    fn act(&self, rows: usize, width: usize) -> Result<Self::Act> {
+        self.0.act(rows, width)
+    }
+    fn act_bytes(&self, rows: usize, width: usize) -> u64 {
+        self.0.act_bytes(rows, width)
+    }
+    fn kv(&self, spec: &ModelSpec, blocks: usize, kind: KvType) -> Result<Self::Kv> {
+        self.0.kv(spec, blocks, kind)
+    }
+    fn kv_bytes(&self, spec: &ModelSpec, blocks: usize, kind: KvType) -> u64 {
+        self.0.kv_bytes(spec, blocks, kind)
+    }
+    fn step(&self, spec: &ModelSpec, rows: usize, blocks: usize) -> Result<Self::Step> {
+        self.0.step(spec, rows, blocks)
+    }
+    fn begin(&self, step: &mut Self::Step, ropes: &[RopeSpec], batch: &Batch) -> Result<()> {
+        self.0.begin(step, ropes, batch)
+    }
+    fn embed(&self, step: &Self::Step, table: &Self::Weight, scale: f32, out: &mut Self::Act) -> Result<()> {
+        self.0.embed(step, table, scale, out)
+    }
+    fn rms_norm(
+        &self,
+        step: &Self::Step,
+        x: &Self::Act,
+        weight: &Self::Vector,
+        eps: f32,
+        out: &mut Self::Act,
+    ) -> Result<()> {
+        self.0.rms_norm(step, x, weight, eps, out)
+    }
+    fn rms_norm_heads(
+        &self,
+        step: &Self::Step,
+        x: &mut Self::Act,
+        cols: Range<usize>,
+        weight: &Self::Vector,
+        eps: f32,
+    ) -> Result<()> {
+        self.0.rms_norm_heads(step, x, cols, weight, eps)
+    }
+    fn linear(
+        &self,
+        step: &Self::Step,
+        weight: &Self::Weight,
+        x: &Self::Act,
+        out: &mut Self::Act,
+    ) -> Result<()> {
+        self.0.linear(step, weight, x, out)
+    }
+    fn add_bias(&self, step: &Self::Step, x: &mut Self::Act, bias: &Self::Vector) -> Result<()> {
+        self.0.add_bias(step, x, bias)
+    }
+    fn add(&self, step: &Self::Step, x: &mut Self::Act, y: &Self::Act) -> Result<()> {
+        self.0.add(step, x, y)
+    }
+    fn rope(
+        &self,
+        step: &Self::Step,
+        x: &mut Self::Act,
+        cols: Range<usize>,
+        head_dim: usize,
+        rope: usize,
+    ) -> Result<()> {
+        self.0.rope(step, x, cols, head_dim, rope)
+    }
+    fn kv_write(
+        &self,
+        step: &Self::Step,
+        kv: &mut Self::Kv,
+        layer: usize,
+        spec: &AttnSpec,
+        qkv: &Self::Act,
+    ) -> Result<()> {
+        self.0.kv_write(step, kv, layer, spec, qkv)
+    }
+    fn attend(
+        &self,
+        step: &mut Self::Step,
+        kv: &Self::Kv,
+        layer: usize,
+        spec: &AttnSpec,
+        qkv: &Self::Act,
+        out: &mut Self::Act,
+    ) -> Result<()> {
+        self.0.attend(step, kv, layer, spec, qkv, out)
+    }
+    fn glu(&self, step: &Self::Step, act: Activation, x: &Self::Act, out: &mut Self::Act) -> Result<()> {
+        self.0.glu(step, act, x, out)
+    }
+    fn gather(&self, step: &Self::Step, x: &Self::Act, out: &mut Self::Act) -> Result<()> {
+        self.0.gather(step, x, out)
+    }
+    fn softcap(&self, step: &Self::Step, x: &mut Self::Act, cap: f32) -> Result<()> {
+        self.0.softcap(step, x, cap)
+    }
+    fn read<'a>(&self, step: &'a mut Self::Step, x: &'a Self::Act) -> Result<&'a [f32]> {
+        self.0.read(step, x)
+    }
+}

@@ -1,0 +1,91 @@
+//! Instruction sets: what this machine has, and which one is used.
+
+use std::fmt;
+
+/// An instruction-set level that the kernels are compiled for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Isa {
+    /// Plain Rust: the definition that the others equal bit for bit.
+    Scalar,
+    /// AVX2 with FMA and F16C (Intel Haswell 2013, AMD Zen).
+    Avx2,
+    /// AVX-512 F, BW, DQ, VL and VNNI (Intel Ice Lake 2019, AMD Zen 4).
+    Avx512Vnni,
+}
+
+impl Isa {
+    /// All levels, lowest first.
+    pub const ALL: [Isa; 3] = [Isa::Scalar, Isa::Avx2, Isa::Avx512Vnni];
+
+    /// The name that `KINFER_ISA` takes.
+    pub fn name(self) -> &'static str {
+        match self {
+            Isa::Scalar => "scalar",
+            Isa::Avx2 => "avx2",
+            Isa::Avx512Vnni => "avx512vnni",
+        }
+    }
+
+    /// Whether this machine can run it.
+    pub fn available(self) -> bool {
+        match self {
+            Isa::Scalar => true,
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx2 => {
+                is_x86_feature_detected!("avx2")
+                    && is_x86_feature_detected!("fma")
+                    && is_x86_feature_detected!("f16c")
+            }
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx512Vnni => {
+                Isa::Avx2.available()
+                    && is_x86_feature_detected!("avx512f")
+                    && is_x86_feature_detected!("avx512bw")
+                    && is_x86_feature_detected!("avx512dq")
+                    && is_x86_feature_detected!("avx512vl")
+                    && is_x86_feature_detected!("avx512vnni")
+            }
+            #[cfg(not(target_arch = "x86_64"))]
+            _ => false,
+        }
+    }
+
+    /// The highest level that this machine has.
+    pub fn best() -> Isa {
+        Isa::ALL.into_iter().rev().find(|i| i.available()).unwrap_or(Isa::Scalar)
+    }
+
+    /// Parses a name.
+    ///
+    /// # Errors
+    /// A message that lists the names when it is unknown, or the machine's levels when it lacks this one.
+    pub fn parse(name: &str) -> Result<Isa, String> {
+        let names = |it: &mut dyn Iterator<Item = Isa>| it.map(Isa::name).collect::<Vec<_>>().join(", ");
+        let isa = Isa::ALL
+            .into_iter()
+            .find(|i| i.name().eq_ignore_ascii_case(name))
+            .ok_or_else(|| format!("unknown ISA `{name}`; known: {}", names(&mut Isa::ALL.into_iter())))?;
+        if !isa.available() {
+            let have = names(&mut Isa::ALL.into_iter().filter(|i| i.available()));
+            return Err(format!("this machine has no {isa}; it has: {have}"));
+        }
+        Ok(isa)
+    }
+
+    /// The level that `KINFER_ISA` asks for, else the best one. The only place that reads the environment.
+    ///
+    /// # Errors
+    /// As [`Isa::parse`].
+    pub fn from_env() -> Result<Isa, String> {
+        match std::env::var("KINFER_ISA") {
+            Ok(name) if !name.is_empty() => Isa::parse(&name).map_err(|e| format!("KINFER_ISA: {e}")),
+            _ => Ok(Isa::best()),
+        }
+    }
+}
+
+impl fmt::Display for Isa {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}

@@ -1,1 +1,40 @@
-//! stub
+//! Runs quantized large language models on the local machine.
+//!
+//! ```no_run
+//! use kinfer::{Engine, Event, LoadOptions, Model};
+//!
+//! fn main() -> Result<(), kinfer::Error> {
+//!     let model = Model::load("model.gguf", LoadOptions::default())?;
+//!     let engine = Engine::builder().model(model).context(4096).build()?;
+//!
+//!     let mut chat = engine.session();
+//!     for event in chat.send("What is the capital of Korea?")? {
+//!         if let Event::Text { text, .. } = event? {
+//!             print!("{text}");
+//!         }
+//!     }
+//!     Ok(())
+//! }
+//! ```
+//!
+//! A [`Model`] is loaded once and shared; an [`Engine`] is one running state of it with its own memory for keys and
+//! values, and serves any number of generations side by side. A [`Session`] is a conversation. Everything is
+//! synchronous, `Send` and `Sync`; there is no global state, and no logger is installed.
+#![forbid(unsafe_code)]
+
+mod device;
+mod engine;
+mod error;
+mod model;
+mod session;
+
+pub use device::Device;
+pub use engine::{Engine, EngineBuilder, Generation};
+pub use error::{Error, ErrorKind, Result};
+pub use kinfer_core::{KvType, ModelSpec};
+pub use kinfer_gen::{
+    CancelToken, Done, Event, Finish, LengthLimit, Limits, Logprob, Params, Reasoning, Request, Sampling,
+    SamplingOverrides, StopCause, Timings, TokenLogprobs, Usage, Vocabulary,
+};
+pub use model::{LoadOptions, Model, Numerics, Plan, Progress};
+pub use session::{Message, Reply, Role, Session, Thinking};

@@ -1,0 +1,159 @@
+//! Requests: validated once, trusted afterwards.
+
+use crate::sample::Sampling;
+use crate::{Error, Result};
+use std::hash::{BuildHasher, Hasher};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+/// What a request wants besides its prompt.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Params {
+    /// How tokens are drawn.
+    pub sampling: Sampling,
+    /// Most tokens to draw; `None`: until the context is full.
+    pub max_tokens: Option<usize>,
+    /// The generation ends before the first of these strings in its text.
+    pub stop: Vec<String>,
+    /// The generation ends at the first of these tokens, which adds no text.
+    pub stop_tokens: Vec<u32>,
+    /// End-of-generation tokens do not end the generation; they are never drawn.
+    pub ignore_eog: bool,
+    /// Report the log-probability of each token, and this many of the most likely ones.
+    pub logprobs: Option<usize>,
+    /// Tell thinking from answer by these tags; `None`: all text is answer.
+    pub reasoning: Option<Reasoning>,
+}
+
+/// The tags between which a model thinks.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Reasoning {
+    /// Opens the thinking; recognised at the start of the reply only.
+    pub open: String,
+    /// Closes it.
+    pub close: String,
+    /// The prompt ends inside the thinking, so the reply starts there.
+    pub starts_open: bool,
+}
+
+impl Default for Reasoning {
+    fn default() -> Self {
+        Self { open: "<think>".into(), close: "</think>".into(), starts_open: false }
+    }
+}
+
+/// What requests are validated against.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// Most tokens of prompt and answer together.
+    pub context: usize,
+    /// Size of the vocabulary.
+    pub vocab: usize,
+}
+
+/// A prompt and its parameters, known to be legal: it fits the context, and every parameter is in its range.
+#[derive(Clone, Debug)]
+pub struct Request {
+    prompt: Vec<u32>,
+    params: Params,
+    limits: Limits,
+    seed: u64,
+    cancel: CancelToken,
+}
+
+impl Request {
+    /// Validates a request.
+    ///
+    /// # Errors
+    /// [`Error::EmptyPrompt`], [`Error::PromptTooLong`], [`Error::Token`], [`Error::Param`].
+    pub fn new(prompt: Vec<u32>, params: Params, limits: Limits) -> Result<Self> {
+        if prompt.is_empty() {
+            return Err(Error::EmptyPrompt);
+        }
+        if prompt.len() >= limits.context {
+            return Err(Error::PromptTooLong { prompt: prompt.len(), context: limits.context });
+        }
+        let known = |what, id: &u32| match (*id as usize) < limits.vocab {
+            true => Ok(()),
+            false => Err(Error::Token { what, id: *id, vocab: limits.vocab }),
+        };
+        prompt.iter().try_for_each(|id| known("prompt", id))?;
+        params.stop_tokens.iter().try_for_each(|id| known("stop_tokens", id))?;
+        params.sampling.logit_bias.iter().try_for_each(|(id, _)| known("logit_bias", id))?;
+        params.sampling.check()?;
+        if params.max_tokens == Some(0) {
+            return Err(Error::Param { name: "max_tokens", expected: "at least 1", got: "0".into() });
+        }
+        if params.stop.iter().any(String::is_empty) {
+            return Err(Error::Param {
+                name: "stop",
+                expected: "strings that are not empty",
+                got: "\"\"".into(),
+            });
+        }
+        if let Some(k) = params.logprobs.filter(|&k| k > limits.vocab) {
+            let expected = "at most the size of the vocabulary";
+            return Err(Error::Param { name: "logprobs", expected, got: k.to_string() });
+        }
+        if params.reasoning.as_ref().is_some_and(|r| r.open.is_empty() || r.close.is_empty()) {
+            let expected = "two tags that are not empty";
+            return Err(Error::Param { name: "reasoning", expected, got: "an empty tag".into() });
+        }
+        // The seed of the standard library's hash maps is random per instance.
+        let seed =
+            params.sampling.seed.unwrap_or_else(|| std::hash::RandomState::new().build_hasher().finish());
+        Ok(Self { prompt, params, limits, seed, cancel: CancelToken::new() })
+    }
+
+    /// The same request, cancelled by `token`.
+    pub fn with_cancel(mut self, token: CancelToken) -> Self {
+        self.cancel = token;
+        self
+    }
+
+    /// The prompt's token ids.
+    pub fn prompt(&self) -> &[u32] {
+        &self.prompt
+    }
+
+    /// The parameters.
+    pub fn params(&self) -> &Params {
+        &self.params
+    }
+
+    /// What it was validated against.
+    pub fn limits(&self) -> Limits {
+        self.limits
+    }
+
+    /// The seed in use: that of the parameters, or the one chosen at random.
+    pub fn seed(&self) -> u64 {
+        self.seed
+    }
+
+    /// The token that cancels it.
+    pub fn cancel_token(&self) -> CancelToken {
+        self.cancel.clone()
+    }
+}
+
+/// Cancels a generation, from any thread. Clones cancel the same one.
+#[derive(Clone, Debug, Default)]
+pub struct CancelToken(Arc<AtomicBool>);
+
+impl CancelToken {
+    /// A token that is not cancelled.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Asks for the end. The generation ends before its next micro-batch. An atomic store, so fit for a signal handler.
+    pub fn cancel(&self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether [`CancelToken::cancel`] was called.
+    pub fn is_cancelled(&self) -> bool {
+        self.0.load(Ordering::Relaxed)
+    }
+}

@@ -1,49 +1,287 @@
-//! Stored tensor formats: their names and sizes, and the scalar definition of each one's dequantisation.
+//! Stored tensor formats: names, sizes, bit layouts, and the scalar definition of each one's dequantisation.
+//!
+//! A format is one row of `FORMATS` and one small file with its bit layout. The float formats convert element by
+//! element. Every block-quantised format decodes to the same [`Block`] of integer codes and scales, so one formula
+//! ([`Block::value`]) defines dequantisation for all of them, and a packer that reads `Block`s packs all of them.
+//!
+//! All multi-byte fields are little-endian. Layouts and arithmetic follow ggml's reference formats; the operation order
+//! is part of the definition, since results are compared bit for bit.
 
-/// A stored tensor format of the GGUF table.
+mod block;
+mod float;
+mod q2_k;
+mod q3_k;
+mod q4_0;
+mod q4_1;
+mod q4_k;
+mod q5_0;
+mod q5_1;
+mod q5_k;
+mod q6_k;
+mod q8_0;
+mod types;
+
+pub use block::{Block, MAX_BLOCK, MAX_GROUPS};
+pub use types::TensorType;
+
+/// A stored tensor format that kinfer computes with. Variants carry ggml's names.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[allow(non_camel_case_types)]
-#[allow(missing_docs)]
 pub enum Format {
+    /// IEEE binary32.
     F32,
+    /// IEEE binary16.
     F16,
+    /// The upper half of a binary32.
     BF16,
+    /// 4-bit signed codes, one scale per 32.
     Q4_0,
+    /// 4-bit codes, one scale and one offset per 32.
     Q4_1,
+    /// 5-bit signed codes, one scale per 32.
     Q5_0,
+    /// 5-bit codes, one scale and one offset per 32.
     Q5_1,
+    /// 8-bit signed codes, one scale per 32.
     Q8_0,
+    /// 2-bit codes, 4-bit scales and minimums per 16, in blocks of 256.
     Q2_K,
+    /// 3-bit signed codes, 6-bit signed scales per 16, in blocks of 256.
     Q3_K,
+    /// 4-bit codes, 6-bit scales and minimums per 32, in blocks of 256.
     Q4_K,
+    /// 5-bit codes, 6-bit scales and minimums per 32, in blocks of 256.
     Q5_K,
+    /// 6-bit signed codes, 8-bit signed scales per 16, in blocks of 256.
     Q6_K,
 }
 
-impl Format {
-    /// Elements per block.
-    pub fn block_len(self) -> usize {
-        match self {
-            Format::F32 | Format::F16 | Format::BF16 => 1,
-            Format::Q4_0 | Format::Q4_1 | Format::Q5_0 | Format::Q5_1 | Format::Q8_0 => 32,
-            _ => 256,
-        }
+/// What the codes of a block-quantised format look like, and how to decode them.
+#[derive(Clone, Copy, Debug)]
+pub struct Quant {
+    /// Consecutive elements that share a scale (and a minimum): 16 or 32.
+    pub group_len: usize,
+    /// Smallest and largest code that [`Quant::unpack`] yields.
+    pub codes: (i8, i8),
+    /// Smallest and largest sub-block scale; (1, 1) where the block scale is the only one.
+    pub scales: (i8, i8),
+    /// Largest sub-block minimum; 0 where the format has none, 1 where the block minimum is the only one.
+    pub max_min: u8,
+    decode: fn(&[u8], &mut Block),
+}
+
+impl Quant {
+    /// Whether the format subtracts a minimum.
+    pub fn has_min(&self) -> bool {
+        self.max_min > 0
     }
+
+    /// Decodes one block: `src` is exactly one block's bytes. Fills `codes[..block_len]`, `scales` and `mins`
+    /// `[..block_len / group_len]`, `d` and `dmin`; the rest of `out` keeps its old content.
+    #[inline]
+    pub fn unpack(&self, src: &[u8], out: &mut Block) {
+        (self.decode)(src, out);
+    }
+}
+
+enum Codec {
+    Float(fn(&[u8], &mut [f32])),
+    Quant(Quant),
+}
+
+struct Row {
+    ty: TensorType,
+    codec: Codec,
+}
+
+macro_rules! float {
+    ($format:ident, $id:literal, $bytes:literal, $decode:path) => {
+        Row {
+            ty: TensorType::new($id, stringify!($format), 1, $bytes, Some(Format::$format)),
+            codec: Codec::Float($decode),
+        }
+    };
+}
+
+macro_rules! quant {
+    ($format:ident, $id:literal, $len:literal / $group:literal, $module:ident, $codes:expr, $scales:expr, $max_min:literal) => {
+        Row {
+            ty: TensorType::new($id, stringify!($format), $len, $module::BYTES, Some(Format::$format)),
+            codec: Codec::Quant(Quant {
+                group_len: $group,
+                codes: $codes,
+                scales: $scales,
+                max_min: $max_min,
+                decode: |src, out| {
+                    debug_assert_eq!(src.len(), $module::BYTES);
+                    if let Ok(block) = src.try_into() {
+                        $module::unpack(block, out);
+                    }
+                },
+            }),
+        }
+    };
+}
+
+/// One row per format, in the order of the enum: ggml id, elements per block / per group, layout, code range, sub-block
+/// scale range, largest sub-block minimum.
+#[rustfmt::skip]
+static FORMATS: [Row; 13] = [
+    float!(F32, 0, 4, float::f32),
+    float!(F16, 1, 2, float::f16),
+    float!(BF16, 30, 2, float::bf16),
+    quant!(Q4_0, 2, 32 / 32, q4_0, (-8, 7), (1, 1), 0),
+    quant!(Q4_1, 3, 32 / 32, q4_1, (0, 15), (1, 1), 1),
+    quant!(Q5_0, 6, 32 / 32, q5_0, (-16, 15), (1, 1), 0),
+    quant!(Q5_1, 7, 32 / 32, q5_1, (0, 31), (1, 1), 1),
+    quant!(Q8_0, 8, 32 / 32, q8_0, (-128, 127), (1, 1), 0),
+    quant!(Q2_K, 10, 256 / 16, q2_k, (0, 3), (0, 15), 15),
+    quant!(Q3_K, 11, 256 / 16, q3_k, (-4, 3), (-32, 31), 0),
+    quant!(Q4_K, 12, 256 / 32, q4_k, (0, 15), (0, 63), 63),
+    quant!(Q5_K, 13, 256 / 32, q5_k, (0, 31), (0, 63), 63),
+    quant!(Q6_K, 14, 256 / 16, q6_k, (-32, 31), (-128, 127), 0),
+];
+
+impl Format {
+    /// Every supported format, in table order.
+    pub fn all() -> impl Iterator<Item = Format> {
+        FORMATS.iter().filter_map(|row| row.ty.format())
+    }
+
+    fn row(self) -> &'static Row {
+        &FORMATS[self as usize]
+    }
+
+    /// The format's row in the table of all ggml tensor types.
+    pub fn tensor_type(self) -> TensorType {
+        self.row().ty
+    }
+
+    /// ggml's name, for example `Q4_K`.
+    pub fn name(self) -> &'static str {
+        self.row().ty.name()
+    }
+
+    /// The type id stored in GGUF tensor records.
+    pub fn ggml_id(self) -> u32 {
+        self.row().ty.id()
+    }
+
+    /// The supported format with this GGUF type id. [`TensorType::from_id`] also knows the unsupported ones.
+    pub fn from_ggml_id(id: u32) -> Option<Format> {
+        TensorType::from_id(id)?.format()
+    }
+
+    /// Elements per block; 1 for the float formats. Rows are a whole number of blocks.
+    pub fn block_len(self) -> usize {
+        self.row().ty.block_len()
+    }
+
     /// Bytes per block.
     pub fn block_bytes(self) -> usize {
-        match self {
-            Format::F32 => 4,
-            Format::F16 | Format::BF16 => 2,
-            Format::Q4_0 => 18,
-            Format::Q4_1 => 20,
-            Format::Q5_0 => 22,
-            Format::Q5_1 => 24,
-            Format::Q8_0 => 34,
-            Format::Q2_K => 84,
-            Format::Q3_K => 110,
-            Format::Q4_K => 144,
-            Format::Q5_K => 176,
-            Format::Q6_K => 210,
+        self.row().ty.block_bytes()
+    }
+
+    /// Bytes of `elements` elements; `None` when they are no whole number of blocks, or the product overflows.
+    pub fn bytes_for(self, elements: usize) -> Option<usize> {
+        let ty = self.row().ty;
+        if !elements.is_multiple_of(ty.block_len()) {
+            return None;
+        }
+        (elements / ty.block_len()).checked_mul(ty.block_bytes())
+    }
+
+    /// Stored bits per element, scales included: 4.5 for `Q4_0`.
+    pub fn bits_per_weight(self) -> f64 {
+        self.row().ty.bits_per_weight()
+    }
+
+    /// The block decoder; `None` for the float formats.
+    pub fn quant(self) -> Option<&'static Quant> {
+        match &self.row().codec {
+            Codec::Float(_) => None,
+            Codec::Quant(quant) => Some(quant),
+        }
+    }
+}
+
+impl std::fmt::Display for Format {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.pad(self.name())
+    }
+}
+
+/// Dequantises whole blocks: the scalar definition that every packing and kernel is tested against.
+///
+/// `src` holds the bytes of exactly `dst.len()` elements, that is `format.bytes_for(dst.len())`; the caller has checked
+/// the shape at load, so a mismatch is a bug and only debug builds check again.
+pub fn dequantize(format: Format, src: &[u8], dst: &mut [f32]) {
+    debug_assert_eq!(format.bytes_for(dst.len()), Some(src.len()), "{format}: source and destination sizes");
+    match &format.row().codec {
+        Codec::Float(convert) => convert(src, dst),
+        Codec::Quant(quant) => {
+            let mut block = Block::default();
+            let blocks = src.chunks_exact(format.block_bytes());
+            for (bytes, out) in blocks.zip(dst.chunks_exact_mut(format.block_len())) {
+                quant.unpack(bytes, &mut block);
+                block.values(quant.group_len, out);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rows_follow_the_enum() {
+        for (i, row) in FORMATS.iter().enumerate() {
+            let format = row.ty.format().expect("a row of FORMATS names its format");
+            assert_eq!(format as usize, i, "{}", row.ty.name());
+            assert_eq!(format!("{format:?}"), row.ty.name());
+            assert_eq!(Format::from_ggml_id(format.ggml_id()), Some(format));
+            assert!(format.block_len() <= MAX_BLOCK);
+        }
+    }
+
+    #[test]
+    fn sizes() {
+        assert_eq!(Format::Q4_K.bytes_for(512), Some(288));
+        assert_eq!(Format::Q4_K.bytes_for(500), None);
+        assert_eq!(Format::F32.bytes_for(usize::MAX), None);
+        assert_eq!(Format::Q4_0.bits_per_weight(), 4.5);
+        assert_eq!(Format::from_ggml_id(23), None, "IQ4_XS is known, not supported");
+    }
+
+    /// The ranges in the table are what packers size their fields by: no block may leave them, and they are tight.
+    #[test]
+    fn declared_ranges_hold_and_are_reached() {
+        let mut seed = 1u64;
+        for format in Format::all() {
+            let Some(quant) = format.quant() else { continue };
+            let groups = format.block_len() / quant.group_len;
+            let mut block = Block::default();
+            let (mut codes, mut scales, mut mins) = ((127, -128), (127, -128), (255, 0));
+            for _ in 0..2000 {
+                let bytes: Vec<u8> = (0..format.block_bytes())
+                    .map(|_| {
+                        seed = seed.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
+                        (seed >> 56) as u8
+                    })
+                    .collect();
+                quant.unpack(&bytes, &mut block);
+                for &c in &block.codes[..format.block_len()] {
+                    codes = (codes.0.min(c), codes.1.max(c));
+                }
+                for g in 0..groups {
+                    scales = (scales.0.min(block.scales[g]), scales.1.max(block.scales[g]));
+                    mins = (mins.0.min(block.mins[g]), mins.1.max(block.mins[g]));
+                }
+            }
+            assert_eq!(codes, quant.codes, "{format} codes");
+            assert_eq!(scales, quant.scales, "{format} scales");
+            assert_eq!(mins.1, quant.max_min, "{format} minimums");
         }
     }
 }

@@ -1,0 +1,78 @@
+//! The decoded form that all block-quantised formats share.
+
+/// Largest number of elements in a block.
+pub const MAX_BLOCK: usize = 256;
+/// Largest number of scale groups in a block.
+pub const MAX_GROUPS: usize = 16;
+
+/// One block as integers: what a packer stores, and what dequantisation multiplies out.
+///
+/// Element `i` of the block belongs to group `g = i / group_len` and its value is
+///
+/// `(d * scales[g]) * codes[i] - dmin * mins[g]`
+///
+/// in f32 with every operation rounded by itself (no fused multiply-add). Formats without sub-block scales have
+/// `scales[0] = 1`; those with one offset `m` per block (Q4_1, Q5_1) have `dmin = -m` and `mins[0] = 1`; those without
+/// minimums have `dmin = 0` and `mins = 0`. None of that changes a bit of the result, and so one formula serves all.
+#[derive(Clone, Debug)]
+pub struct Block {
+    /// The block's scale.
+    pub d: f32,
+    /// The scale of the minimums.
+    pub dmin: f32,
+    /// Sub-block scales. `[block_len / group_len]`
+    pub scales: [i8; MAX_GROUPS],
+    /// Sub-block minimums. `[block_len / group_len]`
+    pub mins: [u8; MAX_GROUPS],
+    /// Codes in element order, the format's offset (such as 8 for Q4_0) already subtracted. `[block_len]`
+    pub codes: [i8; MAX_BLOCK],
+}
+
+impl Default for Block {
+    fn default() -> Self {
+        Self { d: 0.0, dmin: 0.0, scales: [0; MAX_GROUPS], mins: [0; MAX_GROUPS], codes: [0; MAX_BLOCK] }
+    }
+}
+
+impl Block {
+    /// Sets the fields of a format that has one scale and one offset per block: `value = d * code + m`.
+    #[inline]
+    pub(super) fn set_simple(&mut self, d: f32, m: Option<f32>) {
+        self.d = d;
+        self.dmin = m.map_or(0.0, |m| -m);
+        self.scales[0] = 1;
+        self.mins[0] = u8::from(m.is_some());
+    }
+
+    /// The value of element `i`.
+    #[inline]
+    pub fn value(&self, group_len: usize, i: usize) -> f32 {
+        let g = i / group_len;
+        (self.d * f32::from(self.scales[g])) * f32::from(self.codes[i]) - self.dmin * f32::from(self.mins[g])
+    }
+
+    /// The values of the block's first `out.len()` elements: [`Block::value`] for each, with the group's products hoisted.
+    #[inline]
+    pub(super) fn values(&self, group_len: usize, out: &mut [f32]) {
+        let groups = out.chunks_mut(group_len).zip(self.codes.chunks(group_len));
+        for ((out, codes), (&scale, &min)) in groups.zip(self.scales.iter().zip(&self.mins)) {
+            let scale = self.d * f32::from(scale);
+            let min = self.dmin * f32::from(min);
+            for (out, &code) in out.iter_mut().zip(codes) {
+                *out = scale * f32::from(code) - min;
+            }
+        }
+    }
+}
+
+/// A little-endian binary16 as f32.
+#[inline]
+pub(super) fn half(bytes: &[u8; 2]) -> f32 {
+    half::f16::from_le_bytes(*bytes).to_f32()
+}
+
+/// `(i8) code - offset` for codes below 128.
+#[inline]
+pub(super) fn signed(code: u8, offset: i8) -> i8 {
+    (code as i8).wrapping_sub(offset)
+}

@@ -1,0 +1,28 @@
+//! Q2_K: 256 elements in 84 bytes, 16 groups of 16, `value = (d * scale) * q - dmin * min`.
+//!
+//! | bytes | field |
+//! |---|---|
+//! | 0..16 | `scales[16]`: group `g`'s scale in the low nibble, its minimum in the high nibble |
+//! | 16..80 | `qs[64]`: two halves of 32 bytes; in half `h`, bits `2j..2j+2` of byte `l` are element `128h + 32j + l` |
+//! | 80..82 | `d`: f16 |
+//! | 82..84 | `dmin`: f16 |
+
+use super::block::{Block, half};
+
+pub(super) const BYTES: usize = 84;
+
+pub(super) fn unpack(b: &[u8; BYTES], out: &mut Block) {
+    out.d = half(&[b[80], b[81]]);
+    out.dmin = half(&[b[82], b[83]]);
+    for (g, &s) in b[..16].iter().enumerate() {
+        out.scales[g] = (s & 15) as i8;
+        out.mins[g] = s >> 4;
+    }
+    for h in 0..2 {
+        for j in 0..4 {
+            for l in 0..32 {
+                out.codes[128 * h + 32 * j + l] = (b[16 + 32 * h + l] >> (2 * j) & 3) as i8;
+            }
+        }
+    }
+}

@@ -1,1 +1,3 @@
-//! stub
+//! Architectures as data, one decoder, the model catalogue.
+
+pub mod catalog;

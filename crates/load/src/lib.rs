@@ -1,1 +1,4 @@
-//! stub
+//! Model files to named tensors: finding and fetching them, reading them, their tokenizer and chat
+//! template. No arithmetic on weights.
+
+pub mod hub;

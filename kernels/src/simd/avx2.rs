@@ -52,6 +52,7 @@ impl Simd for Avx2 {
     type Acc = I2;
     const SIGNED_BYTES: bool = true;
     const TILE: usize = 3;
+    const TILE_GROUPS: usize = 1;
 
     #[inline(always)]
     unsafe fn zero() -> F2 {

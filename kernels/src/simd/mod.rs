@@ -39,6 +39,8 @@ pub trait Simd: Copy + 'static {
     const SIGNED_BYTES: bool;
     /// Tokens of a matrix-product tile that fit the register file.
     const TILE: usize;
+    /// Groups of sixteen rows of such a tile: 1 or 2.
+    const TILE_GROUPS: usize;
 
     // --- floats
     /// All lanes zero.

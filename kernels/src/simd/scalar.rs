@@ -36,6 +36,7 @@ impl Simd for Scalar {
     type Acc = I;
     const SIGNED_BYTES: bool = false;
     const TILE: usize = 4;
+    const TILE_GROUPS: usize = 1;
 
     #[inline(always)]
     unsafe fn zero() -> F {

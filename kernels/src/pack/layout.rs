@@ -1,0 +1,216 @@
+//! Packed layouts: how quantised rows lie in memory for the kernels.
+//!
+//! Sixteen rows form a group, and a 64-byte vector holds four consecutive columns (a *quad*) of all sixteen:
+//! byte `4 * row + column`. One vector instruction then multiplies a quad of sixteen rows with the same four
+//! activations, every lane accumulates its own row, and nothing is ever summed across lanes.
+//!
+//! A group is a sequence of *units*, each `scales | codes`, read front to back:
+//!
+//! | | one-level formats (Q4_0 … Q8_0) | two-level formats (Q2_K … Q6_K) |
+//! |---|---|---|
+//! | columns of a unit | 64 (two blocks of 32) | 256 (eight blocks of 32) |
+//! | scales | `d: f16[2][16]`, with minimums `dmin: f16[2][16]` | `d: f16[16]`, `dmin: f16[16]`, then one byte per scale group and row, with minimums another |
+//! | codes | per block of 32 columns: [`Layout::block_bytes`] | the same |
+//!
+//! Codes are stored without sign (code - smallest code). A block's eight quads lie in bit planes: 8-bit codes as
+//! eight vectors; of wider codes than 3 bits the low nibbles of quads `j` and `j + 4` share vector `j`; two-bit
+//! planes hold quad `j` at bit `2 (j % 4)` of vector `j / 4`; one-bit planes hold quad `j` at bit `j`.
+//!
+//! Packing is exact: [`unpack_row`] gives the bits that [`crate::quant::dequantize`] gives.
+
+use crate::quant::{Block, Format, Quant};
+use half::f16;
+
+/// Rows of a group: the lanes of a vector.
+pub const ROWS: usize = 16;
+/// Columns of an activation block: one scale.
+pub const BLOCK: usize = 32;
+
+/// The packed layout of a quantised format.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Layout {
+    /// Bits of a code: 2, 3, 4, 5, 6 or 8.
+    pub bits: u32,
+    /// Columns that share a scale: 16 or 32.
+    pub group: usize,
+    /// Whether scales have two levels: an f16 per 256 columns times an integer per group.
+    pub two_level: bool,
+    /// Whether the format subtracts a minimum.
+    pub min: bool,
+}
+
+impl Layout {
+    /// The layout of a block-quantised format; `None` for the float formats.
+    pub fn of(format: Format) -> Option<Layout> {
+        let q = format.quant()?;
+        let range = (i32::from(q.codes.1) - i32::from(q.codes.0)) as u32;
+        Some(Layout {
+            bits: range.ilog2() + 1,
+            group: q.group_len,
+            two_level: format.block_len() > BLOCK,
+            min: q.has_min(),
+        })
+    }
+
+    /// Columns of a unit.
+    pub const fn unit_cols(&self) -> usize {
+        if self.two_level { 256 } else { 64 }
+    }
+
+    /// Subtracted from a stored code to get the format's code.
+    pub const fn offset(&self) -> i32 {
+        if self.min { 0 } else { 1 << (self.bits - 1) }
+    }
+
+    /// Whether scale and minimum of a group share a byte (Q2_K: four bits each).
+    pub const fn nibble_scales(&self) -> bool {
+        self.two_level && self.min && self.bits == 2
+    }
+
+    /// Bytes of a unit before its codes.
+    pub const fn scale_bytes(&self) -> usize {
+        if self.two_level {
+            let planes = if self.min && !self.nibble_scales() { 2 } else { 1 };
+            64 + planes * (256 / self.group) * ROWS
+        } else if self.min {
+            128
+        } else {
+            64
+        }
+    }
+
+    /// Bytes of the codes of 32 columns.
+    pub const fn block_bytes(&self) -> usize {
+        64 * self.bits as usize
+    }
+
+    /// Bytes of a unit: a multiple of a cache line.
+    pub const fn unit_bytes(&self) -> usize {
+        self.scale_bytes() + self.unit_cols() / BLOCK * self.block_bytes()
+    }
+
+    /// Units of a row of `cols` columns; the last one may be padded with zeros.
+    pub const fn units(&self, cols: usize) -> usize {
+        cols.div_ceil(self.unit_cols())
+    }
+
+    /// Bytes of a group of sixteen rows.
+    pub const fn group_bytes(&self, cols: usize) -> usize {
+        self.units(cols) * self.unit_bytes()
+    }
+
+    /// Byte of a unit that holds the scale (`min = false`) or minimum of scale group `g` for row 0.
+    const fn sub_scale(&self, g: usize, min: bool) -> usize {
+        let planes = if min && !self.nibble_scales() { 256 / self.group } else { 0 };
+        64 + (planes + g) * ROWS
+    }
+
+    /// Where the bits of quad `quad` of a block lie: up to two pieces `(vector, shift, bits, up)`, each meaning
+    /// `((byte >> shift) & (2^bits - 1)) << up`.
+    fn planes(&self, quad: usize) -> [(usize, u32, u32, u32); 2] {
+        let two_bits = |first: usize, up: u32| (first + quad / 4, 2 * (quad as u32 % 4), 2, up);
+        let one_bit = |vector: usize, up: u32| (vector, quad as u32, 1, up);
+        let none = (0, 0, 0, 0);
+        let nibble = (quad % 4, 4 * (quad as u32 / 4), 4, 0);
+        match self.bits {
+            8 => [(quad, 0, 8, 0), none],
+            6 => [nibble, two_bits(4, 4)],
+            5 => [nibble, one_bit(4, 4)],
+            4 => [nibble, none],
+            3 => [two_bits(0, 0), one_bit(2, 2)],
+            _ => [two_bits(0, 0), none],
+        }
+    }
+}
+
+/// Packs up to sixteen rows of `cols` columns into one group. Missing rows become zeros.
+///
+/// `rows[r]` are the stored bytes of row `r`; `out` has [`Layout::group_bytes`] bytes.
+pub fn pack_group(
+    format: Format,
+    quant: &Quant,
+    layout: Layout,
+    rows: &[&[u8]],
+    cols: usize,
+    out: &mut [u8],
+) {
+    out.fill(0);
+    let (len, bytes) = (format.block_len(), format.block_bytes());
+    let low = i32::from(quant.codes.0);
+    let mut block = Block::default();
+    for (r, row) in rows.iter().enumerate().take(ROWS) {
+        for (b, src) in row.chunks_exact(bytes).enumerate().take(cols / len) {
+            quant.unpack(src, &mut block);
+            let col = b * len;
+            let unit = &mut out[col / layout.unit_cols() * layout.unit_bytes()..][..layout.unit_bytes()];
+            let first = col % layout.unit_cols() / BLOCK;
+            let half = |v: f32| f16::from_f32(v).to_le_bytes();
+            if layout.two_level {
+                unit[2 * r..2 * r + 2].copy_from_slice(&half(block.d));
+                unit[32 + 2 * r..34 + 2 * r].copy_from_slice(&half(block.dmin));
+                for g in 0..len / layout.group {
+                    unit[layout.sub_scale(g, false) + r] |= block.scales[g] as u8;
+                    if layout.min {
+                        let m = if layout.nibble_scales() { block.mins[g] << 4 } else { block.mins[g] };
+                        unit[layout.sub_scale(g, true) + r] |= m;
+                    }
+                }
+            } else {
+                let at = 32 * first + 2 * r;
+                unit[at..at + 2].copy_from_slice(&half(block.d));
+                if layout.min {
+                    unit[64 + at..66 + at].copy_from_slice(&half(block.dmin));
+                }
+            }
+            for (i, codes) in block.codes[..len].chunks_exact(BLOCK).enumerate() {
+                let at = layout.scale_bytes() + (first + i) * layout.block_bytes();
+                let vectors = &mut unit[at..at + layout.block_bytes()];
+                for (quad, codes) in codes.chunks_exact(4).enumerate() {
+                    for (vector, shift, bits, up) in layout.planes(quad) {
+                        if bits == 0 {
+                            continue;
+                        }
+                        let mask = ((1u32 << bits) - 1) as i32;
+                        let dst = &mut vectors[64 * vector + 4 * r..64 * vector + 4 * r + 4];
+                        for (d, &c) in dst.iter_mut().zip(codes) {
+                            *d |= ((((i32::from(c) - low) >> up) & mask) << shift) as u8;
+                        }
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// Dequantises row `r` of a packed group: the inverse of [`pack_group`], and the embedding look-up.
+pub fn unpack_row(layout: Layout, group: &[u8], r: usize, out: &mut [f32]) {
+    let half = |b: &[u8]| f16::from_le_bytes([b[0], b[1]]).to_f32();
+    for (c, out) in out.chunks_mut(layout.group).enumerate() {
+        let col = c * layout.group;
+        let unit = &group[col / layout.unit_cols() * layout.unit_bytes()..][..layout.unit_bytes()];
+        let in_unit = col % layout.unit_cols();
+        let (scale, min) = if layout.two_level {
+            let g = in_unit / layout.group;
+            let (s, m) = (unit[layout.sub_scale(g, false) + r], unit[layout.sub_scale(g, true) + r]);
+            let (s, m) = match (layout.nibble_scales(), layout.min) {
+                (true, _) => (f32::from(s & 15), f32::from(m >> 4)),
+                (_, true) => (f32::from(s as i8), f32::from(m)),
+                _ => (f32::from(s as i8), 0.0),
+            };
+            (half(&unit[2 * r..]) * s, half(&unit[32 + 2 * r..]) * m)
+        } else {
+            let at = 32 * (in_unit / BLOCK) + 2 * r;
+            (half(&unit[at..]), if layout.min { half(&unit[64 + at..]) } else { 0.0 })
+        };
+        let vectors =
+            &unit[layout.scale_bytes() + in_unit / BLOCK * layout.block_bytes()..][..layout.block_bytes()];
+        for (i, out) in out.iter_mut().enumerate() {
+            let i = in_unit % BLOCK + i;
+            let code = layout.planes(i / 4).into_iter().fold(0, |code, (vector, shift, bits, up)| {
+                let b = u32::from(vectors[64 * vector + 4 * r + i % 4]);
+                code | ((b >> shift) & ((1 << bits) - 1)) << up
+            });
+            *out = scale * (code as i32 - layout.offset()) as f32 - min;
+        }
+    }
+}

@@ -1,0 +1,252 @@
+use super::*;
+use crate::quant::dequantize;
+
+/// Deterministic pseudo-random numbers (Knuth's MMIX generator).
+struct Rng(u64);
+impl Rng {
+    fn next(&mut self) -> u32 {
+        self.0 = self.0.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
+        (self.0 >> 32) as u32
+    }
+    fn unit(&mut self) -> f32 {
+        self.next() as f32 / u32::MAX as f32 - 0.5
+    }
+}
+
+/// Random stored rows with scales of a sane size: f16 fields would otherwise hold NaN and infinity.
+fn stored(format: Format, rows: usize, cols: usize, rng: &mut Rng) -> Vec<u8> {
+    let n = format.bytes_for(cols).unwrap();
+    let mut data: Vec<u8> = (0..rows * n).map(|_| (rng.next() >> 13) as u8).collect();
+    let half = |rng: &mut Rng| half::f16::from_f32(rng.unit() * 0.1).to_le_bytes();
+    let at: &[usize] = match format {
+        Format::Q4_1 | Format::Q5_1 | Format::Q4_K | Format::Q5_K => &[0, 2],
+        Format::Q4_0 | Format::Q5_0 | Format::Q8_0 => &[0],
+        Format::Q2_K => &[80, 82],
+        Format::Q3_K => &[108],
+        Format::Q6_K => &[208],
+        Format::F32 => {
+            return (0..rows * cols).flat_map(|_| rng.unit().to_le_bytes()).collect();
+        }
+        Format::F16 => return (0..rows * cols).flat_map(|_| half(rng)).collect(),
+        Format::BF16 => {
+            return (0..rows * cols).flat_map(|_| half::bf16::from_f32(rng.unit()).to_le_bytes()).collect();
+        }
+    };
+    for block in data.chunks_exact_mut(format.block_bytes()) {
+        for &a in at {
+            block[a..a + 2].copy_from_slice(&half(rng));
+        }
+    }
+    data
+}
+
+fn shapes(format: Format) -> Vec<(usize, usize)> {
+    let b = format.block_len();
+    match b {
+        256 => vec![(16, 256), (35, 768), (49, 2304)],
+        32 => vec![(16, 64), (5, 32), (37, 96), (48, 576), (33, 2080)],
+        _ => vec![(16, 16), (7, 5), (50, 333)],
+    }
+}
+
+fn pack(format: Format, data: &[u8], rows: usize, cols: usize) -> Vec<u8> {
+    let packing = Packing::of(format);
+    let n = format.bytes_for(cols).unwrap();
+    let mut out = vec![0xaa; packing.bytes(rows, cols)];
+    for (g, out) in out.chunks_exact_mut(packing.group_bytes(cols)).enumerate() {
+        let rows: Vec<&[u8]> = data.chunks_exact(n).skip(g * ROWS).take(ROWS).collect();
+        packing.pack_group(format, &rows, cols, out);
+    }
+    out
+}
+
+#[test]
+fn packing_is_exact_for_every_format() {
+    let mut rng = Rng(1);
+    for format in Format::all() {
+        for (rows, cols) in shapes(format) {
+            let data = stored(format, rows, cols, &mut rng);
+            let packing = Packing::of(format);
+            let packed = pack(format, &data, rows, cols);
+            let (mut want, mut got) = (vec![0f32; cols], vec![0f32; cols]);
+            for (r, row) in data.chunks_exact(format.bytes_for(cols).unwrap()).enumerate() {
+                dequantize(format, row, &mut want);
+                let group = &packed[r / ROWS * packing.group_bytes(cols)..][..packing.group_bytes(cols)];
+                packing.unpack_row(group, r % ROWS, &mut got);
+                for (c, (w, g)) in want.iter().zip(&got).enumerate() {
+                    assert_eq!(
+                        w.to_bits(),
+                        g.to_bits(),
+                        "{format} [{rows}, {cols}] row {r} column {c}: {w} {g}"
+                    );
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn packing_costs_at_most_six_percent() {
+    for format in Format::all() {
+        let cols = 2048;
+        let stored = (16 * format.bytes_for(cols).unwrap()) as f64;
+        let packed = Packing::of(format).bytes(16, cols) as f64;
+        assert!(packed / stored <= 1.06, "{format}: {packed} bytes for {stored}");
+    }
+}
+
+fn quantised(x: &[f32], cols: usize, isa: Isa) -> (Vec<i8>, Vec<ActBlock>) {
+    let n = padded_cols(cols);
+    let (mut q, mut meta) =
+        (vec![99; x.len() / cols * n], vec![ActBlock::default(); x.len() / cols * n / BLOCK]);
+    let quantize = Quantize::new(isa).unwrap();
+    for (x, (q, meta)) in
+        x.chunks_exact(cols).zip(q.chunks_exact_mut(n).zip(meta.chunks_exact_mut(n / BLOCK)))
+    {
+        quantize.row(x, q, meta);
+    }
+    (q, meta)
+}
+
+fn product(m: &Matmul, w: &[u8], groups: usize, cols: usize, x: &[f32], rows: usize) -> Vec<f32> {
+    let ldy = groups * ROWS;
+    let mut y = vec![f32::NAN; rows * ldy];
+    let (q, meta) = quantised(x, cols, m.isa());
+    let xq = QuantRows { q: q.as_ptr(), meta: meta.as_ptr(), stride: padded_cols(cols) };
+    // SAFETY: all sizes are as documented.
+    unsafe {
+        match m.packing() {
+            Packing::Quantised(_) => m.quantised(w.as_ptr(), groups, cols, xq, rows, y.as_mut_ptr(), ldy),
+            Packing::Float(_) => {
+                m.float(w.as_ptr(), groups, cols, x.as_ptr(), cols, rows, y.as_mut_ptr(), ldy)
+            }
+        }
+    }
+    y
+}
+
+/// The oracle: dequantised weights times dequantised activations, in f64.
+fn oracle(format: Format, data: &[u8], cols: usize, x: &[f32], r: usize, t: usize) -> f64 {
+    let n = format.bytes_for(cols).unwrap();
+    let mut w = vec![0f32; cols];
+    dequantize(format, &data[r * n..(r + 1) * n], &mut w);
+    let x = &x[t * cols..(t + 1) * cols];
+    if matches!(Packing::of(format), Packing::Float(_)) {
+        return w.iter().zip(x).map(|(&w, &x)| f64::from(w) * f64::from(x)).sum();
+    }
+    let (q, meta) = quantised(x, cols, Isa::Scalar);
+    w.iter().enumerate().map(|(c, &w)| f64::from(w) * f64::from(q[c]) * f64::from(meta[c / BLOCK].d)).sum()
+}
+
+/// One body for every format and instruction set: near the oracle, and bit-equal to the scalar kernels.
+#[test]
+fn products_equal_the_oracle_and_each_other() {
+    let mut rng = Rng(7);
+    for format in Format::all() {
+        for (rows, cols) in shapes(format) {
+            let data = stored(format, rows, cols, &mut rng);
+            let packed = pack(format, &data, rows, cols);
+            let groups = rows.div_ceil(ROWS);
+            for tokens in [1, 2, 3, 4, 5, 6, 7, 13] {
+                let x: Vec<f32> = (0..tokens * cols).map(|_| rng.unit() * 4.0).collect();
+                let scalar = Matmul::new(Packing::of(format), Isa::Scalar).unwrap();
+                let want = product(&scalar, &packed, groups, cols, &x, tokens);
+                let (mut err, mut norm) = (0f64, 1e-30f64);
+                for t in 0..tokens {
+                    for r in 0..rows {
+                        let o = oracle(format, &data, cols, &x, r, t);
+                        err += (o - f64::from(want[t * groups * ROWS + r])).powi(2);
+                        norm += o * o;
+                    }
+                }
+                assert!(err / norm < 1e-11, "{format} [{rows}, {cols}] x {tokens}: nmse {}", err / norm);
+                for isa in Isa::ALL.into_iter().filter(|i| i.available()) {
+                    let m = Matmul::new(Packing::of(format), isa).unwrap();
+                    let got = product(&m, &packed, groups, cols, &x, tokens);
+                    for (i, (w, g)) in want.iter().zip(&got).enumerate() {
+                        assert_eq!(
+                            w.to_bits(),
+                            g.to_bits(),
+                            "{format} {isa} [{rows}, {cols}] x {tokens}: {i}"
+                        );
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// Extreme codes and activations: nothing saturates.
+#[test]
+fn extreme_codes_do_not_saturate() {
+    let cols = 256;
+    for format in Format::all().filter(|f| f.quant().is_some()) {
+        for fill in [0x00u8, 0xff, 0x80] {
+            let n = format.bytes_for(cols).unwrap();
+            let mut data = vec![fill; 16 * n];
+            let at: &[usize] = match format {
+                Format::Q2_K => &[80, 82],
+                Format::Q3_K => &[108],
+                Format::Q6_K => &[208],
+                Format::Q4_0 | Format::Q5_0 | Format::Q8_0 => &[0],
+                _ => &[0, 2],
+            };
+            for block in data.chunks_exact_mut(format.block_bytes()) {
+                for &a in at {
+                    block[a..a + 2].copy_from_slice(&half::f16::from_f32(0.25).to_le_bytes());
+                }
+            }
+            let packed = pack(format, &data, 16, cols);
+            for sign in [1.0f32, -1.0] {
+                let x = vec![sign * 3.0; cols];
+                for isa in Isa::ALL.into_iter().filter(|i| i.available()) {
+                    let m = Matmul::new(Packing::of(format), isa).unwrap();
+                    let y = product(&m, &packed, 1, cols, &x, 1);
+                    let o = oracle(format, &data, cols, &x, 0, 0);
+                    assert!(
+                        (f64::from(y[0]) - o).abs() <= 1e-5 * o.abs().max(1.0),
+                        "{format} {isa}: {} {o}",
+                        y[0]
+                    );
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn quantised_activations_are_within_half_a_step_and_equal_on_every_isa() {
+    let mut rng = Rng(3);
+    for cols in [1, 31, 32, 33, 64, 100, 576] {
+        let mut x: Vec<f32> = (0..cols).map(|_| rng.unit()).collect();
+        x[cols / 2] = 40.0;
+        let (q, meta) = quantised(&x, cols, Isa::Scalar);
+        for (c, x) in x.iter().enumerate() {
+            let d = meta[c / BLOCK].d;
+            assert!((x - d * f32::from(q[c])).abs() <= 0.5001 * d, "column {c}");
+        }
+        assert!(q[cols..].iter().all(|&q| q == 0));
+        for (b, m) in meta.iter().enumerate() {
+            let sum: i32 = q[b * BLOCK..(b + 1) * BLOCK].iter().map(|&q| i32::from(q)).sum();
+            assert_eq!((m.neg, m.neg16[0] + m.neg16[1]), (-sum, -sum));
+        }
+        for isa in Isa::ALL.into_iter().filter(|i| i.available()) {
+            let (q2, meta2) = quantised(&x, cols, isa);
+            assert_eq!(q, q2, "{isa}");
+            assert_eq!(format!("{meta:?}"), format!("{meta2:?}"), "{isa}");
+        }
+    }
+}
+
+#[test]
+fn zero_tiny_and_infinite_blocks() {
+    for isa in Isa::ALL.into_iter().filter(|i| i.available()) {
+        let mut x = vec![0f32; 96];
+        x[32..64].fill(1e-39);
+        x[70] = f32::INFINITY;
+        let (q, meta) = quantised(&x, 96, isa);
+        assert!(q.iter().all(|&q| q == 0));
+        assert_eq!((meta[0].d, meta[1].d), (0.0, 0.0));
+        assert!(meta[2].d.is_nan(), "an infinity must not vanish");
+    }
+}

@@ -16,6 +16,16 @@ pub enum Error {
         /// The engine's context length in tokens.
         context: usize,
     },
+    /// A text to be scored does not fit the context.
+    #[error(
+        "the text has {text} tokens and the context holds {context}; score it in windows or raise the context length"
+    )]
+    TextTooLong {
+        /// Tokens of the text.
+        text: usize,
+        /// The engine's context length in tokens.
+        context: usize,
+    },
     /// The prompt has no tokens, so there is nothing to continue.
     #[error("the prompt is empty")]
     EmptyPrompt,
@@ -58,6 +68,9 @@ pub enum Error {
     /// The device or the model failed in a step that computed rows of this request.
     #[error(transparent)]
     Step(Arc<kinfer_core::Error>),
+    /// A scoring was cancelled.
+    #[error("cancelled")]
+    Cancelled,
     /// The engine was stopped before the request was done.
     #[error("the engine was stopped before the request was done")]
     Stopped,

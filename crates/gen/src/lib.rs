@@ -8,15 +8,22 @@
 //! prompt is cut into chunks, on prefix-cache hits or on preemption.
 #![forbid(unsafe_code)]
 
+mod blocks;
+mod engine;
 mod error;
 mod event;
 mod request;
 pub mod sample;
+mod scheduler;
+mod sequence;
+mod text;
 
+pub use engine::{Engine, Options};
 pub use error::{Error, Result};
 pub use event::{Done, Event, Finish, LengthLimit, Logprob, StopCause, Timings, TokenLogprobs, Usage};
-pub use request::{CancelToken, Limits, Params, Reasoning, Request};
+pub use request::{CancelToken, Limits, Params, Reasoning, Request, ScoreRequest};
 pub use sample::{Sampling, SamplingOverrides};
+pub use text::TextStream;
 
 /// What the engine must know of a tokenizer.
 pub trait Vocabulary: Send + Sync {

@@ -51,6 +51,29 @@ pub struct Limits {
     pub vocab: usize,
 }
 
+impl Limits {
+    fn check_prompt(&self, ids: &[u32]) -> Result<()> {
+        if ids.is_empty() {
+            return Err(Error::EmptyPrompt);
+        }
+        ids.iter().try_for_each(|&id| self.check_token("prompt", id))
+    }
+
+    fn check_token(&self, what: &'static str, id: u32) -> Result<()> {
+        let Self { vocab, .. } = *self;
+        if (id as usize) < vocab { Ok(()) } else { Err(Error::Token { what, id, vocab }) }
+    }
+
+    fn check_top(&self, top: usize) -> Result<()> {
+        let expected = "at most the size of the vocabulary";
+        if top <= self.vocab {
+            Ok(())
+        } else {
+            Err(Error::Param { name: "logprobs", expected, got: top.to_string() })
+        }
+    }
+}
+
 /// A prompt and its parameters, known to be legal: it fits the context, and every parameter is in its range.
 #[derive(Clone, Debug)]
 pub struct Request {
@@ -67,19 +90,12 @@ impl Request {
     /// # Errors
     /// [`Error::EmptyPrompt`], [`Error::PromptTooLong`], [`Error::Token`], [`Error::Param`].
     pub fn new(prompt: Vec<u32>, params: Params, limits: Limits) -> Result<Self> {
-        if prompt.is_empty() {
-            return Err(Error::EmptyPrompt);
-        }
         if prompt.len() >= limits.context {
             return Err(Error::PromptTooLong { prompt: prompt.len(), context: limits.context });
         }
-        let known = |what, id: &u32| match (*id as usize) < limits.vocab {
-            true => Ok(()),
-            false => Err(Error::Token { what, id: *id, vocab: limits.vocab }),
-        };
-        prompt.iter().try_for_each(|id| known("prompt", id))?;
-        params.stop_tokens.iter().try_for_each(|id| known("stop_tokens", id))?;
-        params.sampling.logit_bias.iter().try_for_each(|(id, _)| known("logit_bias", id))?;
+        limits.check_prompt(&prompt)?;
+        params.stop_tokens.iter().try_for_each(|&id| limits.check_token("stop_tokens", id))?;
+        params.sampling.logit_bias.iter().try_for_each(|b| limits.check_token("logit_bias", b.0))?;
         params.sampling.check()?;
         if params.max_tokens == Some(0) {
             return Err(Error::Param { name: "max_tokens", expected: "at least 1", got: "0".into() });
@@ -91,10 +107,7 @@ impl Request {
                 got: "\"\"".into(),
             });
         }
-        if let Some(k) = params.logprobs.filter(|&k| k > limits.vocab) {
-            let expected = "at most the size of the vocabulary";
-            return Err(Error::Param { name: "logprobs", expected, got: k.to_string() });
-        }
+        limits.check_top(params.logprobs.unwrap_or(0))?;
         if params.reasoning.as_ref().is_some_and(|r| r.open.is_empty() || r.close.is_empty()) {
             let expected = "two tags that are not empty";
             return Err(Error::Param { name: "reasoning", expected, got: "an empty tag".into() });
@@ -134,6 +147,55 @@ impl Request {
     /// The token that cancels it.
     pub fn cancel_token(&self) -> CancelToken {
         self.cancel.clone()
+    }
+
+    pub(crate) fn into_parts(self) -> (Vec<u32>, Params) {
+        (self.prompt, self.params)
+    }
+}
+
+/// A text to be scored (teacher-forced), known to fit the context.
+#[derive(Clone, Debug)]
+pub struct ScoreRequest {
+    ids: Vec<u32>,
+    top: usize,
+    limits: Limits,
+    cancel: CancelToken,
+}
+
+impl ScoreRequest {
+    /// Validates a text, which may fill the whole context, and how many of the most likely tokens to report for each of
+    /// its positions.
+    ///
+    /// # Errors
+    /// [`Error::EmptyPrompt`], [`Error::TextTooLong`], [`Error::Token`], [`Error::Param`].
+    pub fn new(ids: Vec<u32>, top: usize, limits: Limits) -> Result<Self> {
+        if ids.len() > limits.context {
+            return Err(Error::TextTooLong { text: ids.len(), context: limits.context });
+        }
+        limits.check_prompt(&ids)?;
+        limits.check_top(top)?;
+        Ok(Self { ids, top, limits, cancel: CancelToken::new() })
+    }
+
+    /// The same request, cancelled by `token`.
+    pub fn with_cancel(mut self, token: CancelToken) -> Self {
+        self.cancel = token;
+        self
+    }
+
+    /// What it was validated against.
+    pub fn limits(&self) -> Limits {
+        self.limits
+    }
+
+    /// The token that cancels it.
+    pub fn cancel_token(&self) -> CancelToken {
+        self.cancel.clone()
+    }
+
+    pub(crate) fn into_parts(self) -> (Vec<u32>, usize) {
+        (self.ids, self.top)
     }
 }
 

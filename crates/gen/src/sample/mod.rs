@@ -3,172 +3,85 @@
 //! The chain is, in this order: logit bias, penalties (repeat, frequency, presence), top-k, top-p, min-p, temperature,
 //! then a draw. It is llama.cpp's default chain without the samplers that are off by default there, and with its
 //! default values. Temperature 0 is greedy: after bias and penalties the likeliest token is taken.
+//!
+//! Of equally likely tokens the one with the lower id comes first, so the result is a function of logits, history,
+//! parameters and random state alone.
 
-use crate::{Error, Result};
-use serde::{Deserialize, Serialize};
+mod bias;
+mod candidates;
+mod greedy;
+mod logprobs;
+mod min_p;
+mod params;
+mod penalties;
+mod rng;
+mod temperature;
+mod top_k;
+mod top_p;
 
-/// How tokens are drawn.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct Sampling {
-    /// Divides the logits; 0: always the likeliest token.
-    pub temperature: f32,
-    /// Keeps this many of the likeliest tokens; 0: all.
-    pub top_k: usize,
-    /// Keeps the likeliest tokens whose probabilities reach this sum; 1: all.
-    pub top_p: f32,
-    /// Drops tokens less likely than this fraction of the likeliest; 0: none.
-    pub min_p: f32,
-    /// Divides positive and multiplies negative logits of recent tokens; 1: off.
-    pub repeat_penalty: f32,
-    /// Taken off the logits of recent tokens; 0: off.
-    pub presence_penalty: f32,
-    /// Taken off the logits of recent tokens once per occurrence; 0: off.
-    pub frequency_penalty: f32,
-    /// How many of the last tokens, prompt included, the penalties look at; 0: none, `None`: all.
-    pub repeat_last_n: Option<usize>,
-    /// Added to the logits of these tokens; `-inf` bans one. The last entry of a token counts.
-    pub logit_bias: Vec<(u32, f32)>,
-    /// Seed of the draws; `None`: a random one.
-    pub seed: Option<u64>,
+pub use candidates::{Candidate, Candidates};
+pub use logprobs::logprobs;
+pub use params::{Sampling, SamplingOverrides};
+pub use rng::Rng;
+
+/// Draws tokens. Holds the buffers of the chain, allocated for the vocabulary once.
+#[derive(Debug)]
+pub struct Sampler {
+    /// The logits after bias and penalties. // [vocab]
+    logits: Vec<f32>,
+    candidates: Candidates,
+    /// Scratch of the penalties: the recent tokens, sorted.
+    recent: Vec<u32>,
 }
 
-impl Default for Sampling {
-    fn default() -> Self {
+impl Sampler {
+    /// A sampler for `vocab` tokens.
+    pub fn new(vocab: usize) -> Self {
         Self {
-            temperature: 0.8,
-            top_k: 40,
-            top_p: 0.95,
-            min_p: 0.05,
-            repeat_penalty: 1.0,
-            presence_penalty: 0.0,
-            frequency_penalty: 0.0,
-            repeat_last_n: Some(64),
-            logit_bias: Vec::new(),
-            seed: None,
+            logits: Vec::with_capacity(vocab),
+            candidates: Candidates::with_capacity(vocab),
+            recent: Vec::new(),
         }
     }
-}
 
-impl Sampling {
-    /// Always the likeliest token.
-    pub fn greedy() -> Self {
-        Self { temperature: 0.0, ..Self::default() }
-    }
-
-    /// Checks every value.
+    /// Draws the token after `history` (prompt and drawn tokens). `logits`: `[vocab]`; tokens in `banned` are never
+    /// drawn.
     ///
     /// # Errors
-    /// [`Error::Param`] for the first that is out of its range.
-    pub fn check(&self) -> Result<()> {
-        fn param(name: &'static str, expected: &'static str, got: f32, ok: bool) -> Result<()> {
-            if ok { Ok(()) } else { Err(Error::Param { name, expected, got: got.to_string() }) }
+    /// What is wrong with the logits: a NaN or positive infinity among them, or no token left to draw.
+    pub fn draw(
+        &mut self,
+        logits: &[f32],
+        sampling: &Sampling,
+        history: &[u32],
+        banned: &[u32],
+        rng: &mut Rng,
+    ) -> Result<u32, &'static str> {
+        check(logits)?;
+        self.logits.clear();
+        self.logits.extend_from_slice(logits);
+        bias::apply(&mut self.logits, &sampling.logit_bias);
+        bias::ban(&mut self.logits, banned);
+        penalties::apply(&mut self.logits, sampling, history, &mut self.recent);
+        if sampling.temperature == 0.0 {
+            return greedy::argmax(&self.logits).ok_or(NONE_LEFT);
         }
-        let finite = "a finite number";
-        param("temperature", "a finite number, 0 or more", self.temperature, {
-            self.temperature.is_finite() && self.temperature >= 0.0
-        })?;
-        param("top_p", "above 0 and at most 1", self.top_p, self.top_p > 0.0 && self.top_p <= 1.0)?;
-        param("min_p", "from 0 to 1", self.min_p, (0.0..=1.0).contains(&self.min_p))?;
-        param("repeat_penalty", "a finite number above 0", self.repeat_penalty, {
-            self.repeat_penalty.is_finite() && self.repeat_penalty > 0.0
-        })?;
-        param("presence_penalty", finite, self.presence_penalty, self.presence_penalty.is_finite())?;
-        param("frequency_penalty", finite, self.frequency_penalty, self.frequency_penalty.is_finite())?;
-        for &(_, bias) in &self.logit_bias {
-            param("logit_bias", "a finite number or -inf", bias, bias < f32::INFINITY)?;
-        }
-        Ok(())
-    }
-
-    /// These values, changed where `overrides` sets one.
-    pub fn with(mut self, overrides: &SamplingOverrides) -> Self {
-        overrides.apply(&mut self);
-        self
+        let c = &mut self.candidates;
+        top_k::gather(&self.logits, sampling.top_k, c);
+        top_p::apply(c, sampling.top_p);
+        min_p::apply(c, sampling.min_p);
+        temperature::apply(c, sampling.temperature);
+        c.draw(rng.unit()).ok_or(NONE_LEFT)
     }
 }
 
-/// Declares [`SamplingOverrides`]: each field of [`Sampling`] that a user or a model file sets by name.
-macro_rules! overrides {
-    ($($(#[$doc:meta])* $field:ident: $ty:ty, [$($arg:tt)*];)*) => {
-        /// Changes to a [`Sampling`]: from a model file's metadata, the command line or a request.
-        #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-        #[cfg_attr(feature = "clap", derive(clap::Args))]
-        #[serde(default, deny_unknown_fields)]
-        pub struct SamplingOverrides {
-            $(
-                $(#[$doc])*
-                #[cfg_attr(feature = "clap", arg(allow_negative_numbers = true, $($arg)*))]
-                #[serde(skip_serializing_if = "Option::is_none")]
-                pub $field: Option<$ty>,
-            )*
-        }
+const NONE_LEFT: &str = "no token that may be drawn";
 
-        impl SamplingOverrides {
-            fn apply(&self, to: &mut Sampling) {
-                $(if let Some(v) = self.$field { Set::set(&mut to.$field, v); })*
-            }
-
-            /// Each field's name and, where it is set, its value as text.
-            pub fn fields(&self) -> Vec<(&'static str, Option<String>)> {
-                vec![$((stringify!($field), self.$field.map(|v| v.to_string()))),*]
-            }
-
-            /// These changes, and those of `other` where these set nothing.
-            pub fn or(&self, other: &Self) -> Self {
-                Self { $($field: self.$field.or(other.$field)),* }
-            }
-        }
-    };
+/// Refuses logits that have no softmax. A fold without an early exit, so that it vectorises.
+fn check(logits: &[f32]) -> Result<(), &'static str> {
+    let bad = logits.iter().fold(false, |bad, &l| bad | l.is_nan() | (l == f32::INFINITY));
+    if bad { Err("a logit that is NaN or infinite") } else { Ok(()) }
 }
 
-overrides! {
-    /// Randomness: divides the logits; 0 takes the likeliest token always
-    temperature: f32, [long = "temp", env = "KINFER_TEMP", visible_alias = "temperature"];
-    /// Draw among this many of the likeliest tokens; 0: all
-    top_k: usize, [long = "top-k", env = "KINFER_TOP_K"];
-    /// Draw among the likeliest tokens whose probabilities reach this sum; 1: all
-    top_p: f32, [long = "top-p", env = "KINFER_TOP_P"];
-    /// Drop tokens less likely than this fraction of the likeliest; 0: none
-    min_p: f32, [long = "min-p", env = "KINFER_MIN_P"];
-    /// Makes recent tokens less likely by this factor; 1: off
-    repeat_penalty: f32, [long = "repeat-penalty", env = "KINFER_REPEAT_PENALTY"];
-    /// Makes tokens that occurred recently less likely by this much; 0: off
-    presence_penalty: f32, [long = "presence-penalty", env = "KINFER_PRESENCE_PENALTY"];
-    /// Makes recent tokens less likely by this much for each occurrence; 0: off
-    frequency_penalty: f32, [long = "frequency-penalty", env = "KINFER_FREQUENCY_PENALTY"];
-    /// How many of the last tokens the penalties look at; 0: none, -1: all
-    repeat_last_n: i64, [long = "repeat-last-n", env = "KINFER_REPEAT_LAST_N", value_parser = clap::value_parser!(i64).range(-1..)];
-    /// Seed of the draws; the same seed gives the same text [default: random]
-    seed: u64, [short = 's', long = "seed", env = "KINFER_SEED"];
-}
-
-/// Puts an override into a field, whose type may differ.
-trait Set<T> {
-    fn set(&mut self, value: T);
-}
-
-impl Set<f32> for f32 {
-    fn set(&mut self, value: f32) {
-        *self = value;
-    }
-}
-
-impl Set<usize> for usize {
-    fn set(&mut self, value: usize) {
-        *self = value;
-    }
-}
-
-impl Set<u64> for Option<u64> {
-    fn set(&mut self, value: u64) {
-        *self = Some(value);
-    }
-}
-
-impl Set<i64> for Option<usize> {
-    // Below zero means all, as on llama.cpp's command line.
-    fn set(&mut self, value: i64) {
-        *self = usize::try_from(value).ok();
-    }
-}
+#[cfg(test)]
+mod tests;

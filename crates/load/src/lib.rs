@@ -2,3 +2,4 @@
 //! template. No arithmetic on weights.
 
 pub mod hub;
+pub mod tokenizer;

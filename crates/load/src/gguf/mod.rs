@@ -1,0 +1,254 @@
+//! GGUF, the model file format of ggml: a zero-copy reader over a memory map, and a small writer.
+//!
+//! Reading trusts nothing in the file. Opening checks every count, length, offset, shape and name; what it accepts can
+//! be used without further checks, and memory stays a few hundred kilobytes whatever the file says. Tensor types that
+//! kinfer does not compute with are read and named; only asking for their [`format`](Tensor::format) is an error.
+//!
+//! ```no_run
+//! # fn main() -> Result<(), kinfer_load::gguf::GgufError> {
+//! let gguf = kinfer_load::gguf::Gguf::open("model.gguf")?;
+//! let architecture: &str = gguf.metadata().get("general.architecture")?;
+//! let layers: usize = gguf.metadata().get(&format!("{architecture}.block_count"))?;
+//! let tokens: Vec<&str> = gguf.metadata().get("tokenizer.ggml.tokens")?;
+//! for tensor in gguf.tensors() {
+//!     println!("{} {:?} {} {} bytes", tensor.name(), tensor.shape(), tensor.type_name(), tensor.data().len());
+//! }
+//! # Ok(()) }
+//! ```
+
+#![deny(unsafe_code)]
+
+mod error;
+#[allow(unsafe_code)]
+mod map;
+mod meta;
+mod read;
+mod split;
+mod value;
+pub mod write;
+
+use std::borrow::Cow;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use kinfer_kernels::quant::{Format, TensorType};
+
+pub use error::{GgufError, Problem};
+pub use meta::Metadata;
+pub use value::{Array, FromValue, Value, ValueType};
+
+use map::Source;
+use read::{Header, MAX_TENSORS, Record};
+
+/// An open model: one file, or all parts of a split one.
+#[derive(Debug)]
+pub struct Gguf {
+    version: u32,
+    parts: Vec<(PathBuf, Arc<Source>)>,
+    metadata: Metadata,
+    records: Vec<Record>,
+    /// Indices into `records`, ordered by name.
+    by_name: Vec<u32>,
+}
+
+impl Gguf {
+    /// Opens a model file. Given any part of a split model, opens all its parts, which lie beside it.
+    ///
+    /// # Errors
+    /// Every way in which a file can be unreadable, cut or malformed: [`Problem`].
+    pub fn open(path: impl AsRef<Path>) -> Result<Gguf, GgufError> {
+        let path = path.as_ref();
+        let (source, header) = open_part(path, 0)?;
+        let fail = |problem| GgufError { path: path.into(), problem };
+        let metadata = Metadata::new(path.into(), header.metadata).map_err(fail)?;
+        match metadata.opt::<u16>("split.count")? {
+            None | Some(1) => {
+                Gguf::build(vec![(path.into(), source)], header.version, metadata, header.tensors)
+            }
+            Some(count) => {
+                let paths = split::parts(path, count).ok_or_else(|| fail(Problem::SplitName { count }))?;
+                drop((source, metadata, header.tensors));
+                Gguf::open_split(&paths, count)
+            }
+        }
+    }
+
+    /// Reads a model that lies in memory.
+    ///
+    /// # Errors
+    /// As [`open`](Gguf::open); also when it is one part of a split model.
+    pub fn from_bytes(bytes: Vec<u8>) -> Result<Gguf, GgufError> {
+        let path = PathBuf::from("(in memory)");
+        let fail = |problem| GgufError { path: path.clone(), problem };
+        let source = Arc::new(Source::Owned(bytes));
+        let header = read::header(&source, 0).map_err(fail)?;
+        let metadata = Metadata::new(path.clone(), header.metadata).map_err(fail)?;
+        match metadata.opt::<u16>("split.count")? {
+            None | Some(1) => Gguf::build(vec![(path, source)], header.version, metadata, header.tensors),
+            Some(count) => Err(fail(Problem::SplitName { count })),
+        }
+    }
+
+    fn open_split(paths: &[PathBuf], count: u16) -> Result<Gguf, GgufError> {
+        let mut parts = Vec::new();
+        let mut records = Vec::new();
+        let mut first = None;
+        for (no, path) in (0..count).zip(paths) {
+            let fail = |problem| GgufError { path: path.clone(), problem };
+            if !path.exists() {
+                return Err(fail(Problem::MissingPart { no: no + 1, count }));
+            }
+            let (source, header) = open_part(path, usize::from(no))?;
+            let metadata = Metadata::new(path.clone(), header.metadata).map_err(fail)?;
+            expect(&metadata, "split.no", metadata.get::<u16>("split.no")?.into(), no.into())?;
+            expect(&metadata, "split.count", metadata.get::<u16>("split.count")?.into(), count.into())?;
+            parts.push((path.clone(), source));
+            records.extend(header.tensors);
+            if records.len() as u64 > MAX_TENSORS {
+                let (what, got) = ("tensors in all parts", records.len() as u64);
+                return Err(fail(Problem::TooMany { what, got, limit: MAX_TENSORS }));
+            }
+            first.get_or_insert((header.version, metadata));
+        }
+        let Some((version, metadata)) = first else {
+            let path = paths.first().cloned().unwrap_or_default();
+            return Err(GgufError { path, problem: Problem::SplitName { count } });
+        };
+        if let Some(total) = metadata.opt::<u64>("split.tensors.count")? {
+            expect(&metadata, "split.tensors.count", total, records.len() as u64)?;
+        }
+        Gguf::build(parts, version, metadata, records)
+    }
+
+    fn build(
+        parts: Vec<(PathBuf, Arc<Source>)>,
+        version: u32,
+        metadata: Metadata,
+        records: Vec<Record>,
+    ) -> Result<Gguf, GgufError> {
+        let by_name = meta::sorted_unique(&records, |r| &r.name)
+            .map_err(|r| (r.part, Problem::DuplicateTensor { tensor: r.name.clone() }))
+            .map_err(|(part, problem)| GgufError { path: parts[part].0.clone(), problem })?;
+        Ok(Gguf { version, parts, metadata, records, by_name })
+    }
+
+    /// The metadata; for a split model, of its first part.
+    pub fn metadata(&self) -> &Metadata {
+        &self.metadata
+    }
+
+    /// All tensors in file order.
+    pub fn tensors(&self) -> impl ExactSizeIterator<Item = Tensor<'_>> {
+        self.records.iter().map(|record| Tensor { gguf: self, record })
+    }
+
+    /// The tensor with this name.
+    pub fn tensor(&self, name: &str) -> Option<Tensor<'_>> {
+        let at = self.by_name.binary_search_by(|&i| self.records[i as usize].name.as_str().cmp(name)).ok()?;
+        Some(Tensor { gguf: self, record: &self.records[self.by_name[at] as usize] })
+    }
+
+    /// The paths of the file or of all parts, in order.
+    pub fn files(&self) -> impl ExactSizeIterator<Item = &Path> {
+        self.parts.iter().map(|(path, _)| path.as_path())
+    }
+
+    /// The size of all files in bytes.
+    pub fn total_bytes(&self) -> u64 {
+        self.parts.iter().map(|(_, source)| source.bytes().len() as u64).sum()
+    }
+
+    /// The format version, 2 or 3.
+    pub fn version(&self) -> u32 {
+        self.version
+    }
+}
+
+fn open_part(path: &Path, part: usize) -> Result<(Arc<Source>, Header), GgufError> {
+    let read = || {
+        let source = Arc::new(Source::map(path)?);
+        let header = read::header(&source, part)?;
+        Ok((source, header))
+    };
+    read().map_err(|problem| GgufError { path: path.into(), problem })
+}
+
+fn expect(metadata: &Metadata, key: &'static str, got: u64, expected: u64) -> Result<(), GgufError> {
+    if got == expected { Ok(()) } else { Err(metadata.error(Problem::SplitMismatch { key, expected, got })) }
+}
+
+/// A tensor of an open model.
+#[derive(Clone, Copy, Debug)]
+pub struct Tensor<'a> {
+    gguf: &'a Gguf,
+    record: &'a Record,
+}
+
+impl<'a> Tensor<'a> {
+    /// Its name, for example `blk.0.attn_q.weight`.
+    pub fn name(&self) -> &'a str {
+        &self.record.name
+    }
+
+    /// Its dimensions in ggml's order, fastest first: `shape()[0]` is the row length, `shape()[1]` the number of rows.
+    /// That is the reverse of PyTorch's order: a linear layer is `[in_features, out_features]`. At most four, none 0; a
+    /// scalar has none.
+    pub fn shape(&self) -> &'a [u64] {
+        self.record.shape()
+    }
+
+    /// The number of elements.
+    pub fn elements(&self) -> u64 {
+        self.shape().iter().product()
+    }
+
+    /// The stored type; `None` for a type id that is not in ggml's table.
+    pub fn tensor_type(&self) -> Option<TensorType> {
+        TensorType::from_id(self.record.type_id)
+    }
+
+    /// The stored type's name, or `type N` for an unknown id.
+    pub fn type_name(&self) -> Cow<'static, str> {
+        match self.tensor_type() {
+            Some(ty) => ty.name().into(),
+            None => format!("type {}", self.record.type_id).into(),
+        }
+    }
+
+    /// The format to compute with.
+    ///
+    /// # Errors
+    /// [`Problem::Unsupported`], which names the tensor, its type and the supported ones.
+    pub fn format(&self) -> Result<Format, GgufError> {
+        self.tensor_type().and_then(TensorType::format).ok_or_else(|| {
+            let supported: Vec<&str> = Format::all().map(Format::name).collect();
+            self.error(Problem::Unsupported {
+                tensor: self.name().into(),
+                ty: self.type_name().into(),
+                supported: supported.join(" "),
+            })
+        })
+    }
+
+    /// The stored bytes, row after row. Empty when [`tensor_type`](Tensor::tensor_type) is `None`, whose size nobody knows.
+    pub fn data(&self) -> &'a [u8] {
+        let (_, source) = &self.gguf.parts[self.record.part];
+        source.bytes().get(self.record.range.clone()).unwrap_or_default()
+    }
+
+    /// The file that holds it.
+    pub fn file(&self) -> &'a Path {
+        &self.gguf.parts[self.record.part].0
+    }
+
+    /// Lets the system drop this tensor's pages from memory, once its weights are packed. [`data`](Tensor::data) stays
+    /// valid: reading it again reads the file again.
+    pub fn release(&self) {
+        let (_, source) = &self.gguf.parts[self.record.part];
+        source.release(self.record.range.clone());
+    }
+
+    fn error(&self, problem: Problem) -> GgufError {
+        GgufError { path: self.file().into(), problem }
+    }
+}

@@ -126,7 +126,7 @@ pub trait Simd: Copy + 'static {
 }
 
 /// `e^x` by range reduction to `2^n * 2^f`, `|f| <= 1/2`, and a polynomial of degree 6 (relative error below 2e-7).
-/// Inputs below -87.3 give 0 in effect (about 1e-38), inputs above 88 are clamped to 88.
+/// Inputs below -87.3 give 0 in effect (about 1e-38), inputs above 88 are clamped to 88; NaN stays NaN.
 ///
 /// # Safety
 /// As [`Simd`].
@@ -137,7 +137,8 @@ pub unsafe fn exp<S: Simd>(x: S::F) -> S::F {
     const LN2_LO: f32 = -2.121_944_4e-4;
     // SAFETY: the caller vouches for the instruction set.
     unsafe {
-        let x = S::max(S::min(x, S::splat(88.0)), S::splat(-87.3));
+        // The bound comes first: `max` and `min` give their second operand for NaN.
+        let x = S::max(S::splat(-87.3), S::min(S::splat(88.0), x));
         let n = S::to_i(S::mul(x, S::splat(std::f32::consts::LOG2_E)));
         let nf = S::to_f(n);
         let r = S::fnma(nf, S::splat(LN2_LO), S::fnma(nf, S::splat(LN2_HI), x));

@@ -1,0 +1,138 @@
+//! Attention over a paged KV cache.
+//!
+//! Keys are visited in fixed places: tiles of [`BLOCK_LEN`] positions within partitions of [`PARTITION_LEN`], both
+//! counted from position 0. A partition yields a partial softmax `(m, l, o)` per query: the largest score, the sum of
+//! the weights `e^(score - m)`, and the weighted sum of the values (Milakov & Gimelshein 2018; Dao et al. 2022).
+//! Partials are merged in ascending order. A query takes part in nothing but the tiles that hold a key it sees, and
+//! adds up those keys alone, in ascending order. So its result has the same bits whatever queries are computed
+//! beside it, however the prompt is cut and wherever the partitions are computed.
+
+mod kernel;
+mod kv;
+
+pub use kernel::{attend, finish, merge};
+pub use kv::{KvElem, KvLayout, KvRows, kv_write};
+
+use super::Ops;
+use crate::simd::LANES;
+use std::ops::Range;
+
+/// Positions of a KV block: two vectors of keys.
+pub const BLOCK_LEN: usize = 32;
+
+/// Positions whose keys one partial result covers. 8 blocks: long enough that the merge is lost in the noise (2 % of
+/// the work), short enough to spread a decode at depth over threads.
+pub const PARTITION_LEN: usize = 256;
+
+/// Dimensions and positions up to here are sure not to overflow where they are multiplied by small constants.
+const LIMIT: usize = i32::MAX as usize;
+
+/// Queries of one key/value head, for consecutive positions of one sequence.
+#[derive(Clone, Copy, Debug)]
+pub struct Attend<'a, E> {
+    /// Shape of the cache's blocks.
+    pub layout: KvLayout,
+    /// The layer's blocks, `[blocks, layout.block_elems()]`.
+    pub cache: &'a [E],
+    /// The sequence's block table: position `p` lies in block `table[p / BLOCK_LEN]`.
+    pub table: &'a [u32],
+    /// The key/value head that all queries share.
+    pub kv_head: usize,
+    /// Query heads that share it.
+    pub group: usize,
+    /// The queries: head `g` of row `r` at `q[r * q_stride + g * head_dim..]`.
+    pub q: &'a [f32],
+    /// Elements from one row to the next in `q`.
+    pub q_stride: usize,
+    /// Number of rows.
+    pub rows: usize,
+    /// Position of the first row; row `r` is at `start + r` and sees the keys up to and including its own.
+    pub start: usize,
+    /// Sliding window: a query at position `p` sees no key at or below `p - window`.
+    pub window: Option<usize>,
+    /// Multiplies the scores.
+    pub scale: f32,
+    /// Scores become `cap * tanh(score / cap)`.
+    pub softcap: Option<f32>,
+}
+
+impl<E> Attend<'_, E> {
+    /// The partitions that hold a visible key of some row.
+    pub fn partitions(&self) -> Range<usize> {
+        live_partitions(self.start, self.rows, self.window)
+    }
+
+    /// Number of queries.
+    pub fn queries(&self) -> usize {
+        self.rows * self.group
+    }
+
+    /// Keys seen by the query at `position`.
+    fn visible(&self, position: usize) -> Range<usize> {
+        let end = position + 1;
+        self.window.map_or(0, |w| end.saturating_sub(w))..end
+    }
+
+    /// Whether the slices hold what the other fields promise.
+    fn fits(&self, partials: usize) -> bool {
+        let KvLayout { kv_heads, head_dim } = self.layout;
+        let small = [kv_heads, head_dim, self.group, self.rows, self.start].iter().all(|&n| n <= LIMIT);
+        small
+            && self.kv_head < kv_heads
+            && self.rows > 0
+            && self
+                .q_stride
+                .checked_mul(self.rows - 1)
+                .and_then(|n| n.checked_add(self.group.checked_mul(head_dim)?))
+                .is_some_and(|n| n <= self.q.len())
+            && self.queries().checked_mul(partial_len(head_dim)).is_some_and(|n| n <= partials)
+    }
+}
+
+/// The partitions that hold a key visible to some of `rows` queries at positions `start..`.
+pub fn live_partitions(start: usize, rows: usize, window: Option<usize>) -> Range<usize> {
+    let first = window.map_or(0, |w| (start + 1).saturating_sub(w));
+    first / PARTITION_LEN..(start + rows).div_ceil(PARTITION_LEN)
+}
+
+/// Floats of a query's partial result: `m`, `l`, padding to a vector, then `o`, padded to whole vectors.
+pub fn partial_len(head_dim: usize) -> usize {
+    LANES + head_dim.next_multiple_of(LANES)
+}
+
+impl Ops {
+    /// Writes keys and values of consecutive positions into one head of one block:
+    /// `head` is `cache[layout.head(block, kv_head)]`.
+    pub fn kv_write<E: KvElem>(&self, layout: KvLayout, head: &mut [E], rows: KvRows<'_>) {
+        E::kv_write(self, layout.head_dim, head, rows);
+    }
+
+    /// Computes the partial results of all queries over one partition: `partials`, `[rows, group, partial_len]`, is
+    /// overwritten. A query that sees no key of the partition gets an empty partial.
+    pub fn attend<E: KvElem>(&self, a: &Attend<'_, E>, partition: usize, partials: &mut [f32]) {
+        E::attend(self, a, partition, partials);
+    }
+
+    /// Attention of all queries: every live partition in turn, merged and finished. Row `r`, head `g` goes to
+    /// `out[r * stride + g * head_dim..]`. `scratch` holds `2 * queries * partial_len` floats.
+    pub fn attention<E: KvElem>(
+        &self,
+        a: &Attend<'_, E>,
+        scratch: &mut [f32],
+        out: &mut [f32],
+        stride: usize,
+    ) {
+        let head_dim = a.layout.head_dim;
+        let len = a.queries() * partial_len(head_dim);
+        debug_assert!(scratch.len() >= 2 * len);
+        let (partials, next) = scratch.split_at_mut(len.min(scratch.len() / 2));
+        let next = &mut next[..partials.len()];
+        let live = a.partitions();
+        self.attend(a, live.start, partials);
+        for partition in live.skip(1) {
+            self.attend(a, partition, next);
+            self.merge(head_dim, partials, next);
+        }
+        self.finish(head_dim, a.group, partials, out, stride);
+    }
+}

@@ -1,0 +1,148 @@
+//! Everything between the matrix products: norms, rotary embedding, activations, attention.
+//!
+//! Each operation is written once, generic over [`Simd`](crate::simd::Simd), and instantiated per ISA; [`Ops`] is the
+//! record of one ISA's instances. An operation gives the same bits on every ISA, and a row's result does not depend
+//! on the rows that are computed beside it.
+//!
+//! Slices that do not fit each other are a mistake of the caller: a debug build asserts; a release build stays
+//! within the shortest slice and leaves the rest of the output as it was.
+
+mod attn;
+mod elementwise;
+mod lanes;
+mod norm;
+mod rope;
+
+pub use attn::{Attend, BLOCK_LEN, KvElem, KvLayout, KvRows, PARTITION_LEN, live_partitions, partial_len};
+pub use rope::rope_table;
+
+use crate::isa::Isa;
+use half::{bf16, f16};
+
+/// Declares [`Ops`]: one function pointer per operation, one safe method that calls it, one instance per ISA.
+macro_rules! ops {
+    ($($(#[$doc:meta])* $vis:vis fn $name:ident($($arg:ident: $ty:ty),* $(,)?) $(-> $ret:ty)?
+        = $module:ident::$body:ident $([$elem:ty])?;)*) => {
+        /// The operations of one instruction set.
+        pub struct Ops {
+            isa: Isa,
+            $($name: unsafe fn($($ty),*) $(-> $ret)?,)*
+        }
+
+        impl Ops {
+            $(
+                $(#[$doc])*
+                #[inline]
+                $vis fn $name(&self, $($arg: $ty),*) $(-> $ret)? {
+                    // SAFETY: `Ops::new` hands the record out only where the CPU has its instruction set.
+                    unsafe { (self.$name)($($arg),*) }
+                }
+            )*
+        }
+
+        instance!(scalar, Scalar, Isa::Scalar, (), $($name($($arg: $ty),*) $(-> $ret)? = $module::$body $([$elem])?;)*);
+        #[cfg(target_arch = "x86_64")]
+        instance!(avx2, Avx2, Isa::Avx2, (#[target_feature(enable = "avx2,fma,f16c")]),
+            $($name($($arg: $ty),*) $(-> $ret)? = $module::$body $([$elem])?;)*);
+        #[cfg(target_arch = "x86_64")]
+        instance!(avx512vnni, Avx512Vnni, Isa::Avx512Vnni,
+            (#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma,f16c")]),
+            $($name($($arg: $ty),*) $(-> $ret)? = $module::$body $([$elem])?;)*);
+    };
+}
+
+/// One ISA's module: the generic bodies under its target features.
+macro_rules! instance {
+    ($isa:ident, $simd:ident, $level:expr, ($($feature:tt)*), $($list:tt)*) => {
+        mod $isa {
+            use super::*;
+            use crate::simd::$simd;
+            instance!(@each $simd, ($($feature)*), $($list)*);
+            instance!(@record $level, $($list)*);
+        }
+    };
+    (@each $simd:ident, $feature:tt, ) => {};
+    (@each $simd:ident, ($($feature:tt)*),
+        $name:ident($($arg:ident: $ty:ty),*) $(-> $ret:ty)? = $module:ident::$body:ident $([$elem:ty])?; $($rest:tt)*) => {
+        $($feature)*
+        unsafe fn $name($($arg: $ty),*) $(-> $ret)? {
+            // SAFETY: the caller vouches for the instruction set; slices bound every access.
+            unsafe { $module::$body::<$simd $(, $elem)?>($($arg),*) }
+        }
+        instance!(@each $simd, ($($feature)*), $($rest)*);
+    };
+    (@record $level:expr, $($name:ident($($arg:ident: $ty:ty),*) $(-> $ret:ty)? = $module:ident::$body:ident $([$elem:ty])?;)*) => {
+        pub(super) static OPS: Ops = Ops { isa: $level, $($name,)* };
+    };
+}
+
+ops! {
+    /// `out = x / sqrt(mean(x^2) + eps) * weight` (Zhang & Sennrich 2019) for one row. All `[dim]`.
+    pub fn rms_norm(x: &[f32], weight: &[f32], eps: f32, out: &mut [f32]) = norm::rms_norm;
+    /// [`Ops::rms_norm`] in place over each `weight.len()` elements of `x`: `x` is `[heads * head_dim]`, `weight`
+    /// `[head_dim]`.
+    pub fn rms_norm_heads(x: &mut [f32], weight: &[f32], eps: f32) = norm::rms_norm_heads;
+    /// `x += y`.
+    pub fn add(x: &mut [f32], y: &[f32]) = elementwise::add;
+    /// `x *= factor`.
+    pub fn scale(x: &mut [f32], factor: f32) = elementwise::scale;
+    /// `x = cap * tanh(x / cap)`.
+    pub fn softcap(x: &mut [f32], cap: f32) = elementwise::softcap;
+    /// `out = silu(gate) * up` with `silu(x) = x / (1 + e^-x)`.
+    pub fn silu_mul(gate: &[f32], up: &[f32], out: &mut [f32]) = elementwise::silu_mul;
+    /// `out = gelu(gate) * up` with the tanh form of GELU (Hendrycks & Gimpel 2016),
+    /// `gelu(x) = x / 2 * (1 + tanh(sqrt(2 / pi) * (x + 0.044715 x^3)))`.
+    pub fn gelu_tanh_mul(gate: &[f32], up: &[f32], out: &mut [f32]) = elementwise::gelu_tanh_mul;
+    /// Turns each head of `x`, `[heads * head_dim]`, by the angles whose `cos` and `sin`, `[dim / 2]`, are given
+    /// (half-split convention: element `i` turns with element `i + dim / 2`). `dim <= head_dim`; the elements from
+    /// `dim` on stay. See [`rope_table`].
+    pub fn rope(x: &mut [f32], head_dim: usize, cos: &[f32], sin: &[f32]) = rope::rope;
+    /// `out = x` in half precision, rounded to nearest even; beyond 65504 it becomes infinite.
+    pub fn to_f16(x: &[f32], out: &mut [f16]) = elementwise::to_f16;
+    /// `out = x`, exact.
+    pub fn from_f16(x: &[f16], out: &mut [f32]) = elementwise::from_f16;
+    /// `out = x`, exact.
+    pub fn from_bf16(x: &[bf16], out: &mut [f32]) = elementwise::from_bf16;
+    /// Index of the largest element, the first one of equals. NaN counts as absent; `None` if nothing is left.
+    pub fn argmax(x: &[f32]) -> Option<usize> = elementwise::argmax;
+    fn kv_write_f16(head_dim: usize, head: &mut [f16], rows: KvRows<'_>) = attn::kv_write[f16];
+    fn kv_write_f32(head_dim: usize, head: &mut [f32], rows: KvRows<'_>) = attn::kv_write[f32];
+    fn attend_f16(a: &Attend<'_, f16>, partition: usize, partials: &mut [f32]) = attn::attend[f16];
+    fn attend_f32(a: &Attend<'_, f32>, partition: usize, partials: &mut [f32]) = attn::attend[f32];
+    /// Merges the partial results of the next partition into those of all before it: both `[n, partial_len]`, for
+    /// the same `n` queries in the same order. Merging into an empty partial copies; merging an empty one does
+    /// nothing. Partitions must be merged in ascending order.
+    pub fn merge(head_dim: usize, partials: &mut [f32], next: &[f32]) = attn::merge;
+    /// Turns the partial results of `rows * group` queries, `[rows, group, partial_len]`, into attention outputs:
+    /// row `r`, head `g` at `out[r * stride + g * head_dim..]`. A query that saw no key gives zeros.
+    pub fn finish(head_dim: usize, group: usize, partials: &[f32], out: &mut [f32], stride: usize) = attn::finish;
+}
+
+impl std::fmt::Debug for Ops {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Ops").field("isa", &self.isa).finish_non_exhaustive()
+    }
+}
+
+impl Ops {
+    /// The operations for an instruction set; `None` if this machine lacks it.
+    pub fn new(isa: Isa) -> Option<&'static Ops> {
+        if !isa.available() {
+            return None;
+        }
+        match isa {
+            Isa::Scalar => Some(&scalar::OPS),
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx2 => Some(&avx2::OPS),
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx512Vnni => Some(&avx512vnni::OPS),
+            #[cfg(not(target_arch = "x86_64"))]
+            _ => None,
+        }
+    }
+
+    /// The instruction set.
+    pub fn isa(&self) -> Isa {
+        self.isa
+    }
+}

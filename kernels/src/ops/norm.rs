@@ -1,0 +1,64 @@
+//! Root-mean-square norms.
+
+use super::lanes::{load_n, store_n};
+use crate::simd::{LANES, Simd};
+
+/// Sum of squares in four accumulators of sixteen lanes: tile `t` of sixteen goes to accumulator `t % 4`, which
+/// hides the latency of the additions and fixes the order of summation.
+#[inline(always)]
+unsafe fn sum_squares<S: Simd>(p: *const f32, n: usize) -> f32 {
+    // SAFETY: every access lies below `n`.
+    unsafe {
+        let mut acc = [S::zero(); 4];
+        let mut i = 0;
+        while i + 4 * LANES <= n {
+            for (j, a) in acc.iter_mut().enumerate() {
+                let v = S::load(p.add(i + LANES * j));
+                *a = S::fma(v, v, *a);
+            }
+            i += 4 * LANES;
+        }
+        for a in &mut acc {
+            if i < n {
+                let v = load_n::<S>(p.add(i), n - i);
+                *a = S::fma(v, v, *a);
+                i += LANES;
+            }
+        }
+        S::sum(S::add(S::add(acc[0], acc[1]), S::add(acc[2], acc[3])))
+    }
+}
+
+/// `out` may be `x`.
+#[inline(always)]
+unsafe fn norm<S: Simd>(x: *const f32, weight: *const f32, eps: f32, out: *mut f32, n: usize) {
+    // SAFETY: every access lies below `n`.
+    unsafe {
+        let inv = S::splat(1.0 / (sum_squares::<S>(x, n) / n as f32 + eps).sqrt());
+        let mut i = 0;
+        while i < n {
+            let v = S::mul(load_n::<S>(x.add(i), n - i), inv);
+            store_n::<S>(out.add(i), S::mul(v, load_n::<S>(weight.add(i), n - i)), n - i);
+            i += LANES;
+        }
+    }
+}
+
+#[inline(always)]
+pub unsafe fn rms_norm<S: Simd>(x: &[f32], weight: &[f32], eps: f32, out: &mut [f32]) {
+    debug_assert!(x.len() == weight.len() && x.len() == out.len());
+    let n = x.len().min(weight.len()).min(out.len());
+    // SAFETY: `n` is within all three.
+    unsafe { norm::<S>(x.as_ptr(), weight.as_ptr(), eps, out.as_mut_ptr(), n) }
+}
+
+#[inline(always)]
+pub unsafe fn rms_norm_heads<S: Simd>(x: &mut [f32], weight: &[f32], eps: f32) {
+    let n = weight.len();
+    debug_assert!(n > 0 && x.len().is_multiple_of(n));
+    for head in x.chunks_exact_mut(n.max(1)) {
+        let p = head.as_mut_ptr();
+        // SAFETY: a chunk has the weight's length.
+        unsafe { norm::<S>(p, weight.as_ptr(), eps, p, n) }
+    }
+}

@@ -1,0 +1,325 @@
+//! Every operation against a double-precision oracle, and every ISA against the scalar definition bit for bit.
+
+mod common;
+
+use common::{Rng, SPECIAL, all_ops, nmse, same_bits};
+use half::{bf16, f16};
+use kinfer_kernels::ops::{Ops, rope_table};
+
+const SIZES: [usize; 16] = [0, 1, 2, 7, 15, 16, 17, 31, 33, 63, 64, 65, 100, 576, 577, 2051];
+
+/// Runs `op` on every ISA: bit-equal to the first, whose result is returned.
+fn on_all(what: &str, op: impl Fn(&Ops) -> Vec<f32>) -> Vec<f32> {
+    let all = all_ops();
+    let want = op(all[0]);
+    for o in &all[1..] {
+        assert!(same_bits(&op(o), &want), "{what}: {} differs from scalar", o.isa());
+    }
+    want
+}
+
+fn f64s(x: &[f32]) -> Vec<f64> {
+    x.iter().map(|&v| f64::from(v)).collect()
+}
+
+/// In units of the oracle's last single-precision place.
+fn ulps(got: f32, want: f64) -> f64 {
+    let (_, exp) = frexp(want.abs().max(f64::from(f32::MIN_POSITIVE)));
+    (f64::from(got) - want).abs() / 2f64.powi(exp - 24)
+}
+
+/// `x = m * 2^e` with `m` in 1/2..1, for normal `x`.
+fn frexp(x: f64) -> (f64, i32) {
+    let e = ((x.to_bits() >> 52) & 0x7ff) as i32 - 1022;
+    (x / 2f64.powi(e), e)
+}
+
+#[test]
+fn rms_norm() {
+    for n in SIZES {
+        let mut rng = Rng::new(n as u64);
+        let (x, w) = (rng.normals(n), rng.normals(n));
+        let got = on_all(&format!("rms_norm {n}"), |o| {
+            let mut out = vec![0.0; n];
+            o.rms_norm(&x, &w, 1e-5, &mut out);
+            out
+        });
+        let mean = f64s(&x).iter().map(|v| v * v).sum::<f64>() / n.max(1) as f64;
+        let want: Vec<f64> =
+            (0..n).map(|i| f64::from(x[i]) / (mean + 1e-5).sqrt() * f64::from(w[i])).collect();
+        assert!(nmse(&got, &want) < 1e-13, "{n}: {}", nmse(&got, &want));
+    }
+}
+
+#[test]
+fn rms_norm_heads_equals_rms_norm() {
+    for head_dim in [1, 15, 64, 80, 130] {
+        let mut rng = Rng::new(head_dim as u64);
+        let (x, w) = (rng.normals(5 * head_dim), rng.normals(head_dim));
+        let got = on_all("rms_norm_heads", |o| {
+            let mut x = x.clone();
+            o.rms_norm_heads(&mut x, &w, 1e-6);
+            x
+        });
+        let mut want = vec![0.0; x.len()];
+        for (x, out) in x.chunks(head_dim).zip(want.chunks_mut(head_dim)) {
+            all_ops()[0].rms_norm(x, &w, 1e-6, out);
+        }
+        assert!(same_bits(&got, &want));
+    }
+}
+
+#[test]
+fn add_and_scale() {
+    for n in SIZES {
+        let mut rng = Rng::new(n as u64);
+        let (x, y) = (rng.normals(n), rng.normals(n));
+        let sum = on_all("add", |o| {
+            let mut x = x.clone();
+            o.add(&mut x, &y);
+            x
+        });
+        assert!((0..n).all(|i| sum[i] == x[i] + y[i]));
+        let scaled = on_all("scale", |o| {
+            let mut x = x.clone();
+            o.scale(&mut x, 1.7);
+            x
+        });
+        assert!((0..n).all(|i| scaled[i] == x[i] * 1.7));
+    }
+}
+
+/// Arguments over the whole useful range, dense near 0.
+fn arguments() -> Vec<f32> {
+    let mut x: Vec<f32> = (-8000..8000).map(|i| i as f32 * 0.0025).collect();
+    x.extend((-300..300).map(|i| (i as f32 * 0.1).exp2() * if i % 2 == 0 { 1.0 } else { -1.0 }));
+    x
+}
+
+#[test]
+fn silu() {
+    let x = arguments();
+    let one = vec![1.0; x.len()];
+    let got = on_all("silu", |o| {
+        let mut out = vec![0.0; x.len()];
+        o.silu_mul(&x, &one, &mut out);
+        out
+    });
+    for (&x, &got) in x.iter().zip(&got) {
+        let want = f64::from(x) / (1.0 + (-f64::from(x)).exp());
+        if x > -87.0 {
+            assert!(ulps(got, want) < 4.0, "silu({x}) = {got}, not {want}");
+        } else {
+            // `exp` ends at e^88: x / e^88 stands for what is smaller still.
+            assert!(f64::from(got).abs() < 1e-37 * f64::from(-x), "silu({x}) = {got}");
+        }
+    }
+}
+
+#[test]
+fn gelu_tanh() {
+    let x = arguments();
+    let one = vec![1.0; x.len()];
+    let got = on_all("gelu", |o| {
+        let mut out = vec![0.0; x.len()];
+        o.gelu_tanh_mul(&x, &one, &mut out);
+        out
+    });
+    for (&x, &got) in x.iter().zip(&got) {
+        let d = f64::from(x);
+        // 1/2 (1 + tanh u) = 1 / (1 + e^-2u); the direct form cancels for u << 0 even in double precision.
+        let u = (2.0 / std::f64::consts::PI).sqrt() * (d + 0.044715 * d * d * d);
+        let want = d / (1.0 + (-2.0 * u).exp());
+        // The rounding of 2u, an ulp and more of it, is an absolute error of the exponent.
+        let bound = (4.0 + 5.0 * u.abs().min(90.0)) * 6e-8 * want.abs() + 1e-37 * d.abs();
+        assert!((f64::from(got) - want).abs() <= bound, "gelu({x}) = {got}, not {want}");
+    }
+}
+
+#[test]
+fn glu_multiplies_gate_and_up() {
+    for n in SIZES {
+        let mut rng = Rng::new(n as u64);
+        let (g, u) = (rng.normals(n), rng.normals(n));
+        let got = on_all("silu_mul", |o| {
+            let mut out = vec![0.0; n];
+            o.silu_mul(&g, &u, &mut out);
+            out
+        });
+        let want: Vec<f64> =
+            (0..n).map(|i| f64::from(g[i]) / (1.0 + (-f64::from(g[i])).exp()) * f64::from(u[i])).collect();
+        assert!(nmse(&got, &want) < 1e-13);
+        let got = on_all("gelu_tanh_mul", |o| {
+            let mut out = vec![0.0; n];
+            o.gelu_tanh_mul(&g, &u, &mut out);
+            out
+        });
+        let k = (2.0 / std::f64::consts::PI).sqrt();
+        let want: Vec<f64> = (0..n)
+            .map(|i| {
+                let x = f64::from(g[i]);
+                0.5 * x * (1.0 + (k * (x + 0.044715 * x * x * x)).tanh()) * f64::from(u[i])
+            })
+            .collect();
+        assert!(nmse(&got, &want) < 1e-13);
+    }
+}
+
+#[test]
+fn softcap() {
+    for cap in [30.0, 50.0, 1.0] {
+        let x = arguments();
+        let got = on_all("softcap", |o| {
+            let mut x = x.clone();
+            o.softcap(&mut x, cap);
+            x
+        });
+        for (&x, &got) in x.iter().zip(&got) {
+            let want = f64::from(cap) * (f64::from(x) / f64::from(cap)).tanh();
+            assert!(ulps(got, want) < 6.0, "softcap {cap} of {x}: {got}, not {want}");
+        }
+    }
+    for n in SIZES {
+        let x = Rng::new(n as u64).normals(n);
+        on_all("softcap", |o| {
+            let mut x = x.clone();
+            o.softcap(&mut x, 2.0);
+            x
+        });
+    }
+}
+
+#[test]
+fn rope_turns_pairs_and_keeps_the_rest() {
+    for (head_dim, dim) in [(2, 2), (16, 16), (64, 64), (80, 80), (80, 20), (128, 64), (33, 30), (8, 0)] {
+        let (heads, half, position) = (3, dim / 2, 70_001);
+        let x = Rng::new(head_dim as u64).normals(heads * head_dim);
+        let freq: Vec<f32> = (0..half).map(|i| 10_000f32.powf(-(i as f32) / half as f32)).collect();
+        let (mut cos, mut sin) = (vec![0.0; half], vec![0.0; half]);
+        rope_table(position, &freq, 1.25, &mut cos, &mut sin);
+        let got = on_all("rope", |o| {
+            let mut x = x.clone();
+            o.rope(&mut x, head_dim, &cos, &sin);
+            x
+        });
+        let mut want = f64s(&x);
+        for h in 0..heads {
+            for (i, f) in freq.iter().enumerate() {
+                let a = f64::from(position as f32 * f);
+                let (s, c) = (a.sin() * 1.25, a.cos() * 1.25);
+                let (p, q) = (h * head_dim + i, h * head_dim + half + i);
+                (want[p], want[q]) = (want[p] * c - want[q] * s, want[p] * s + want[q] * c);
+            }
+        }
+        assert!(nmse(&got, &want) < 1e-13, "{head_dim} {dim}: {}", nmse(&got, &want));
+        for h in 0..heads {
+            let rest = h * head_dim + 2 * half..(h + 1) * head_dim;
+            assert_eq!(got[rest.clone()], x[rest]);
+        }
+    }
+}
+
+#[test]
+fn rope_table_at_position_zero_is_identity() {
+    let (mut cos, mut sin) = ([0.0; 3], [1.0; 3]);
+    rope_table(0, &[1.0, 0.1, 0.01], 1.0, &mut cos, &mut sin);
+    assert_eq!((cos, sin), ([1.0; 3], [0.0; 3]));
+}
+
+#[test]
+fn conversions() {
+    for n in SIZES {
+        let mut rng = Rng::new(n as u64);
+        let x: Vec<f32> = (0..n).map(|_| rng.normal() * 10f32.powi(rng.below(14) as i32 - 8)).collect();
+        for o in all_ops() {
+            let mut half = vec![f16::ZERO; n];
+            o.to_f16(&x, &mut half);
+            let want: Vec<f16> = x.iter().map(|&v| f16::from_f32(v)).collect();
+            assert_eq!(half, want, "to_f16 on {}", o.isa());
+            let mut back = vec![0.0; n];
+            o.from_f16(&half, &mut back);
+            assert_eq!(back, half.iter().map(|v| v.to_f32()).collect::<Vec<_>>(), "from_f16 on {}", o.isa());
+            let brain: Vec<bf16> = x.iter().map(|&v| bf16::from_f32(v)).collect();
+            o.from_bf16(&brain, &mut back);
+            assert_eq!(
+                back,
+                brain.iter().map(|v| v.to_f32()).collect::<Vec<_>>(),
+                "from_bf16 on {}",
+                o.isa()
+            );
+        }
+    }
+}
+
+#[test]
+fn argmax() {
+    for n in [1, 2, 15, 16, 17, 500, 511, 512, 513, 5000] {
+        let mut rng = Rng::new(n as u64);
+        for _ in 0..8 {
+            // Few distinct values, so that equals occur.
+            let mut x: Vec<f32> = (0..n).map(|_| (rng.normal() * 3.0).round()).collect();
+            x[rng.below(n)] = f32::NAN;
+            let mut want = None;
+            for (i, &v) in x.iter().enumerate() {
+                if !v.is_nan() && want.is_none_or(|w: usize| v > x[w]) {
+                    want = Some(i);
+                }
+            }
+            for o in all_ops() {
+                assert_eq!(o.argmax(&x), want, "argmax of {n} on {}", o.isa());
+            }
+        }
+    }
+    for o in all_ops() {
+        assert_eq!(o.argmax(&[]), None);
+        assert_eq!(o.argmax(&[f32::NAN; 40]), None);
+        assert_eq!(o.argmax(&[f32::NEG_INFINITY; 700]), Some(0));
+    }
+}
+
+#[test]
+fn odd_values_are_the_same_on_every_isa() {
+    let mut rng = Rng::new(5);
+    for n in [14, 16, 33, 70] {
+        for _ in 0..50 {
+            let mut odd = |n: usize| -> Vec<f32> {
+                (0..n)
+                    .map(|_| if rng.below(3) == 0 { SPECIAL[rng.below(SPECIAL.len())] } else { rng.normal() })
+                    .collect()
+            };
+            let (x, y) = (odd(n), odd(n));
+            let out = |f: &dyn Fn(&mut [f32])| {
+                let mut out = x.clone();
+                f(&mut out);
+                out
+            };
+            on_all("rms_norm", |o| out(&|out| o.rms_norm(&x, &y, 1e-5, out)));
+            on_all("add", |o| out(&|out| o.add(out, &y)));
+            on_all("scale", |o| out(&|out| o.scale(out, -0.3)));
+            on_all("softcap", |o| out(&|out| o.softcap(out, 30.0)));
+            on_all("silu_mul", |o| out(&|out| o.silu_mul(&x, &y, out)));
+            on_all("gelu_tanh_mul", |o| out(&|out| o.gelu_tanh_mul(&x, &y, out)));
+            on_all("rope", |o| out(&|out| o.rope(out, n, &y[..n / 2], &y[n / 2..n / 2 * 2])));
+            on_all("f16", |o| {
+                let mut half = vec![f16::ZERO; n];
+                o.to_f16(&x, &mut half);
+                out(&|out| o.from_f16(&half, out))
+            });
+        }
+    }
+}
+
+#[test]
+fn nan_is_not_hidden() {
+    for o in all_ops() {
+        let (x, one) = ([f32::NAN], [1.0]);
+        let mut y = [0.0];
+        o.silu_mul(&x, &one, &mut y);
+        assert!(y[0].is_nan());
+        o.gelu_tanh_mul(&x, &one, &mut y);
+        assert!(y[0].is_nan());
+        let mut y = x;
+        o.softcap(&mut y, 30.0);
+        assert!(y[0].is_nan());
+    }
+}

@@ -10,6 +10,7 @@ use super::HubError;
 use super::cache::{Lock, create_parent};
 use super::http::{Answer, Failure, Http, Retry, header};
 use super::progress::{CancelFlag, Event, Progress};
+use super::quant::human_size;
 
 const BUFFER: usize = 256 << 10;
 
@@ -206,8 +207,12 @@ impl Partial {
         let file = File::options().create(true).truncate(false).read(true).write(true).open(&path);
         let file = file.map_err(HubError::io("open", &path))?;
         let mut partial = Self { file, path, hash: Sha256::new(), done: 0 };
-        if length(&job.partial) > job.size {
-            partial.restart(job)?;
+        match length(&job.partial) {
+            0 => {}
+            n if n > job.size => partial.restart(job)?,
+            n => {
+                progress.event(Event::Note(&format!("checking the {} that are here already", human_size(n))))
+            }
         }
         let mut buffer = vec![0; BUFFER];
         loop {
@@ -218,7 +223,6 @@ impl Partial {
             }
             partial.hash.update(&buffer[..n]);
             partial.done += n as u64;
-            progress.event(Event::Advance { file: &job.name, done: partial.done, total: job.size });
         }
     }
 

@@ -4,6 +4,7 @@
 use std::io::Read;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::Thread;
 use std::time::Duration;
 
 use ureq::http::{HeaderMap, Uri};
@@ -89,9 +90,10 @@ impl<'a> Http<'a> {
                     std::thread::park_timeout(POLL);
                 }
             });
-            let result = work(&http);
-            done.store(true, Ordering::Relaxed);
-            watcher.thread().unpark();
+            let result = {
+                let _end = End { done: &done, watcher: watcher.thread() };
+                work(&http)
+            };
             if cancel.is_cancelled() && result.is_err() { Err(HubError::Cancelled) } else { result }
         })
     }
@@ -160,6 +162,19 @@ impl<'a> Http<'a> {
             ureq::Error::BadUri(_) | ureq::Error::Http(_) => fatal(&uri.to_string(), reason),
             _ => Failure::Broken(reason),
         }
+    }
+}
+
+/// Lets the watcher go, also when the caller's progress callback panics.
+struct End<'a> {
+    done: &'a AtomicBool,
+    watcher: &'a Thread,
+}
+
+impl Drop for End<'_> {
+    fn drop(&mut self) {
+        self.done.store(true, Ordering::Relaxed);
+        self.watcher.unpark();
     }
 }
 

@@ -257,7 +257,9 @@ impl Hub {
         let remote = store::select(info, want)?;
         let mut jobs = Vec::with_capacity(remote.len());
         for file in &remote {
-            jobs.push(self.job(cache, want, pinned, info, file)?);
+            if !cache.snapshot(&info.commit).join(&file.path).exists() {
+                jobs.push(self.job(cache, want, pinned, info, file)?);
+            }
         }
         let missing: u64 = jobs.iter().map(Job::missing).sum();
         let origin = if missing > 0 {
@@ -266,15 +268,11 @@ impl Hub {
         } else {
             Origin::Cache
         };
-        let mut files = Vec::with_capacity(jobs.len());
-        for (job, file) in jobs.iter().zip(&remote) {
-            // A snapshot without links (Windows) holds the file itself.
-            let linked = cache.snapshot(&info.commit).join(&file.path);
-            if !linked.exists() {
-                download::fetch(http, job, progress, &|failure| api::explain(failure, &self.config, want))?;
-            }
-            files.push(cache.link(&info.commit, &file.path, &file.blob)?);
+        for job in &jobs {
+            download::fetch(http, job, progress, &|failure| api::explain(failure, &self.config, want))?;
         }
+        let links = remote.iter().map(|file| cache.link(&info.commit, &file.path, &file.blob));
+        let files = links.collect::<Result<_, _>>()?;
         cache.write_ref(want.revision(), &info.commit)?;
         Ok(ResolvedModel { files, origin })
     }

@@ -84,27 +84,32 @@ impl Hub {
             ModelRef::Hub(want) => self.remove_hub(want)?,
             ModelRef::Alias(name) => {
                 let entry = self.entry(name)?;
-                let mut freed = 0;
-                if let Some(file) = &entry.file {
-                    freed += remove_kept(&pip::kept_at(&self.config, file))?;
-                }
+                let mut freed = match &entry.file {
+                    Some(file) => remove_kept(&pip::kept_at(&self.config, file))?,
+                    None => None,
+                };
                 for source in &entry.sources {
-                    if let Source::Hub(reference) = source {
-                        freed += self.remove_hub(&hub_ref(reference)?)?;
+                    if let Source::Hub(reference) = source
+                        && let Some(bytes) = self.remove_hub(&hub_ref(reference)?)?
+                    {
+                        freed = Some(freed.unwrap_or(0) + bytes);
                     }
                 }
                 freed
             }
         };
-        if freed == 0 { Err(HubError::NotCached { name: model.to_string() }) } else { Ok(freed) }
+        freed.ok_or_else(|| HubError::NotCached { name: model.to_string() })
     }
 
-    fn remove_hub(&self, want: &HubRef) -> Result<u64, HubError> {
+    /// The bytes freed, which may be 0 where another revision shares the content; `None` when
+    /// there was nothing to remove.
+    fn remove_hub(&self, want: &HubRef) -> Result<Option<u64>, HubError> {
         let cache = RepoCache::new(&self.config.hub_cache, &want.repo);
         let commits = match &want.revision {
             Some(revision) => cache.commit(revision).into_iter().collect(),
             None => cache.commits(),
         };
+        let all = want.file.is_none() && want.quant.is_none();
         let mut doomed = Vec::new();
         for commit in commits {
             let files = cache.files(&commit);
@@ -114,14 +119,13 @@ impl Hub {
                 (None, None) => true,
             };
             let names: HashSet<_> = offered(&files).into_iter().filter(fits).flat_map(|c| c.files).collect();
-            let all = want.file.is_none() && want.quant.is_none();
             doomed.extend(files.into_iter().filter(|f| all || names.contains(&f.name)));
         }
-        let mut freed = 0;
-        if want.file.is_none() && want.quant.is_none() {
+        let mut freed = None;
+        if all {
             for partial in entries(&cache.root.join("blobs")) {
                 if partial.extension().is_some_and(|e| e == "incomplete") {
-                    freed += fs::metadata(&partial).map_or(0, |m| m.len());
+                    freed = Some(freed.unwrap_or(0) + fs::metadata(&partial).map_or(0, |m| m.len()));
                     fs::remove_file(&partial).map_err(HubError::io("remove", &partial))?;
                 }
             }
@@ -129,7 +133,7 @@ impl Hub {
         if doomed.is_empty() {
             return Ok(freed);
         }
-        Ok(freed + cache.remove(&doomed)?)
+        Ok(Some(freed.unwrap_or(0) + cache.remove(&doomed)?))
     }
 
     /// Reads a cached model's files again and compares their SHA-256 with what is known of them.
@@ -319,12 +323,12 @@ fn blob_hash(path: &Path) -> Option<String> {
     (in_blobs && name.len() == 64 && name.bytes().all(|b| b.is_ascii_hexdigit())).then(|| name.to_owned())
 }
 
-fn remove_kept(path: &Path) -> Result<u64, HubError> {
-    let Ok(meta) = fs::metadata(path) else { return Ok(0) };
+fn remove_kept(path: &Path) -> Result<Option<u64>, HubError> {
+    let Ok(meta) = fs::metadata(path) else { return Ok(None) };
     fs::remove_file(path).map_err(HubError::io("remove", path))?;
     if let Some(folder) = path.parent() {
         // Its folder has nothing else in it.
         let _ = fs::remove_dir(folder);
     }
-    Ok(meta.len())
+    Ok(Some(meta.len()))
 }

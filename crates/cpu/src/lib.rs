@@ -1,1 +1,304 @@
-//! stub
+//! The CPU backend: kinfer's own kernels on a thread team.
+//!
+//! A weight is packed at load ([`kinfer_kernels::pack`]); a stage of the forward is one entry of the [`Team`], inside which
+//! the workers split output rows or heads, so that epilogues (bias, norms, rotary embedding, cache write, gate, residual)
+//! need few barriers. Every output is computed in one order whatever the split, so results do not depend on the number
+//! of threads, on batch mates, or on how a prompt is cut into chunks.
+
+mod act;
+mod kv;
+pub mod machine;
+mod mem;
+mod stages;
+mod step;
+mod team;
+mod weight;
+
+pub use act::Act;
+pub use kinfer_kernels::isa::Isa;
+pub use kv::Kv;
+pub use step::Step;
+pub use team::{Team, Worker};
+pub use weight::Weight;
+
+use kinfer_core::backend::{AttnWeights, Backend, FfnWeights, Matrix, Scratch};
+use kinfer_core::{Activation, AttnSpec, Batch, Error, FfnSpec, Format, KvType, ModelSpec, Result, RopeSpec};
+use kinfer_kernels::ops::Ops;
+use kinfer_kernels::pack::Quantize;
+use mem::Arena;
+use std::ops::Range;
+use std::sync::PoisonError;
+use weight::Input;
+
+/// How products with quantised weights are computed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Numerics {
+    /// Activations in 8-bit blocks of 32, exact integer dot products: fast.
+    #[default]
+    Int8,
+    /// Weights dequantised to f32 at load, f32 activations: the reference, eight times the memory of 4-bit weights.
+    F32,
+}
+
+/// The CPU as a device.
+pub struct Cpu {
+    team: Team,
+    isa: Isa,
+    ops: &'static Ops,
+    quantize: Quantize,
+    numerics: Numerics,
+    arena: Arena,
+}
+
+impl Cpu {
+    /// A team of `threads` threads that computes with the kernels of `isa`.
+    ///
+    /// # Errors
+    /// [`Error::Device`] when this machine lacks `isa` or refuses the threads.
+    pub fn new(threads: usize, isa: Isa, numerics: Numerics) -> Result<Cpu> {
+        let fail = |reason: String| Error::Device { device: "cpu".into(), reason };
+        let missing = || fail(format!("this machine has no {isa}"));
+        let ops = Ops::new(isa).ok_or_else(missing)?;
+        let quantize = Quantize::new(isa).ok_or_else(missing)?;
+        let team = Team::new(threads).map_err(|e| fail(format!("starting {threads} threads: {e}")))?;
+        Ok(Cpu { team, isa, ops, quantize, numerics, arena: Arena::default() })
+    }
+}
+
+impl Backend for Cpu {
+    type Weight = Weight;
+    type Vector = Vec<f32>;
+    type Act = Act;
+    type Kv = Kv;
+    type Step = Step;
+
+    fn describe(&self) -> String {
+        let threads = match self.team.threads() {
+            1 => "1 thread".into(),
+            n => format!("{n} threads"),
+        };
+        let numerics = if self.numerics == Numerics::F32 { ", f32" } else { "" };
+        format!("cpu ({}, {threads}{numerics})", self.isa)
+    }
+
+    fn weight(&self, parts: &[Matrix<'_>]) -> Result<Weight> {
+        Weight::pack(parts, self.isa, self.numerics == Numerics::F32, &self.arena, &self.team)
+    }
+
+    fn weight_bytes(&self, rows: usize, cols: usize, format: Format) -> u64 {
+        weight::packed_bytes(rows, cols, format, self.numerics == Numerics::F32)
+    }
+
+    fn vector(&self, values: &[f32]) -> Result<Vec<f32>> {
+        Ok(values.to_vec())
+    }
+
+    fn act(&self, rows: usize, width: usize) -> Result<Act> {
+        Ok(Act::new(rows, width))
+    }
+
+    fn act_bytes(&self, rows: usize, width: usize) -> u64 {
+        Act::bytes(rows, width)
+    }
+
+    fn kv(&self, spec: &ModelSpec, blocks: usize, kind: KvType) -> Result<Kv> {
+        Kv::new(spec, blocks, kind, &self.arena)
+    }
+
+    fn kv_bytes(&self, spec: &ModelSpec, blocks: usize, kind: KvType) -> u64 {
+        Kv::bytes(spec, blocks, kind)
+    }
+
+    fn step(&self, spec: &ModelSpec, rows: usize, blocks: usize) -> Result<Step> {
+        Ok(Step::new(spec, rows, blocks, self.team.threads()))
+    }
+
+    fn begin(&self, step: &mut Step, ropes: &[RopeSpec], batch: &Batch) -> Result<()> {
+        step.begin(ropes, batch, &self.team);
+        Ok(())
+    }
+
+    fn embed(&self, step: &Step, table: &Weight, scale: f32, out: &mut Act) -> Result<()> {
+        out.shape(step.rows(), table.cols());
+        let view = out.view_mut();
+        self.team.run(|w| {
+            for r in w.share(step.rows()) {
+                // SAFETY: row `r` is this worker's.
+                let row = unsafe { view.row_mut(r, 0..view.width) };
+                table.dequantise_row(step.tokens[r] as usize, row);
+                self.ops.scale(row, scale);
+            }
+        });
+        Ok(())
+    }
+
+    fn rms_norm(&self, _step: &Step, x: &Act, weight: &Vec<f32>, eps: f32, out: &mut Act) -> Result<()> {
+        out.shape(x.rows(), x.width());
+        let view = out.view_mut();
+        self.team.run(|w| {
+            for r in w.share(x.rows()) {
+                // SAFETY: row `r` is this worker's.
+                self.ops.rms_norm(x.row(r), weight, eps, unsafe { view.row_mut(r, 0..view.width) });
+            }
+        });
+        Ok(())
+    }
+
+    fn rms_norm_heads(
+        &self,
+        _step: &Step,
+        x: &mut Act,
+        cols: Range<usize>,
+        weight: &Vec<f32>,
+        eps: f32,
+    ) -> Result<()> {
+        self.rows_mut(x, cols, |row, _| self.ops.rms_norm_heads(row, weight, eps));
+        Ok(())
+    }
+
+    fn linear(&self, _step: &Step, weight: &Weight, x: &Act, out: &mut Act) -> Result<()> {
+        out.shape(x.rows(), weight.rows());
+        let mut quant = x.quant.lock().unwrap_or_else(PoisonError::into_inner);
+        let input = Input { float: x.view(), quant: quant.view(x.width()) };
+        let out = out.view_mut();
+        self.team.run(|w| {
+            // SAFETY: rows are quantised each by one worker before the barrier, read after it; each output column is
+            // written by the one worker that has its group.
+            unsafe {
+                if weight.wants_quantised() {
+                    let rows = w.share(x.rows());
+                    weight::quantise_rows(self.quantize, input.float, input.quant, x.width(), rows);
+                    w.barrier();
+                }
+                weight.multiply(weight.share(w), input, x.rows(), out);
+            }
+        });
+        Ok(())
+    }
+
+    fn add_bias(&self, _step: &Step, x: &mut Act, bias: &Vec<f32>) -> Result<()> {
+        let cols = 0..x.width();
+        self.rows_mut(x, cols, |row, _| self.ops.add(row, bias));
+        Ok(())
+    }
+
+    fn add(&self, _step: &Step, x: &mut Act, y: &Act) -> Result<()> {
+        let cols = 0..x.width();
+        self.rows_mut(x, cols, |row, r| self.ops.add(row, y.row(r)));
+        Ok(())
+    }
+
+    fn rope(&self, step: &Step, x: &mut Act, cols: Range<usize>, head_dim: usize, rope: usize) -> Result<()> {
+        self.rows_mut(x, cols, |row, r| {
+            let (cos, sin) = step.rope(rope, r);
+            self.ops.rope(row, head_dim, cos, sin);
+        });
+        Ok(())
+    }
+
+    fn kv_write(&self, step: &Step, kv: &mut Kv, layer: usize, spec: &AttnSpec, qkv: &Act) -> Result<()> {
+        stages::kv_write(self, step, kv, layer, spec, qkv);
+        Ok(())
+    }
+
+    fn attend(
+        &self,
+        step: &mut Step,
+        kv: &Kv,
+        layer: usize,
+        spec: &AttnSpec,
+        qkv: &Act,
+        out: &mut Act,
+    ) -> Result<()> {
+        stages::attend(self, step, kv, layer, spec, qkv, out);
+        Ok(())
+    }
+
+    fn glu(&self, _step: &Step, act: Activation, x: &Act, out: &mut Act) -> Result<()> {
+        let hidden = x.width() / 2;
+        out.shape(x.rows(), hidden);
+        self.rows_mut(out, 0..hidden, |row, r| {
+            let (gate, up) = x.row(r).split_at(hidden);
+            self.glu_row(act, gate, up, row);
+        });
+        Ok(())
+    }
+
+    fn gather(&self, step: &Step, x: &Act, out: &mut Act) -> Result<()> {
+        out.shape(step.outputs.len(), x.width());
+        self.rows_mut(out, 0..x.width(), |row, r| row.copy_from_slice(x.row(step.outputs[r] as usize)));
+        Ok(())
+    }
+
+    fn softcap(&self, _step: &Step, x: &mut Act, cap: f32) -> Result<()> {
+        let cols = 0..x.width();
+        self.rows_mut(x, cols, |row, _| self.ops.softcap(row, cap));
+        Ok(())
+    }
+
+    fn read<'a>(&self, step: &'a mut Step, x: &'a Act) -> Result<&'a [f32]> {
+        if x.width() == x.stride() {
+            return Ok(&x.data()[..x.rows() * x.width()]);
+        }
+        step.compact.clear();
+        for r in 0..x.rows() {
+            step.compact.extend_from_slice(x.row(r));
+        }
+        Ok(&step.compact)
+    }
+
+    fn attn_in(
+        &self,
+        step: &mut Step,
+        spec: &AttnSpec,
+        w: &AttnWeights<Self>,
+        kv: &mut Kv,
+        layer: usize,
+        s: &mut Scratch<Self>,
+    ) -> Result<()> {
+        stages::attn_in(self, step, spec, w, kv, layer, s);
+        Ok(())
+    }
+
+    fn attn_out(
+        &self,
+        _step: &mut Step,
+        spec: &AttnSpec,
+        w: &AttnWeights<Self>,
+        s: &mut Scratch<Self>,
+    ) -> Result<()> {
+        stages::attn_out(self, spec, w, s);
+        Ok(())
+    }
+
+    fn ffn(
+        &self,
+        _step: &mut Step,
+        spec: &FfnSpec,
+        w: &FfnWeights<Self>,
+        s: &mut Scratch<Self>,
+    ) -> Result<()> {
+        stages::ffn(self, spec, w, s);
+        Ok(())
+    }
+}
+
+impl Cpu {
+    /// Calls `f` on columns `cols` of every row of `x`, rows split over the team.
+    fn rows_mut(&self, x: &mut Act, cols: Range<usize>, f: impl Fn(&mut [f32], usize) + Sync) {
+        let (rows, view) = (x.rows(), x.view_mut());
+        self.team.run(|w| {
+            for r in w.share(rows) {
+                // SAFETY: row `r` is this worker's.
+                f(unsafe { view.row_mut(r, cols.clone()) }, r);
+            }
+        });
+    }
+
+    fn glu_row(&self, act: Activation, gate: &[f32], up: &[f32], out: &mut [f32]) {
+        match act {
+            Activation::Silu => self.ops.silu_mul(gate, up, out),
+            Activation::GeluTanh => self.ops.gelu_tanh_mul(gate, up, out),
+        }
+    }
+}

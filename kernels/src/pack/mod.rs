@@ -118,6 +118,7 @@ impl Matmul {
     /// The packing is [`Packing::Quantised`]. `w` points to `groups` packed groups of `cols` columns; `x` holds `rows` rows of
     /// [`padded_cols`]`(cols)` columns; `y` has `rows` rows, `ldy` floats apart, with room for `16 * groups` floats
     /// each, which nothing else accesses meanwhile.
+    #[allow(clippy::too_many_arguments)]
     pub unsafe fn quantised(
         &self,
         w: *const u8,

@@ -1,0 +1,463 @@
+//! Fused stages. Each equals its default in [`kinfer_core::backend`] bit for bit; the backend suite compares them.
+
+use crate::act::{QuantView, View};
+use crate::kv::by_kind;
+use crate::step::ATTN_ROWS;
+use crate::team::Worker;
+use crate::weight::{Input, Weight, quantise_rows};
+use crate::{Act, Cpu, Kv, Step};
+use kinfer_core::backend::{AttnWeights, FfnWeights, Scratch};
+use kinfer_core::batch::BLOCK_LEN;
+use kinfer_core::{AttnSpec, FfnSpec};
+use kinfer_kernels::ops::{Attend, KvElem, KvRows, partial_len};
+use std::ops::Range;
+use std::sync::PoisonError;
+
+const _: () = assert!(BLOCK_LEN == kinfer_kernels::ops::BLOCK_LEN);
+
+/// Locks the 8-bit form of activations for the caller's stage.
+macro_rules! quant_view {
+    ($act:expr, $guard:ident) => {{
+        $guard = $act.quant.lock().unwrap_or_else(PoisonError::into_inner);
+        $guard.view($act.width())
+    }};
+}
+
+pub(crate) fn attn_in(
+    cpu: &Cpu,
+    step: &Step,
+    spec: &AttnSpec,
+    w: &AttnWeights<Cpu>,
+    kv: &mut Kv,
+    layer: usize,
+    s: &mut Scratch<Cpu>,
+) {
+    let AttnSpec { heads, kv_heads: _, head_dim, scale: _, window: _, softcap: _, rope, norm_eps } = spec;
+    let AttnWeights { norm, qkv, qkv_bias, q_norm, k_norm, out: _, out_bias: _, post_norm: _ } = w;
+    let rows = s.x.rows();
+    s.norm.shape(rows, s.x.width());
+    s.qkv.shape(rows, spec.qkv_dim());
+    let mut guard;
+    let (x, out) = (s.x.view(), s.qkv.view_mut());
+    let normed = s.norm.view_mut();
+    let input = Input { float: normed, quant: quant_view!(s.norm, guard) };
+    let kv = &*kv;
+    cpu.team.run(|worker| {
+        // SAFETY: rows are normed each by one worker, output columns written each by the worker that has their group,
+        // heads finished each by one worker; barriers lie between.
+        unsafe {
+            norm_rows(cpu, x, norm, *norm_eps, input, qkv, worker.share(rows));
+            worker.barrier();
+            let cols = qkv.multiply(qkv.share(worker), input, rows, out);
+            if let Some(bias) = qkv_bias {
+                add_bias(cpu, out, &bias[cols.clone()], rows, cols);
+            }
+            worker.barrier();
+            for unit in worker.share(rows * heads) {
+                let (r, h) = (unit / heads, unit % heads);
+                let head = out.row_mut(r, h * head_dim..(h + 1) * head_dim);
+                finish_head(cpu, step, head, q_norm.as_deref(), *norm_eps, *rope, r);
+            }
+            let kind = kv.kind();
+            by_kind!(kind, keys(cpu, step, spec, Some((k_norm.as_deref(), *rope)), kv, layer, out, worker));
+        }
+    });
+}
+
+/// Norm and rotary embedding of one head of row `r`.
+fn finish_head(
+    cpu: &Cpu,
+    step: &Step,
+    head: &mut [f32],
+    norm: Option<&[f32]>,
+    eps: f32,
+    rope: Option<usize>,
+    r: usize,
+) {
+    if let Some(weight) = norm {
+        cpu.ops.rms_norm_heads(head, weight, eps);
+    }
+    if let Some(rope) = rope {
+        let (cos, sin) = step.rope(rope, r);
+        cpu.ops.rope(head, head.len(), cos, sin);
+    }
+}
+
+/// A worker's share of the keys and values: with `finish`, norms and turns the keys first; then writes both to the cache.
+///
+/// # Safety
+/// `E` is the cache's element type; nobody else accesses the key and value columns of `qkv` or the positions written.
+#[allow(clippy::too_many_arguments)]
+unsafe fn keys<E: KvElem>(
+    cpu: &Cpu,
+    step: &Step,
+    spec: &AttnSpec,
+    finish: Option<(Option<&[f32]>, Option<usize>)>,
+    kv: &Kv,
+    layer: usize,
+    qkv: View,
+    worker: &Worker<'_>,
+) {
+    let cache = kv.layer(layer);
+    let dim = spec.head_dim;
+    for unit in worker.share(step.chunks.len() * spec.kv_heads) {
+        let ((run, first, n), j) = (step.chunks[unit / spec.kv_heads], unit % spec.kv_heads);
+        let (run, first, n) = (&step.runs[run as usize], first as usize, n as usize);
+        let k = spec.q_dim() + j * dim;
+        let v = k + spec.kv_dim();
+        let position = run.start + first - run.rows.start;
+        let block = step.table(run)[position / BLOCK_LEN];
+        // SAFETY: these columns of these rows, and this head of this block, are this worker's.
+        let head = unsafe { cache.head_mut::<E>(block, j) };
+        for r in first..first + n {
+            // SAFETY: as above.
+            let (key, value) = unsafe { (qkv.row_mut(r, k..k + dim), qkv.row(r, v..v + dim)) };
+            if let Some((norm, rope)) = finish {
+                finish_head(cpu, step, key, norm, spec.norm_eps, rope, r);
+            }
+            let slot = position % BLOCK_LEN + r - first;
+            let rows = KvRows { k: key, v: value, stride: dim, rows: 1, slot };
+            cpu.ops.kv_write(cache.layout, head, rows);
+        }
+    }
+}
+
+pub(crate) fn kv_write(cpu: &Cpu, step: &Step, kv: &mut Kv, layer: usize, spec: &AttnSpec, qkv: &Act) {
+    let kv = &*kv;
+    let view = qkv.view();
+    cpu.team.run(|worker| {
+        let kind = kv.kind();
+        // SAFETY: units are split over the workers; without `finish` the keys are only read.
+        unsafe { by_kind!(kind, keys(cpu, step, spec, None, kv, layer, view, worker)) }
+    });
+}
+
+pub(crate) fn attend(
+    cpu: &Cpu,
+    step: &mut Step,
+    kv: &Kv,
+    layer: usize,
+    spec: &AttnSpec,
+    qkv: &Act,
+    out: &mut Act,
+) {
+    out.shape(qkv.rows(), spec.q_dim());
+    let kind = kv.kind();
+    by_kind!(kind, attend_as(cpu, step, kv, layer, spec, qkv, out));
+}
+
+/// Attention, by items: the queries of one tile of rows and one KV head.
+///
+/// Where there are too few items to keep the team busy, as when one sequence decodes, their partitions are computed as items of
+/// their own, and merged after a barrier in the order in which an item computes them by itself.
+fn attend_as<E: KvElem>(
+    cpu: &Cpu,
+    step: &mut Step,
+    kv: &Kv,
+    layer: usize,
+    spec: &AttnSpec,
+    qkv: &Act,
+    out: &mut Act,
+) {
+    let AttnSpec { heads, kv_heads, head_dim, scale, window, softcap, rope: _, norm_eps: _ } = *spec;
+    let cache = kv.layer(layer);
+    // SAFETY: `E` is the cache's type; nobody writes the cache in this stage.
+    let elems = unsafe { cache.elems::<E>() };
+    let group = heads / kv_heads;
+    let out = out.view_mut();
+    let mut partials = std::mem::replace(&mut step.partials, crate::mem::Buffer::new(0));
+    let mut scratch = std::mem::take(&mut step.worker_scratch);
+    let step_ref = &*step;
+    let item = |i: usize| {
+        let ((run, first, n), kv_head) = (step_ref.tiles[i / kv_heads], i % kv_heads);
+        let (run, first) = (&step_ref.runs[run as usize], first as usize);
+        let a = Attend {
+            layout: cache.layout,
+            cache: elems,
+            table: step_ref.table(run),
+            kv_head,
+            group,
+            q: &qkv.data()[first * qkv.stride() + kv_head * group * head_dim..],
+            q_stride: qkv.stride(),
+            rows: n as usize,
+            start: run.start + first - run.rows.start,
+            window,
+            scale,
+            softcap,
+        };
+        (a, first)
+    };
+    let items = step.tiles.len() * kv_heads;
+    let threads = cpu.team.threads();
+    let len = partial_len(head_dim);
+    let pieces: usize = (0..items).map(|i| item(i).0.partitions().len()).sum();
+    let floats: usize = (0..items).map(|i| item(i).0).map(|a| a.partitions().len() * a.queries() * len).sum();
+    let split = threads > 1 && items < 2 * threads && pieces > items && floats <= partials.as_slice().len();
+
+    let pool = Scratches { ptr: scratch.as_mut_ptr(), len: scratch.len() };
+    let shared = View { ptr: partials.as_mut_slice().as_mut_ptr(), stride: 0, width: 0 };
+    cpu.team.run(|worker| {
+        // SAFETY: each worker has its own scratch.
+        let scratch = unsafe { pool.of(worker.id) };
+        if !split {
+            while let Some(i) = worker.claim(items) {
+                // The last rows of a prompt see the most keys: begin with them.
+                let (a, first) = item(items - 1 - i);
+                let n = a.queries() * len;
+                let (work, result) = scratch.split_at_mut(2 * ATTN_ROWS * group * len);
+                cpu.ops.attention(&a, &mut work[..2 * n], result, group * head_dim);
+                // SAFETY: this item's rows and columns are this worker's.
+                unsafe { put(result, &a, first, out) };
+            }
+            return;
+        }
+        while let Some(piece) = worker.claim(pieces) {
+            let (a, at, partition) = locate(items, piece, len, |i| item(i).0);
+            // SAFETY: each piece has its own part of the shared partial results.
+            let dst = unsafe { shared.row_mut(0, at..at + a.queries() * len) };
+            cpu.ops.attend(&a, partition, dst);
+        }
+        worker.barrier();
+        let mut at = 0;
+        for i in 0..items {
+            let (a, first) = item(i);
+            let n = a.queries() * len;
+            let end = at + a.partitions().len() * n;
+            if i % threads == worker.id {
+                // SAFETY: this item's partial results are this worker's after the barrier.
+                let (sum, rest) = unsafe { shared.row_mut(0, at..end) }.split_at_mut(n);
+                for next in rest.chunks_exact(n) {
+                    cpu.ops.merge(head_dim, sum, next);
+                }
+                cpu.ops.finish(head_dim, group, sum, scratch, group * head_dim);
+                // SAFETY: this item's rows and columns are this worker's.
+                unsafe { put(scratch, &a, first, out) };
+            }
+            at = end;
+        }
+    });
+    step.partials = partials;
+    step.worker_scratch = scratch;
+}
+
+/// Item, place of its partial results, and partition of a piece, pieces counted through all items.
+fn locate<'a, E: Copy>(
+    items: usize,
+    piece: usize,
+    len: usize,
+    item: impl Fn(usize) -> Attend<'a, E>,
+) -> (Attend<'a, E>, usize, usize) {
+    let (mut before, mut at, mut i) = (0, 0, 0);
+    loop {
+        let a = item(i);
+        let live = a.partitions();
+        if piece < before + live.len() || i + 1 == items {
+            let p = piece - before;
+            return (a, at + p * a.queries() * len, live.start + p);
+        }
+        before += live.len();
+        at += live.len() * a.queries() * len;
+        i += 1;
+    }
+}
+
+/// Copies an item's outputs, `[rows, group * head_dim]`, to their place.
+///
+/// # Safety
+/// Nobody else accesses them there meanwhile.
+unsafe fn put<E>(result: &[f32], a: &Attend<'_, E>, first: usize, out: View) {
+    let width = a.group * a.layout.head_dim;
+    for (r, row) in result.chunks_exact(width).take(a.rows).enumerate() {
+        // SAFETY: by this function's contract.
+        unsafe { out.row_mut(first + r, a.kv_head * width..(a.kv_head + 1) * width) }.copy_from_slice(row);
+    }
+}
+
+/// The scratch buffers of all workers.
+struct Scratches {
+    ptr: *mut crate::mem::Buffer<f32>,
+    len: usize,
+}
+// SAFETY: each worker takes its own buffer.
+unsafe impl Sync for Scratches {}
+impl Scratches {
+    /// # Safety
+    /// Only worker `id` asks for buffer `id`.
+    #[allow(clippy::mut_from_ref)] // by the contract
+    unsafe fn of(&self, id: usize) -> &mut [f32] {
+        assert!(id < self.len, "scratch of worker {id}");
+        // SAFETY: within the vector, and exclusive by the contract.
+        unsafe { (*self.ptr.add(id)).as_mut_slice() }
+    }
+}
+
+pub(crate) fn attn_out(cpu: &Cpu, spec: &AttnSpec, w: &AttnWeights<Cpu>, s: &mut Scratch<Cpu>) {
+    let AttnWeights { norm: _, qkv: _, qkv_bias: _, q_norm: _, k_norm: _, out, out_bias, post_norm } = w;
+    let rows = s.attn.rows();
+    s.proj.shape(rows, out.rows());
+    s.norm.shape(rows, out.rows());
+    let mut guard;
+    let input = Input { float: s.attn.view(), quant: quant_view!(s.attn, guard) };
+    let residual = Residual {
+        x: s.x.view_mut(),
+        proj: s.proj.view_mut(),
+        norm: s.norm.view_mut(),
+        bias: out_bias.as_deref(),
+        post_norm: post_norm.as_deref(),
+        eps: spec.norm_eps,
+    };
+    cpu.team.run(|worker| {
+        // SAFETY: rows are quantised each by one worker before the barrier; see `Residual::run`.
+        unsafe {
+            if out.wants_quantised() {
+                quantise_rows(cpu.quantize, input.float, input.quant, out.cols(), worker.share(rows));
+                worker.barrier();
+            }
+            residual.run(cpu, worker, out, input, rows);
+        }
+    });
+}
+
+pub(crate) fn ffn(cpu: &Cpu, spec: &FfnSpec, w: &FfnWeights<Cpu>, s: &mut Scratch<Cpu>) {
+    let FfnSpec { hidden, act, norm_eps } = *spec;
+    let FfnWeights { norm, gate_up, down, post_norm } = w;
+    let rows = s.x.rows();
+    s.norm.shape(rows, s.x.width());
+    s.gate_up.shape(rows, 2 * hidden);
+    s.hidden.shape(rows, hidden);
+    s.proj.shape(rows, down.rows());
+    let (x, both, gated) = (s.x.view_mut(), s.gate_up.view_mut(), s.hidden.view_mut());
+    let (mut guard, mut hidden_guard);
+    let normed = s.norm.view_mut();
+    let input = Input { float: normed, quant: quant_view!(s.norm, guard) };
+    let inner = Input { float: gated, quant: quant_view!(s.hidden, hidden_guard) };
+    let residual = Residual {
+        x,
+        proj: s.proj.view_mut(),
+        norm: normed,
+        bias: None,
+        post_norm: post_norm.as_deref(),
+        eps: norm_eps,
+    };
+    // Gate, up and 8-bit form of the same 32 columns can be one worker's when every block of 32 is two whole groups.
+    let local = hidden.is_multiple_of(32) && gate_up.whole_groups();
+    cpu.team.run(|worker| {
+        // SAFETY: rows are normed each by one worker; hidden columns belong to the worker that computes gate and up of them
+        // (or, if not local, rows after a barrier); see `Residual::run`.
+        unsafe {
+            norm_rows(cpu, x, norm, norm_eps, input, gate_up, worker.share(rows));
+            worker.barrier();
+            let gate = |cols: Range<usize>, rows: Range<usize>| {
+                for r in rows {
+                    let up = both.row(r, hidden + cols.start..hidden + cols.end);
+                    cpu.glu_row(act, both.row(r, cols.clone()), up, gated.row_mut(r, cols.clone()));
+                    if down.wants_quantised() {
+                        quantise_part(cpu, gated, inner.quant, r, cols.clone(), hidden);
+                    }
+                }
+            };
+            if local {
+                let blocks = worker.share(hidden / 32);
+                let (groups, up) = (2 * blocks.start..2 * blocks.end, hidden / 16);
+                gate_up.multiply(groups.clone(), input, rows, both);
+                gate_up.multiply(groups.start + up..groups.end + up, input, rows, both);
+                gate(32 * blocks.start..32 * blocks.end, 0..rows);
+            } else {
+                gate_up.multiply(gate_up.share(worker), input, rows, both);
+                worker.barrier();
+                gate(0..hidden, worker.share(rows));
+            }
+            worker.barrier();
+            residual.run(cpu, worker, down, inner, rows);
+        }
+    });
+}
+
+/// Quantises columns `cols` of row `r`; the row's padding too, for whoever has its end.
+///
+/// # Safety
+/// The columns are the caller's alone; `cols` begins at a multiple of 32 and ends at one or at `width`.
+unsafe fn quantise_part(cpu: &Cpu, x: View, q: QuantView, r: usize, cols: Range<usize>, width: usize) {
+    if cols.is_empty() {
+        return;
+    }
+    let end = if cols.end == width { q.padded() } else { cols.end };
+    // SAFETY: by this function's contract.
+    unsafe {
+        let (ints, meta) = q.part_mut(r, cols.start, end - cols.start);
+        cpu.quantize.row(x.row(r, cols), ints, meta);
+    }
+}
+
+/// Norms rows of `x` into the input of `weight`.
+///
+/// # Safety
+/// The rows are the caller's alone.
+unsafe fn norm_rows(
+    cpu: &Cpu,
+    x: View,
+    norm: &[f32],
+    eps: f32,
+    input: Input,
+    weight: &Weight,
+    rows: Range<usize>,
+) {
+    for r in rows {
+        // SAFETY: by this function's contract.
+        unsafe {
+            cpu.ops.rms_norm(x.row(r, 0..x.width), norm, eps, input.float.row_mut(r, 0..x.width));
+            if weight.wants_quantised() {
+                quantise_rows(cpu.quantize, input.float, input.quant, x.width, r..r + 1);
+            }
+        }
+    }
+}
+
+/// Adds columns of a bias to all rows.
+///
+/// # Safety
+/// The columns are the caller's alone.
+unsafe fn add_bias(cpu: &Cpu, out: View, bias: &[f32], rows: usize, cols: Range<usize>) {
+    for r in 0..rows {
+        // SAFETY: by this function's contract.
+        cpu.ops.add(unsafe { out.row_mut(r, cols.clone()) }, bias);
+    }
+}
+
+/// The end of a block: `x += norm(weight . input + bias)`.
+struct Residual<'a> {
+    x: View,
+    proj: View,
+    norm: View,
+    bias: Option<&'a [f32]>,
+    post_norm: Option<&'a [f32]>,
+    eps: f32,
+}
+
+impl Residual<'_> {
+    /// # Safety
+    /// Inputs are complete; no other work on `x`, `proj` and `norm` goes on. Output columns are written by the worker that
+    /// has their group; with a post-norm, whole rows each by one worker after a barrier.
+    unsafe fn run(&self, cpu: &Cpu, worker: &Worker<'_>, weight: &Weight, input: Input, rows: usize) {
+        // SAFETY: by this function's contract.
+        unsafe {
+            let cols = weight.multiply(weight.share(worker), input, rows, self.proj);
+            if let Some(bias) = self.bias {
+                add_bias(cpu, self.proj, &bias[cols.clone()], rows, cols.clone());
+            }
+            let Some(post_norm) = self.post_norm else {
+                for r in 0..rows {
+                    cpu.ops.add(self.x.row_mut(r, cols.clone()), self.proj.row(r, cols.clone()));
+                }
+                return;
+            };
+            worker.barrier();
+            let width = 0..weight.rows();
+            for r in worker.share(rows) {
+                let normed = self.norm.row_mut(r, width.clone());
+                cpu.ops.rms_norm(self.proj.row(r, width.clone()), post_norm, self.eps, normed);
+                cpu.ops.add(self.x.row_mut(r, width.clone()), normed);
+            }
+        }
+    }
+}

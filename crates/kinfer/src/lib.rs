@@ -32,6 +32,10 @@ pub use device::Device;
 pub use engine::{Engine, EngineBuilder, Generation};
 pub use error::{Error, ErrorKind, Result};
 pub use kinfer_core::{KvType, ModelSpec};
+/// Names of models to files: the Hugging Face hub, the caches, the catalogue's other sources.
+pub use kinfer_load::hub;
+/// The built-in catalogue of short model names.
+pub use kinfer_models::catalog;
 pub use kinfer_gen::{
     CancelToken, Done, Event, Finish, LengthLimit, Limits, Logprob, Params, Reasoning, Request, Sampling,
     SamplingOverrides, StopCause, Timings, TokenLogprobs, Usage, Vocabulary,

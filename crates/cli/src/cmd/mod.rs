@@ -1,0 +1,10 @@
+pub mod bench;
+pub mod completions;
+pub mod doctor;
+pub mod list;
+pub mod pull;
+pub mod rm;
+pub mod run;
+pub mod score;
+pub mod show;
+pub mod tokenize;

@@ -1,0 +1,185 @@
+//! From what the user wrote to a loaded model: shared by all commands that need one.
+
+use crate::ctx::Ctx;
+use crate::exit::CliError;
+use crate::progress::{self, Downloads};
+use anyhow::Context;
+use kinfer::hub::{Hub, HubConfig, ModelRef, ResolvedModel};
+use kinfer::{Device, KvType, LoadOptions, Model, Numerics};
+use std::path::PathBuf;
+use std::sync::Arc;
+
+/// How a model is written, for `--help`.
+pub const MODEL_HELP: &str = "\
+MODEL is one of
+  a short name                 smollm2, gemma3:270m (`kinfer list --all` shows them)
+  a repository on the hub      user/repo[:QUANT][@revision], also with hf.co/ in front
+  a file in a repository       user/repo/path/file.gguf
+  a file on this machine       ./model.gguf";
+
+/// The hub with the user's settings.
+pub fn hub(ctx: &Ctx) -> anyhow::Result<Hub> {
+    let mut config = HubConfig::from_env();
+    config.offline |= ctx.offline;
+    Ok(Hub::new(config, kinfer::catalog::builtin()?))
+}
+
+/// The model that a name means; none is the catalogue's default.
+pub fn parse(hub: &Hub, name: Option<&str>) -> anyhow::Result<ModelRef> {
+    Ok(ModelRef::parse(name.unwrap_or(&hub.catalog().default)).map_err(kinfer::hub::HubError::from)?)
+}
+
+/// Finds a model's files, and fetches them where they are not on this machine.
+pub fn resolve(ctx: &Ctx, name: Option<&str>) -> anyhow::Result<ResolvedModel> {
+    let hub = hub(ctx)?;
+    let wanted = parse(&hub, name)?;
+    let (cancel, _working) = ctx.interrupt.download();
+    let found = hub.resolve(&wanted, &mut Downloads::new(ctx), &cancel)?;
+    ctx.detail(&format!("model: {} ({})", found.files[0].display(), found.origin));
+    Ok(found)
+}
+
+/// How a model is loaded.
+#[derive(clap::Args, Default)]
+#[command(next_help_heading = "Model and device")]
+pub struct LoadArgs {
+    /// Run on this device: auto, cpu, candle
+    #[arg(long, env = "KINFER_DEVICE", value_name = "NAME", default_value = "auto", value_parser = device)]
+    pub device: Device,
+    /// Threads that compute [default: one per physical core]
+    #[arg(short, long, env = "KINFER_THREADS", value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
+    pub threads: Option<u16>,
+    /// Instruction set instead of the best one: scalar, avx2, avx512vnni, ...
+    #[arg(long, env = "KINFER_ISA", value_name = "NAME")]
+    pub isa: Option<String>,
+    /// How the CPU computes: int8 is fast, f32 exact and slow
+    #[arg(long, env = "KINFER_NUMERICS", value_name = "KIND", default_value = "int8")]
+    pub numerics: NumericsArg,
+    /// Pre-tokenizer by name, instead of the one that the model file names
+    #[arg(long, env = "KINFER_PRE", value_name = "NAME")]
+    pub pre: Option<String>,
+    /// Chat template in Jinja, instead of the model's
+    #[arg(long, env = "KINFER_CHAT_TEMPLATE", value_name = "JINJA", conflicts_with = "chat_template_file")]
+    pub chat_template: Option<String>,
+    /// Chat template from a file
+    #[arg(long, env = "KINFER_CHAT_TEMPLATE_FILE", value_name = "FILE")]
+    pub chat_template_file: Option<PathBuf>,
+}
+
+fn device(name: &str) -> Result<Device, String> {
+    Device::parse(name).map_err(|e| e.to_string())
+}
+
+/// [`Numerics`] on the command line.
+#[derive(Clone, Copy, Debug, Default, clap::ValueEnum)]
+pub enum NumericsArg {
+    /// Quantised weights by 8-bit activations
+    #[default]
+    Int8,
+    /// Single precision activations
+    F32,
+}
+
+impl LoadArgs {
+    /// Finds, fetches and loads a model.
+    pub fn load(&self, ctx: &Ctx, name: Option<&str>) -> anyhow::Result<Arc<Model>> {
+        // A wrong device or template must not cost a download first.
+        if let Some(reason) = self.device.unavailable() {
+            let device = self.device.name().to_owned();
+            return Err(kinfer::Error::Device { device, reason: reason.to_owned() }.into());
+        }
+        let chat_template = self.template()?;
+        let found = resolve(ctx, name)?;
+        let options = LoadOptions {
+            device: self.device,
+            threads: self.threads.map(usize::from),
+            isa: self.isa.clone(),
+            numerics: match self.numerics {
+                NumericsArg::Int8 => Numerics::Int8,
+                NumericsArg::F32 => Numerics::F32,
+            },
+            chat_template,
+            pre_tokenizer: self.pre.clone(),
+            progress: progress::loading(ctx),
+        };
+        Ok(Model::load(&found.files[0], options)?)
+    }
+
+    fn template(&self) -> anyhow::Result<Option<String>> {
+        if let Some(path) = &self.chat_template_file {
+            let text = std::fs::read_to_string(path)
+                .with_context(|| format!("the chat template {} cannot be read", path.display()))?;
+            return Ok(Some(text));
+        }
+        match &self.chat_template {
+            Some(text) if !text.contains("{{") && !text.contains("{%") => Err(CliError::usage(format!(
+                "--chat-template takes a template in Jinja, and `{text}` has nothing of it; kinfer has no templates \
+                 by name. The model's own one is used without this option; --chat-template-file reads one from a file"
+            ))),
+            other => Ok(other.clone()),
+        }
+    }
+}
+
+/// Element type of the cache, on the command line.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
+pub enum KvArg {
+    /// Half precision
+    #[default]
+    F16,
+    /// Single precision
+    F32,
+}
+
+/// An engine's sizes.
+#[derive(clap::Args, Default)]
+#[command(next_help_heading = "Model and device")]
+pub struct EngineArgs {
+    /// Context length: most tokens of prompt and answer together [default: the model's, at most 4096]
+    #[arg(short, long, env = "KINFER_CTX_SIZE", value_name = "N", value_parser = size)]
+    pub ctx_size: Option<usize>,
+    /// Most prompt tokens computed between two tokens of a running generation
+    #[arg(short, long, env = "KINFER_BATCH_SIZE", value_name = "N", default_value = "2048", value_parser = size)]
+    pub batch_size: usize,
+    /// Most tokens computed at once, also written -ub
+    #[arg(long, env = "KINFER_UBATCH_SIZE", value_name = "N", default_value = "512", value_parser = size)]
+    pub ubatch_size: usize,
+    /// Element type of cached keys, also written -ctk
+    #[arg(long, env = "KINFER_CACHE_TYPE_K", value_name = "TYPE", default_value = "f16")]
+    pub cache_type_k: KvArg,
+    /// Element type of cached values, also written -ctv
+    #[arg(long, env = "KINFER_CACHE_TYPE_V", value_name = "TYPE", default_value = "f16")]
+    pub cache_type_v: KvArg,
+}
+
+fn size(text: &str) -> Result<usize, String> {
+    match text.parse() {
+        Ok(0) => Err("it must be at least 1".into()),
+        Ok(n) => Ok(n),
+        Err(e) => Err(format!("{e}")),
+    }
+}
+
+impl EngineArgs {
+    /// An engine of this model.
+    pub fn engine(&self, model: Arc<Model>) -> anyhow::Result<kinfer::Engine> {
+        let mut builder = kinfer::Engine::builder()
+            .model(model)
+            .batch(self.batch_size)
+            .ubatch(self.ubatch_size)
+            .kv(self.kv()?);
+        if let Some(tokens) = self.ctx_size {
+            builder = builder.context(tokens);
+        }
+        Ok(builder.build()?)
+    }
+
+    /// The cache's element type.
+    pub fn kv(&self) -> anyhow::Result<KvType> {
+        match (self.cache_type_k, self.cache_type_v) {
+            (KvArg::F16, KvArg::F16) => Ok(KvType::F16),
+            (KvArg::F32, KvArg::F32) => Ok(KvType::F32),
+            _ => Err(CliError::usage("cached keys and values have one type: give -ctk and -ctv the same")),
+        }
+    }
+}

@@ -332,7 +332,12 @@ fn cancelling_ends_even_a_silent_download() {
     let seen = cancel.clone();
     let mut progress = |event: Event<'_>| {
         if matches!(event, Event::Advance { done: 60_000, .. }) {
-            seen.cancel();
+            // Later, so that the download is waiting for bytes by then.
+            let cancel = seen.clone();
+            std::thread::spawn(move || {
+                std::thread::sleep(Duration::from_millis(300));
+                cancel.cancel();
+            });
         }
     };
     let start = Instant::now();

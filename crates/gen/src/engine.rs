@@ -5,7 +5,7 @@ use crate::scheduler::{Chunk, Scheduler};
 use crate::sequence::{Sequence, Tools};
 use crate::{Error, Event, Limits, Request, Result, ScoreRequest, TokenLogprobs, Vocabulary};
 use kinfer_core::batch::BLOCK_LEN;
-use kinfer_core::{Batch, Runner};
+use kinfer_core::{Batch, Runner, RunnerLimits};
 use std::sync::Arc;
 use std::sync::mpsc::Sender;
 
@@ -18,6 +18,27 @@ pub struct Options {
     pub batch: usize,
     /// Most sequences that run side by side.
     pub parallel: usize,
+}
+
+impl Options {
+    /// Checks that an engine with these options can work on a runner with such limits.
+    ///
+    /// # Errors
+    /// [`Error::Param`] for a cache smaller than the context, a batch smaller than the number of sequences, or a limit
+    /// of 0.
+    pub fn check(&self, runner: &RunnerLimits) -> Result<()> {
+        let at_least = |name, expected, got: usize, min: usize| match got >= min {
+            true => Ok(()),
+            false => Err(Error::Param { name, expected, got: got.to_string() }),
+        };
+        let blocks = self.limits.context.div_ceil(BLOCK_LEN);
+        at_least("context", "at least 2 tokens", self.limits.context, 2)?;
+        at_least("parallel", "at least 1", self.parallel, 1)?;
+        at_least("batch", "at least the number of parallel sequences", self.batch, self.parallel)?;
+        at_least("micro-batch", "at least 1", runner.rows, 1)?;
+        at_least("outputs", "at least 1", runner.outputs, 1)?;
+        at_least("cache blocks", "enough for one whole context", runner.blocks, blocks)
+    }
 }
 
 /// Runs requests on one runner. Does nothing by itself: every [`Engine::step`] is called from outside.
@@ -42,22 +63,11 @@ impl Engine {
     /// An engine on `runner`.
     ///
     /// # Errors
-    /// [`Error::Param`] for options that cannot work: a cache smaller than the context, a batch smaller than the
-    /// number of sequences, or a limit of 0.
+    /// See [`Options::check`].
     pub fn new(runner: Box<dyn Runner>, vocab: Arc<dyn Vocabulary>, options: Options) -> Result<Self> {
-        let Options { limits, batch, parallel } = options;
         let of = runner.limits();
-        let at_least = |name, expected, got: usize, min: usize| match got >= min {
-            true => Ok(()),
-            false => Err(Error::Param { name, expected, got: got.to_string() }),
-        };
-        at_least("context", "at least 2 tokens", limits.context, 2)?;
-        at_least("parallel", "at least 1", parallel, 1)?;
-        at_least("batch", "at least the number of parallel sequences", batch, parallel)?;
-        at_least("micro-batch", "at least 1", of.rows, 1)?;
-        at_least("outputs", "at least 1", of.outputs, 1)?;
-        let blocks = limits.context.div_ceil(BLOCK_LEN);
-        at_least("cache", "at least as many blocks as the context has", of.blocks, blocks)?;
+        options.check(&of)?;
+        let Options { limits, batch, parallel } = options;
         Ok(Self {
             eog: (0..limits.vocab as u32).filter(|&id| vocab.is_eog(id)).collect(),
             scheduler: Scheduler::new(of.blocks, batch, parallel),

@@ -422,7 +422,7 @@ fn a_request_for_another_engine_is_refused() {
 fn options_that_cannot_work_are_refused() {
     let limits = Limits { context: 512, vocab: VOCAB };
     for (name, rows, outputs, blocks, batch, parallel) in [
-        ("cache", 8, 8, 15, 8, 8),
+        ("cache blocks", 8, 8, 15, 8, 8),
         ("batch", 8, 8, 16, 7, 8),
         ("parallel", 8, 8, 16, 8, 0),
         ("outputs", 8, 0, 16, 8, 8),

@@ -1,20 +1,46 @@
 //! An engine: one running state of a model, on its own thread.
 
-use crate::{Error, Message, Model, Result, Session, Thinking};
-use kinfer_core::KvType;
-use kinfer_gen::{CancelToken, Event, Limits, Params, Request, Sampling, TokenLogprobs};
+use crate::worker::Worker;
+use crate::{Error, Message, Model, Plan, Result, Session, Thinking};
+use kinfer_core::batch::BLOCK_LEN;
+use kinfer_core::{KvType, ModelSpec, RunnerLimits};
+use kinfer_gen::{
+    CancelToken, Event, Limits, Options, Params, Request, Sampling, ScoreRequest, TokenLogprobs,
+};
 use std::sync::Arc;
+use std::sync::mpsc::Receiver;
+
+/// Default context length, where the model was trained for as much.
+const DEFAULT_CONTEXT: usize = 4096;
+/// Default rows of a micro-batch: enough to keep matrix units busy, and a cancelled prompt ends soon.
+const DEFAULT_UBATCH: usize = 512;
+/// Rows of logits that an engine has memory for: one per parallel sequence, and for scoring at least these, since the
+/// output head is slow row by row. At a vocabulary of 262144 that is 16 MiB.
+const DEFAULT_OUTPUTS: usize = 16;
 
 /// A running state of a [`Model`]: its cache of keys and values and the thread that computes. Generations run side by
 /// side in one batch. Clones are handles to the same engine; dropping the last one stops its thread.
 #[derive(Clone)]
 pub struct Engine {
     model: Arc<Model>,
-    limits: Limits,
+    worker: Arc<Worker>,
+    options: Options,
+    limits: RunnerLimits,
+}
+
+impl std::fmt::Debug for Engine {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Self { model, worker: _, options, limits } = self;
+        f.debug_struct("Engine")
+            .field("model", model)
+            .field("options", options)
+            .field("limits", limits)
+            .finish()
+    }
 }
 
 /// Options of an [`Engine`].
-#[derive(Clone, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct EngineBuilder {
     model: Option<Arc<Model>>,
     context: Option<usize>,
@@ -38,13 +64,13 @@ impl EngineBuilder {
         self
     }
 
-    /// Most prompt tokens computed between two tokens of a running generation. Default 2048.
+    /// Most tokens computed between two tokens of a running generation. Default: one micro-batch.
     pub fn batch(mut self, tokens: usize) -> Self {
         self.batch = Some(tokens);
         self
     }
 
-    /// Most tokens computed at once, the grain of cancellation. Default 512.
+    /// Most tokens computed at once, the micro-batch: the grain of cancellation. Never more than a batch. Default 512.
     pub fn ubatch(mut self, tokens: usize) -> Self {
         self.ubatch = Some(tokens);
         self
@@ -68,15 +94,66 @@ impl EngineBuilder {
         self
     }
 
+    /// The runner's limits for these options.
+    fn runner_limits(&self, spec: &ModelSpec) -> Result<(Options, RunnerLimits)> {
+        let context = self.context.unwrap_or(spec.context.min(DEFAULT_CONTEXT));
+        if context > spec.context {
+            return Err(Error::Usage(format!(
+                "a context of {context} tokens was asked for; the model was trained for {}",
+                spec.context
+            )));
+        }
+        let parallel = self.parallel.unwrap_or(1);
+        let all = context.div_ceil(BLOCK_LEN).checked_mul(parallel);
+        let blocks = self.cache_tokens.map(|t| t.div_ceil(BLOCK_LEN)).or(all);
+        let Some(blocks) = blocks.filter(|&b| u32::try_from(b).is_ok()) else {
+            return Err(Error::Usage(format!(
+                "{parallel} sequences of {context} tokens are too many to count"
+            )));
+        };
+        let rows = self.ubatch.unwrap_or(DEFAULT_UBATCH.min(blocks.saturating_mul(BLOCK_LEN)));
+        let batch = self.batch.unwrap_or(rows.max(parallel));
+        let rows = rows.min(batch);
+        let outputs = parallel.max(DEFAULT_OUTPUTS).min(rows);
+        let options = Options { limits: Limits { context, vocab: spec.vocab }, batch, parallel };
+        let limits = RunnerLimits { rows, outputs, blocks, kv: self.kv };
+        options.check(&limits)?;
+        Ok((options, limits))
+    }
+
+    /// Memory that the engine would take, its model included. Allocates nothing.
+    ///
+    /// # Errors
+    /// [`Error::Usage`] or [`Error::Generate`] for an option that is missing or not legal.
+    pub fn plan(&self) -> Result<Plan> {
+        let model = self.model.as_ref().ok_or_else(no_model)?;
+        let (_, limits) = self.runner_limits(model.spec())?;
+        Ok(model.plan_for(&limits))
+    }
+
     /// Allocates the engine's memory and starts its thread.
     ///
     /// # Errors
-    /// [`Error::Usage`] for an option that is missing or not legal, [`Error::Memory`] when it does not fit.
+    /// [`Error::Usage`] or [`Error::Generate`] for an option that is missing or not legal, [`Error::Memory`] when it
+    /// does not fit.
     pub fn build(self) -> Result<Engine> {
-        let model = self.model.ok_or_else(|| Error::Usage("an engine needs a model".into()))?;
-        let limits = Limits { context: self.context.unwrap_or(4096), vocab: model.spec().vocab };
-        Ok(Engine { model, limits })
+        let model = self.model.as_ref().ok_or_else(no_model)?;
+        let (options, limits) = self.runner_limits(model.spec())?;
+        let plan = model.plan_for(&limits);
+        let needed = plan.kv + plan.scratch;
+        if let Some(available) = plan.available.filter(|&a| a < needed) {
+            let Limits { context, .. } = options.limits;
+            let what = format!("an engine for {} sequences of {context} tokens", options.parallel);
+            return Err(Error::Memory { what, needed, available });
+        }
+        let runner = model.inner().clone().runner(limits)?;
+        let engine = kinfer_gen::Engine::new(runner, model.vocabulary(), options)?;
+        Ok(Engine { worker: Arc::new(Worker::start(engine)?), model: model.clone(), options, limits })
     }
+}
+
+fn no_model() -> Error {
+    Error::Usage("an engine needs a model".into())
 }
 
 impl Engine {
@@ -92,7 +169,12 @@ impl Engine {
 
     /// What requests are validated against: context length and vocabulary.
     pub fn limits(&self) -> Limits {
-        self.limits
+        self.options.limits
+    }
+
+    /// Memory that it takes, its model included.
+    pub fn plan(&self) -> Plan {
+        self.model.plan_for(&self.limits)
     }
 
     /// kinfer's default sampling, with the values that the model file asks for.
@@ -105,12 +187,14 @@ impl Engine {
     /// # Errors
     /// [`Error::Generate`]: see [`Request::new`].
     pub fn request(&self, prompt: Vec<u32>, params: Params) -> Result<Request> {
-        Ok(Request::new(prompt, params, self.limits)?)
+        Ok(Request::new(prompt, params, self.limits())?)
     }
 
     /// Starts a generation. Dropping the [`Generation`] cancels it.
     pub fn generate(&self, request: Request) -> Generation {
-        Generation { cancel: request.cancel_token(), prompt: request.prompt().to_vec() }
+        let (cancel, prompt) = (request.cancel_token(), request.prompt().to_vec());
+        let events = Some(self.worker.generate(request));
+        Generation { events, cancel, prompt, _engine: self.clone() }
     }
 
     /// Continues a text as it is, without a chat template.
@@ -118,7 +202,7 @@ impl Engine {
     /// # Errors
     /// As [`Engine::request`], or when the text cannot be encoded.
     pub fn complete(&self, text: &str, params: Params) -> Result<Generation> {
-        Ok(self.generate(self.request(self.model.encode(text, true)?, params)?))
+        Ok(self.generate(self.request(self.model.encode(text)?, params)?))
     }
 
     /// Answers a conversation. `params.reasoning` is set from the chat template.
@@ -141,16 +225,21 @@ impl Engine {
     /// # Errors
     /// As [`Engine::request`]; a text may fill the whole context.
     pub fn score(&self, ids: &[u32], top: usize) -> Result<Vec<TokenLogprobs>> {
-        let _ = (ids, top);
-        Err(Error::Usage("scoring is not connected yet".into()))
+        let request = ScoreRequest::new(ids.to_vec(), top, self.limits())?;
+        Ok(self.worker.score(request).recv().map_err(|_| kinfer_gen::Error::Stopped)??)
     }
 }
 
 /// A running generation: an iterator of its events, which blocks until the next one. It ends after
 /// [`Event::Done`] or an error. Dropping it cancels the generation.
+#[derive(Debug)]
 pub struct Generation {
+    /// `None` after the end.
+    events: Option<Receiver<kinfer_gen::Result<Event>>>,
     cancel: CancelToken,
     prompt: Vec<u32>,
+    /// Keeps the thread alive.
+    _engine: Engine,
 }
 
 impl Generation {
@@ -183,6 +272,16 @@ impl Iterator for Generation {
     type Item = Result<Event>;
 
     fn next(&mut self) -> Option<Self::Item> {
-        None
+        let event = self.events.as_ref()?.recv().unwrap_or(Err(kinfer_gen::Error::Stopped));
+        if matches!(event, Ok(Event::Done(_)) | Err(_)) {
+            self.events = None;
+        }
+        Some(event.map_err(Error::from))
+    }
+}
+
+impl Drop for Generation {
+    fn drop(&mut self) {
+        self.cancel.cancel();
     }
 }

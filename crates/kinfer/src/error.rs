@@ -1,5 +1,11 @@
 //! One error for the whole library.
 
+use kinfer_load::gguf::{GgufError, Problem};
+use kinfer_load::hub::{CatalogError, HubError};
+use kinfer_load::tokenizer::TokenizerError;
+use std::io;
+use std::path::PathBuf;
+
 /// What loading, building an engine or generating can fail with.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -13,6 +19,18 @@ pub enum Error {
     /// The model could not be built, or its device failed.
     #[error(transparent)]
     Model(#[from] kinfer_core::Error),
+    /// A model file cannot be read.
+    #[error(transparent)]
+    Gguf(#[from] GgufError),
+    /// The tokenizer cannot be built, or a text not be encoded.
+    #[error(transparent)]
+    Tokenizer(#[from] TokenizerError),
+    /// A model cannot be found or fetched.
+    #[error(transparent)]
+    Hub(#[from] HubError),
+    /// A catalogue of models cannot be read.
+    #[error(transparent)]
+    Catalog(#[from] CatalogError),
     /// The requested device cannot be used.
     #[error("device `{device}` is not available: {reason}")]
     Device {
@@ -35,19 +53,19 @@ pub enum Error {
         available: u64,
     },
     /// A file could not be read or written.
-    #[error("{path}: {source}")]
+    #[error("{}: {source}", path.display())]
     Io {
         /// The file.
-        path: std::path::PathBuf,
+        path: PathBuf,
         /// The system's error.
-        source: std::io::Error,
+        source: io::Error,
     },
-    /// A saved conversation cannot be read.
+    /// A conversation cannot be written as JSON, or read from it.
     #[error("not a saved conversation: {0}")]
     Transcript(#[from] serde_json::Error),
     /// A thread of the library could not be started.
     #[error("a thread could not be started: {0}")]
-    Thread(std::io::Error),
+    Thread(io::Error),
 }
 
 /// The result of a library call.
@@ -77,8 +95,8 @@ impl Error {
         use kinfer_core::Error as C;
         use kinfer_gen::Error as G;
         match self {
-            Error::Usage(_) | Error::Transcript(_) => ErrorKind::Usage,
-            Error::Generate(G::Logits { .. } | G::Step(_) | G::Stopped) => ErrorKind::Runtime,
+            Error::Usage(_) | Error::Transcript(_) | Error::Catalog(_) => ErrorKind::Usage,
+            Error::Generate(G::Logits { .. } | G::Step(_) | G::Stopped | G::Cancelled) => ErrorKind::Runtime,
             Error::Generate(_) => ErrorKind::Usage,
             Error::Model(
                 C::MissingTensor { .. } | C::Shape { .. } | C::Metadata { .. } | C::Unsupported { .. },
@@ -86,8 +104,18 @@ impl Error {
             Error::Model(C::OutOfMemory { .. }) | Error::Memory { .. } => ErrorKind::Memory,
             Error::Model(C::Device { .. }) | Error::Device { .. } => ErrorKind::Device,
             Error::Model(C::Batch(_) | C::Backend { .. }) => ErrorKind::Runtime,
-            Error::Io { source, .. } if source.kind() == std::io::ErrorKind::NotFound => ErrorKind::NotFound,
-            Error::Io { .. } | Error::Thread(_) => ErrorKind::Runtime,
+            Error::Gguf(GgufError { problem: Problem::Io { source, .. }, .. }) => of_io(source),
+            Error::Gguf(_) | Error::Tokenizer(_) => ErrorKind::BadModel,
+            Error::Hub(_) => ErrorKind::NotFound,
+            Error::Io { source, .. } => of_io(source),
+            Error::Thread(_) => ErrorKind::Runtime,
         }
+    }
+}
+
+fn of_io(error: &io::Error) -> ErrorKind {
+    match error.kind() {
+        io::ErrorKind::NotFound => ErrorKind::NotFound,
+        _ => ErrorKind::Runtime,
     }
 }

@@ -27,18 +27,19 @@ mod engine;
 mod error;
 mod model;
 mod session;
+mod vocab;
+mod worker;
 
 pub use device::Device;
 pub use engine::{Engine, EngineBuilder, Generation};
 pub use error::{Error, ErrorKind, Result};
 pub use kinfer_core::{KvType, ModelSpec};
-/// Names of models to files: the Hugging Face hub, the caches, the catalogue's other sources.
-pub use kinfer_load::hub;
-/// The built-in catalogue of short model names.
-pub use kinfer_models::catalog;
 pub use kinfer_gen::{
     CancelToken, Done, Event, Finish, LengthLimit, Limits, Logprob, Params, Reasoning, Request, Sampling,
     SamplingOverrides, StopCause, Timings, TokenLogprobs, Usage, Vocabulary,
 };
+pub use kinfer_load::{gguf, hub, tokenizer};
+/// The built-in catalogue of short model names.
+pub use kinfer_models::catalog;
 pub use model::{LoadOptions, Model, Numerics, Plan, Progress};
 pub use session::{Message, Reply, Role, Session, Thinking};

@@ -1,8 +1,10 @@
 //! A loaded model.
 
-use crate::{Device, Error, Result};
-use kinfer_core::{KvType, ModelSpec};
-use kinfer_gen::SamplingOverrides;
+use crate::vocab::Vocab;
+use crate::{Device, Engine, Error, Result};
+use kinfer_core::{KvType, ModelSpec, RunnerLimits};
+use kinfer_gen::{SamplingOverrides, Vocabulary};
+use kinfer_load::tokenizer::{Encode, Tokenizer};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -42,6 +44,7 @@ pub struct LoadOptions {
 pub struct Model {
     path: PathBuf,
     inner: Arc<dyn kinfer_core::Model>,
+    tokenizer: Arc<Tokenizer>,
     defaults: SamplingOverrides,
 }
 
@@ -115,25 +118,50 @@ impl Model {
         &self.defaults
     }
 
-    /// Memory for an engine with one sequence of `context` tokens.
-    pub fn plan(&self, context: usize, kv: KvType) -> Plan {
-        let _ = (context, kv);
-        Plan { weights: self.weight_bytes(), kv: 0, scratch: 0, available: None }
-    }
-
-    /// The token ids of `text`, with the tokens that the model wants at the beginning (`special`: control tokens
-    /// written out in the text become themselves).
+    /// Memory for an engine with one sequence of `context` tokens and default batches.
     ///
     /// # Errors
-    /// When the tokenizer cannot encode the text.
-    pub fn encode(&self, text: &str, special: bool) -> Result<Vec<u32>> {
-        let _ = (text, special);
-        Err(Error::Usage("the tokenizer is not connected yet".into()))
+    /// As [`crate::EngineBuilder::build`] for a context that is not legal.
+    pub fn plan(self: &Arc<Self>, context: usize, kv: KvType) -> Result<Plan> {
+        Engine::builder().model(self.clone()).context(context).kv(kv).plan()
     }
 
-    /// The text of `ids`; bytes that are no UTF-8 become U+FFFD.
-    pub fn decode(&self, ids: &[u32]) -> String {
-        let _ = ids;
-        String::new()
+    pub(crate) fn plan_for(&self, limits: &RunnerLimits) -> Plan {
+        // All of the cache is in the blocks: what a runner with one block takes more than one without.
+        let of = |blocks| self.inner.runner_bytes(&RunnerLimits { blocks, ..*limits });
+        let scratch = of(0);
+        let kv = of(limits.blocks).saturating_sub(scratch);
+        Plan { weights: self.weight_bytes(), kv, scratch, available: kinfer_cpu::machine::available_memory() }
+    }
+
+    pub(crate) fn inner(&self) -> &Arc<dyn kinfer_core::Model> {
+        &self.inner
+    }
+
+    /// Its tokenizer.
+    pub fn tokenizer(&self) -> &Tokenizer {
+        &self.tokenizer
+    }
+
+    pub(crate) fn vocabulary(&self) -> Arc<dyn Vocabulary> {
+        Arc::new(Vocab(self.tokenizer.clone()))
+    }
+
+    /// The token ids of a raw prompt: control tokens written out in `text` become themselves, and BOS comes first where
+    /// the model wants it.
+    ///
+    /// # Errors
+    /// [`Error::Tokenizer`].
+    pub fn encode(&self, text: &str) -> Result<Vec<u32>> {
+        let options = Encode { special: true, bos: None, eos: Some(false) };
+        Ok(self.tokenizer.encode(text, options)?)
+    }
+
+    /// The text of `ids` without control tokens; bytes that are no UTF-8 become U+FFFD.
+    ///
+    /// # Errors
+    /// [`Error::Tokenizer`] for an id outside the vocabulary.
+    pub fn decode(&self, ids: &[u32]) -> Result<String> {
+        Ok(String::from_utf8_lossy(&self.tokenizer.decode(ids, true)?).into_owned())
     }
 }

@@ -50,6 +50,7 @@ pub enum Thinking {
 }
 
 /// A conversation with its history. The keys and values of earlier turns are reused from the engine's cache.
+#[derive(Clone, Debug)]
 pub struct Session {
     engine: Engine,
     messages: Vec<Message>,
@@ -92,7 +93,7 @@ impl Session {
     pub fn send(&mut self, text: impl Into<String>) -> Result<Reply<'_>> {
         self.messages.push(Message::new(Role::User, text));
         match self.engine.chat(&self.messages, self.thinking, self.params.clone()) {
-            Ok(generation) => Ok(Reply { session: self, generation }),
+            Ok(generation) => Ok(Reply::new(self, generation)),
             Err(e) => {
                 self.messages.pop();
                 Err(e)
@@ -100,15 +101,16 @@ impl Session {
         }
     }
 
-    /// Takes back the last reply and starts another one with the same message. `None`: there is no reply yet.
+    /// Replaces the last reply by another one to the same message. `None`: nothing was said yet. With a seed in
+    /// [`Session::params`] the reply will be the same.
     ///
     /// # Errors
-    /// As [`Session::send`].
+    /// As [`Session::send`]; the last reply stays.
     pub fn regenerate(&mut self) -> Result<Option<Reply<'_>>> {
-        match self.undo() {
-            Some(message) => self.send(message.content).map(Some),
-            None => Ok(None),
-        }
+        let Some(last) = self.messages.iter().rposition(|m| m.role == Role::User) else { return Ok(None) };
+        let generation = self.engine.chat(&self.messages[..=last], self.thinking, self.params.clone())?;
+        self.messages.truncate(last + 1);
+        Ok(Some(Reply::new(self, generation)))
     }
 
     /// Takes back the last message of the person and the reply to it. Returns the message.
@@ -162,10 +164,20 @@ impl Session {
     }
 }
 
-/// A reply as it comes: an iterator of its events. When it ends, or is dropped, its text joins the history.
+/// A reply as it comes: an iterator of its events. When it ends, fails, is cancelled or dropped, what came until then
+/// joins the history.
+#[derive(Debug)]
 pub struct Reply<'a> {
     session: &'a mut Session,
     generation: Generation,
+    /// What came until now; `None` once it has joined the history.
+    message: Option<Message>,
+}
+
+impl<'a> Reply<'a> {
+    fn new(session: &'a mut Session, generation: Generation) -> Self {
+        Self { session, generation, message: Some(Message::new(Role::Assistant, "")) }
+    }
 }
 
 impl Reply<'_> {
@@ -179,9 +191,20 @@ impl Reply<'_> {
         self.generation.prompt_ids()
     }
 
-    /// The conversation, this reply not included until its end.
-    pub fn session(&self) -> &Session {
-        self.session
+    /// Waits for the end and returns the answer's text without the thinking.
+    ///
+    /// # Errors
+    /// The generation's error.
+    pub fn text(mut self) -> Result<String> {
+        self.try_for_each(|event| event.map(drop))?;
+        Ok(self.session.messages.last().map(|m| m.content.clone()).unwrap_or_default())
+    }
+
+    fn commit(&mut self) {
+        if let Some(mut message) = self.message.take() {
+            message.reasoning.truncate(message.reasoning.trim_end().len());
+            self.session.messages.push(message);
+        }
     }
 }
 
@@ -189,6 +212,21 @@ impl Iterator for Reply<'_> {
     type Item = Result<Event>;
 
     fn next(&mut self) -> Option<Self::Item> {
-        self.generation.next()
+        let event = self.generation.next();
+        match (&event, &mut self.message) {
+            (Some(Ok(Event::Text { text, thinking })), Some(message)) => match thinking {
+                true => message.reasoning.push_str(text),
+                false => message.content.push_str(text),
+            },
+            (None | Some(Err(_) | Ok(Event::Done(_))), _) => self.commit(),
+            _ => {}
+        }
+        event
+    }
+}
+
+impl Drop for Reply<'_> {
+    fn drop(&mut self) {
+        self.commit();
     }
 }

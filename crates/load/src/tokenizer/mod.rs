@@ -8,6 +8,7 @@ mod bpe;
 mod bytes;
 mod error;
 mod merge;
+mod metadata;
 mod pre;
 mod spec;
 mod special;

@@ -4,10 +4,11 @@ use clap::error::{ContextKind, ContextValue, ErrorKind};
 use std::ffi::OsString;
 
 /// Short flags of several letters, which clap would read as one letter and its value.
-const LONG_FORM: [(&str, &str); 8] = [
+const LONG_FORM: [(&str, &str); 9] = [
     ("-sys", "--system-prompt"),
     ("-sysf", "--system-prompt-file"),
     ("-ub", "--ubatch-size"),
+    ("-np", "--parallel"),
     ("-dev", "--device"),
     ("-ctk", "--cache-type-k"),
     ("-ctv", "--cache-type-v"),

@@ -2,12 +2,15 @@
 #![deny(clippy::print_stdout, clippy::print_stderr)] // both panic on a closed pipe; see `term`
 
 mod argv;
+mod bandwidth;
 mod cmd;
 mod ctx;
 mod exit;
 mod interrupt;
 mod model;
 mod progress;
+mod system;
+mod table;
 mod term;
 
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};

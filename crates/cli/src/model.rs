@@ -66,7 +66,7 @@ pub struct LoadArgs {
     pub chat_template_file: Option<PathBuf>,
 }
 
-fn device(name: &str) -> Result<Device, String> {
+pub fn device(name: &str) -> Result<Device, String> {
     Device::parse(name).map_err(|e| e.to_string())
 }
 
@@ -131,6 +131,23 @@ pub enum KvArg {
     F32,
 }
 
+impl From<KvArg> for KvType {
+    fn from(kind: KvArg) -> Self {
+        match kind {
+            KvArg::F16 => KvType::F16,
+            KvArg::F32 => KvType::F32,
+        }
+    }
+}
+
+/// The name of an element type of the cache.
+pub fn kv_name(kind: KvType) -> &'static str {
+    match kind {
+        KvType::F16 => "f16",
+        KvType::F32 => "f32",
+    }
+}
+
 /// An engine's sizes.
 #[derive(clap::Args, Default)]
 #[command(next_help_heading = "Model and device")]
@@ -152,7 +169,7 @@ pub struct EngineArgs {
     pub cache_type_v: KvArg,
 }
 
-fn size(text: &str) -> Result<usize, String> {
+pub fn size(text: &str) -> Result<usize, String> {
     match text.parse() {
         Ok(0) => Err("it must be at least 1".into()),
         Ok(n) => Ok(n),

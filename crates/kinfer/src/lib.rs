@@ -34,6 +34,8 @@ pub use device::Device;
 pub use engine::{Engine, EngineBuilder, Generation};
 pub use error::{Error, ErrorKind, Result};
 pub use kinfer_core::{KvType, ModelSpec};
+/// Facts about this machine, and the instruction sets that the CPU's kernels come in.
+pub use kinfer_cpu::{Isa, machine};
 pub use kinfer_gen::{
     CancelToken, Done, Event, Finish, LengthLimit, Limits, Logprob, Params, Reasoning, Request, Sampling,
     SamplingOverrides, StopCause, Timings, TokenLogprobs, Usage, Vocabulary,
@@ -43,3 +45,9 @@ pub use kinfer_load::{gguf, hub, tokenizer};
 pub use kinfer_models::catalog;
 pub use model::{LoadOptions, Model, Numerics, Plan, Progress};
 pub use session::{Message, Reply, Role, Session, Thinking};
+
+/// Single steps of a model, below the engine: for benchmarks and for tests of numerics.
+pub mod step {
+    pub use kinfer_core::batch::BLOCK_LEN;
+    pub use kinfer_core::{Batch, Logits, Run, Runner, RunnerLimits};
+}

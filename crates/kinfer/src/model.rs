@@ -2,7 +2,7 @@
 
 use crate::vocab::Vocab;
 use crate::{Device, Engine, Error, Result};
-use kinfer_core::{KvType, ModelSpec, RunnerLimits};
+use kinfer_core::{KvType, ModelSpec, Runner, RunnerLimits};
 use kinfer_gen::{SamplingOverrides, Vocabulary};
 use kinfer_load::tokenizer::{Encode, Tokenizer};
 use std::path::{Path, PathBuf};
@@ -132,6 +132,14 @@ impl Model {
         let scratch = of(0);
         let kv = of(limits.blocks).saturating_sub(scratch);
         Plan { weights: self.weight_bytes(), kv, scratch, available: kinfer_cpu::machine::available_memory() }
+    }
+
+    /// A runner of single steps with its own cache, below the engine: for benchmarks and for tests of numerics.
+    ///
+    /// # Errors
+    /// [`Error::Model`] when the cache or the scratch does not fit in memory.
+    pub fn runner(&self, limits: RunnerLimits) -> Result<Box<dyn Runner>> {
+        Ok(self.inner.clone().runner(limits)?)
     }
 
     pub(crate) fn inner(&self) -> &Arc<dyn kinfer_core::Model> {

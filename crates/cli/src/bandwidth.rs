@@ -1,0 +1,115 @@
+//! How fast memory can be read: what bounds the speed of decoding, which reads all weights for every token.
+
+use std::hint::black_box;
+use std::sync::Barrier;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+
+/// A measured read bandwidth.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Bandwidth {
+    /// Threads that read side by side.
+    pub threads: usize,
+    /// Bytes per second, all threads together, in 10^9.
+    pub gb_per_s: f64,
+}
+
+/// Bytes to read by default: much larger than the last-level cache of desktop processors.
+pub const DEFAULT_BYTES: u64 = 256 << 20;
+
+/// Bytes that a thread takes at a time.
+const PIECE: usize = 1 << 20;
+
+/// Reads `bytes` of memory with 1, 2, 4, … and `max_threads` threads for about `time` in all, and gives the best pass of
+/// each: other programs can only make a pass slower.
+pub fn measure(bytes: usize, max_threads: usize, time: Duration) -> Vec<Bandwidth> {
+    let max_threads = max_threads.max(1);
+    let share = (bytes / 8 / max_threads).max(1);
+    // Fresh memory is slow to touch, so all threads fill it.
+    let parts: Vec<Vec<u64>> = thread::scope(|s| {
+        let threads: Vec<_> = (0..max_threads).map(|_| s.spawn(move || vec![1_u64; share])).collect();
+        threads.into_iter().filter_map(|t| t.join().ok()).collect()
+    });
+    let pieces: Vec<&[u64]> = parts.iter().flat_map(|part| part.chunks(PIECE / 8)).collect();
+    let mut counts: Vec<usize> =
+        std::iter::successors(Some(1), |t| Some(t * 2)).take_while(|&t| t < max_threads).collect();
+    counts.push(max_threads);
+    let each = time / counts.len() as u32;
+    counts
+        .into_iter()
+        .map(|threads| Bandwidth { threads, gb_per_s: best_pass(&pieces, threads, each) })
+        .collect()
+}
+
+/// The best of the passes over all of `pieces` that begin within `time`, in GB/s.
+fn best_pass(pieces: &[&[u64]], threads: usize, time: Duration) -> f64 {
+    let bytes = pieces.iter().map(|p| size_of_val(*p)).sum::<usize>() as f64;
+    let end = Instant::now() + time;
+    let mut best = 0_f64;
+    while best == 0.0 || Instant::now() < end {
+        let barrier = Barrier::new(threads + 1);
+        let next = AtomicUsize::new(0);
+        let read = || {
+            barrier.wait();
+            let mut total = 0_u64;
+            while let Some(piece) = pieces.get(next.fetch_add(1, Ordering::Relaxed)) {
+                total = total.wrapping_add(sum(piece));
+            }
+            black_box(total);
+            barrier.wait();
+        };
+        let seconds = thread::scope(|s| {
+            for _ in 0..threads {
+                s.spawn(read);
+            }
+            barrier.wait();
+            let start = Instant::now();
+            barrier.wait();
+            start.elapsed().as_secs_f64()
+        });
+        best = best.max(bytes / seconds / 1e9);
+    }
+    best
+}
+
+/// The wrapping sum of all values. Four streams at a time: one core reaches more of the memory's bandwidth when it
+/// waits for several places at once.
+fn sum(values: &[u64]) -> u64 {
+    const LANES: usize = 8;
+    let quarter = values.len() / 4 / LANES * LANES;
+    let (streams, rest) = values.split_at(4 * quarter);
+    let (a, b) = streams.split_at(2 * quarter);
+    let ((a, b), (c, d)) = (a.split_at(quarter), b.split_at(quarter));
+    let mut sums = [[0_u64; LANES]; 4];
+    let chunks = a.chunks_exact(LANES).zip(b.chunks_exact(LANES));
+    let chunks = chunks.zip(c.chunks_exact(LANES).zip(d.chunks_exact(LANES)));
+    for ((a, b), (c, d)) in chunks {
+        for (sums, chunk) in sums.iter_mut().zip([a, b, c, d]) {
+            for (sum, value) in sums.iter_mut().zip(chunk) {
+                *sum = sum.wrapping_add(*value);
+            }
+        }
+    }
+    sums.iter().flatten().chain(rest).fold(0, |all, &v| all.wrapping_add(v))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reads_every_value_once() {
+        for len in [0, 1, 7, 32, 33, 1000, 4096] {
+            let values: Vec<u64> = (0..len).collect();
+            assert_eq!(sum(&values), values.iter().sum::<u64>(), "{len} values");
+        }
+    }
+
+    #[test]
+    fn measures_doubling_thread_counts() {
+        let got = measure(1 << 20, 3, Duration::from_millis(3));
+        assert_eq!(got.iter().map(|b| b.threads).collect::<Vec<_>>(), [1, 2, 3]);
+        assert!(got.iter().all(|b| b.gb_per_s.is_finite() && b.gb_per_s > 0.0), "{got:?}");
+    }
+}

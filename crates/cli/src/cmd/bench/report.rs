@@ -1,0 +1,283 @@
+//! The results of `kinfer bench` as a table, JSON or CSV.
+
+use super::measure::{Case, Kind, Run};
+use crate::system;
+use crate::table::Table;
+use kinfer::hub::human_size;
+use kinfer::{KvType, Model};
+use serde_json::{Value, json};
+use std::fmt::Write;
+use std::time::Duration;
+
+/// Form of the results.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum Format {
+    /// For people
+    Table,
+    /// One JSON object, with the rate of every repetition
+    Json,
+    /// One line for each test, after a line of column names
+    Csv,
+}
+
+/// The tests of one model with one number of threads.
+pub struct Group {
+    /// The model as the user wrote it.
+    pub name: String,
+    path: String,
+    device: String,
+    threads: Option<u16>,
+    kv: &'static str,
+    weight_bytes: u64,
+    bytes_per_token: u64,
+    load: Duration,
+    /// Its results.
+    pub tests: Vec<Measured>,
+}
+
+impl Group {
+    /// A group without results.
+    pub fn new(name: &str, model: &Model, threads: Option<u16>, kv: KvType, load: Duration) -> Self {
+        Self {
+            name: name.into(),
+            path: model.path().display().to_string(),
+            device: model.device(),
+            threads,
+            kv: crate::model::kv_name(kv),
+            weight_bytes: model.weight_bytes(),
+            bytes_per_token: model.bytes_per_token(),
+            load,
+            tests: Vec::new(),
+        }
+    }
+}
+
+/// A test's result.
+#[derive(Debug, PartialEq)]
+pub struct Measured {
+    /// The test.
+    pub case: Case,
+    /// Tokens per second of each repetition.
+    rates: Vec<f64>,
+    /// Bytes of weights read per second at the median rate, in 10^9.
+    gb_per_s: f64,
+    /// Whether all repetitions gave the same tokens.
+    pub same_tokens: bool,
+}
+
+impl Measured {
+    /// Sums up the repetitions.
+    pub fn new(case: Case, runs: &[Run], bytes_per_token: u64) -> Self {
+        let rate = |r: &Run| case.all_tokens() as f64 / r.time.as_secs_f64().max(1e-9);
+        let rates: Vec<f64> = runs.iter().map(rate).collect();
+        let steps_per_s = median(&rates) * case.steps() as f64 / case.all_tokens() as f64;
+        let same_tokens = runs.windows(2).all(|w| w[0].tokens == w[1].tokens);
+        Self { case, rates, gb_per_s: steps_per_s * bytes_per_token as f64 / 1e9, same_tokens }
+    }
+
+    fn mean(&self) -> f64 {
+        self.rates.iter().sum::<f64>() / self.rates.len().max(1) as f64
+    }
+
+    /// Of a sample: divided by the count less one.
+    fn standard_deviation(&self) -> f64 {
+        let mean = self.mean();
+        let squares: f64 = self.rates.iter().map(|r| (r - mean).powi(2)).sum();
+        if self.rates.len() < 2 { 0.0 } else { (squares / (self.rates.len() - 1) as f64).sqrt() }
+    }
+
+    fn min(&self) -> f64 {
+        self.rates.iter().copied().fold(f64::INFINITY, f64::min)
+    }
+
+    fn max(&self) -> f64 {
+        self.rates.iter().copied().fold(0.0, f64::max)
+    }
+}
+
+fn median(values: &[f64]) -> f64 {
+    let mut sorted = values.to_vec();
+    sorted.sort_by(f64::total_cmp);
+    let n = sorted.len();
+    match n {
+        0 => 0.0,
+        _ if n % 2 == 1 => sorted[n / 2],
+        _ => (sorted[n / 2 - 1] + sorted[n / 2]) / 2.0,
+    }
+}
+
+impl Format {
+    /// The results in this form.
+    pub fn write(self, groups: &[Group]) -> anyhow::Result<String> {
+        match self {
+            Format::Table => Ok(table(groups)),
+            Format::Json => Ok(serde_json::to_string_pretty(&json(groups))? + "\n"),
+            Format::Csv => Ok(csv(groups)),
+        }
+    }
+}
+
+fn table(groups: &[Group]) -> String {
+    let mut out = format!("kinfer {}, {}, {}\n", version(), system::cpu_name(), system::os());
+    for g in groups {
+        let (weights, token) = (human_size(g.weight_bytes), human_size(g.bytes_per_token));
+        let load = g.load.as_secs_f64();
+        let _ = write!(
+            out,
+            "\n{} on {}: {weights} of weights, {token} read for a token, loaded in {load:.2} s\n",
+            g.name, g.device
+        );
+        let mut table = Table::new(["test", ">tok/s", "", ">median", ">min", ">max", ">GB/s"]);
+        for t in &g.tests {
+            let number = |n: f64| if n < 100.0 { format!("{n:.2}") } else { format!("{n:.1}") };
+            table.row([
+                t.case.to_string(),
+                number(t.mean()),
+                format!("± {}", number(t.standard_deviation())),
+                number(median(&t.rates)),
+                number(t.min()),
+                number(t.max()),
+                format!("{:.2}", t.gb_per_s),
+            ]);
+        }
+        let _ = write!(out, "{table}");
+    }
+    out
+}
+
+fn version() -> &'static str {
+    env!("CARGO_PKG_VERSION")
+}
+
+fn kind(case: &Case) -> &'static str {
+    match case.kind {
+        Kind::Prefill => "prefill",
+        Kind::Decode => "decode",
+    }
+}
+
+fn json(groups: &[Group]) -> Value {
+    let results: Vec<Value> = groups
+        .iter()
+        .flat_map(|g| {
+            g.tests.iter().map(move |t| {
+                json!({
+                    "model": g.name,
+                    "path": g.path,
+                    "device": g.device,
+                    "threads": g.threads,
+                    "kv_type": g.kv,
+                    "weight_bytes": g.weight_bytes,
+                    "bytes_per_token": g.bytes_per_token,
+                    "load_s": g.load.as_secs_f64(),
+                    "test": t.case.to_string(),
+                    "kind": kind(&t.case),
+                    "tokens": t.case.tokens,
+                    "depth": t.case.depth,
+                    "parallel": t.case.parallel,
+                    "ubatch": t.case.ubatch,
+                    "tokens_per_s": {
+                        "mean": t.mean(),
+                        "median": median(&t.rates),
+                        "min": t.min(),
+                        "max": t.max(),
+                        "stddev": t.standard_deviation(),
+                        "samples": t.rates,
+                    },
+                    "gb_per_s": t.gb_per_s,
+                    "same_tokens": t.same_tokens,
+                })
+            })
+        })
+        .collect();
+    json!({ "version": version(), "machine": machine(), "results": results })
+}
+
+fn machine() -> Value {
+    json!({
+        "os": system::os(),
+        "cpu": system::cpu_name(),
+        "cpu_features": system::cpu_features(),
+        "cpus": kinfer::machine::threads(),
+    })
+}
+
+fn csv(groups: &[Group]) -> String {
+    let mut out = String::from(
+        "version,cpu,model,device,threads,kv_type,weight_bytes,bytes_per_token,load_s,test,kind,tokens,depth,parallel,\
+         ubatch,repetitions,mean_tok_s,median_tok_s,min_tok_s,max_tok_s,stddev_tok_s,gb_per_s,same_tokens\n",
+    );
+    let cpu = system::cpu_name();
+    for g in groups {
+        for t in &g.tests {
+            let threads = g.threads.map_or_else(String::new, |n| n.to_string());
+            let texts = [version(), &cpu, &g.name, &g.device, &threads, g.kv];
+            let texts = texts.map(quoted).join(",");
+            let Case { tokens, depth, parallel, ubatch, kind: _ } = t.case;
+            let _ = writeln!(
+                out,
+                "{texts},{},{},{:.3},{},{},{tokens},{depth},{parallel},{ubatch},{},{:.3},{:.3},{:.3},{:.3},{:.3},{:.3},{}",
+                g.weight_bytes,
+                g.bytes_per_token,
+                g.load.as_secs_f64(),
+                t.case,
+                kind(&t.case),
+                t.rates.len(),
+                t.mean(),
+                median(&t.rates),
+                t.min(),
+                t.max(),
+                t.standard_deviation(),
+                t.gb_per_s,
+                t.same_tokens
+            );
+        }
+    }
+    out
+}
+
+/// A CSV field (RFC 4180).
+fn quoted(text: &str) -> String {
+    if text.contains([',', '"', '\n', '\r']) {
+        format!("\"{}\"", text.replace('"', "\"\""))
+    } else {
+        text.into()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn measured(ms: &[u64], tokens: &[u32]) -> Measured {
+        let case = Case { kind: Kind::Decode, tokens: 10, depth: 0, parallel: 2, ubatch: 8 };
+        let run = |(ms, token): (&u64, &u32)| Run { time: Duration::from_millis(*ms), tokens: vec![*token] };
+        Measured::new(case, &ms.iter().zip(tokens).map(run).collect::<Vec<_>>(), 1_000_000_000)
+    }
+
+    #[test]
+    fn statistics() {
+        // 20 tokens in 100, 200, 400 ms: 200, 100, 50 tokens per second.
+        let m = measured(&[100, 200, 400], &[7, 7, 7]);
+        assert_eq!((m.min(), m.max(), median(&m.rates)), (50.0, 200.0, 100.0));
+        assert!((m.mean() - 350.0 / 3.0).abs() < 1e-9);
+        assert!((m.standard_deviation() - 76.376_261_582_597_33).abs() < 1e-9);
+        // Two tokens in a step: 50 steps per second of 1 GB each.
+        assert!((m.gb_per_s - 50.0).abs() < 1e-9);
+        assert!(m.same_tokens);
+        assert_eq!(median(&[1.0, 2.0, 3.0, 10.0]), 2.5);
+        assert_eq!(measured(&[100], &[7]).standard_deviation(), 0.0);
+    }
+
+    #[test]
+    fn different_tokens_are_seen() {
+        assert!(!measured(&[100, 100, 100], &[7, 7, 8]).same_tokens);
+    }
+
+    #[test]
+    fn csv_fields_with_commas_are_quoted() {
+        assert_eq!(quoted("cpu (avx2, 2 threads)"), "\"cpu (avx2, 2 threads)\"");
+        assert_eq!(quoted("a\"b"), "\"a\"\"b\"");
+        assert_eq!(quoted("plain"), "plain");
+    }
+}

@@ -53,6 +53,7 @@ fn every_value_type_round_trips() {
     assert_eq!(meta.get::<Vec<f32>>("floats").unwrap(), [0.5, -1.0]);
     assert_eq!(meta.get::<Vec<bool>>("bools").unwrap(), [true, false]);
     assert_eq!(meta.get::<Vec<&str>>("texts").unwrap(), ["", "가", "ab"]);
+    assert_eq!(meta.get::<Vec<&[u8]>>("texts").unwrap(), ["".as_bytes(), "가".as_bytes(), b"ab"]);
     assert_eq!(meta.get::<Vec<&str>>("none").unwrap(), [""; 0]);
     let texts: &Array = meta.get("texts").unwrap();
     assert_eq!((texts.len(), texts.element_type()), (3, ValueType::String));

@@ -1,8 +1,8 @@
 //! GGUF, the model file format of ggml: a zero-copy reader over a memory map, and a small writer.
 //!
 //! Reading trusts nothing in the file. Opening checks every count, length, offset, shape and name; what it accepts can
-//! be used without further checks, and memory stays a few hundred kilobytes whatever the file says. Tensor types that
-//! kinfer does not compute with are read and named; only asking for their [`format`](Tensor::format) is an error.
+//! be used without further checks, and reads at most 64 MiB before the tensor data, whatever the file says. Tensor types
+//! that kinfer does not compute with are read and named; only asking for their [`format`](Tensor::format) is an error.
 //!
 //! ```no_run
 //! # fn main() -> Result<(), kinfer_load::gguf::GgufError> {

@@ -22,7 +22,7 @@ pub(super) const MAX_TENSORS: u64 = 1 << 18;
 /// Bytes of a key or tensor name (the specification's limit for keys).
 const MAX_NAME: u64 = (1 << 16) - 1;
 /// Bytes before the data section. A vocabulary of 262144 texts with scores and merges takes about 15 MB.
-const MAX_HEADER: u64 = 128 << 20;
+const MAX_HEADER: u64 = 64 << 20;
 /// Arrays of arrays of …
 const MAX_NESTING: u32 = 4;
 pub(super) const MAX_DIMS: u32 = 4;
@@ -128,13 +128,31 @@ impl<'a> Cursor<'a> {
         if needed > available {
             return Err(Problem::Truncated { at: self.place(), offset: self.pos as u64, needed, available });
         }
+        self.below_limit(needed)
+    }
+
+    /// Whether the next `len` bytes, which the file has, end before the longest header's end.
+    fn below_limit(&self, len: u64) -> Result<(), Problem> {
+        let got = self.pos as u64 + len;
+        if got > MAX_HEADER {
+            return Err(Problem::TooMany {
+                what: "bytes of metadata and tensor records",
+                got,
+                limit: MAX_HEADER,
+            });
+        }
         Ok(())
     }
 
-    pub(super) fn str(&mut self) -> Result<&'a str, Problem> {
+    /// A text's bytes, not checked to be UTF-8.
+    pub(super) fn text(&mut self) -> Result<&'a [u8], Problem> {
         let len = self.u64()?;
-        let offset = self.pos as u64;
-        let bytes = self.take(len)?;
+        self.take(len)
+    }
+
+    fn str(&mut self) -> Result<&'a str, Problem> {
+        let offset = self.pos as u64 + 8;
+        let bytes = self.text()?;
         std::str::from_utf8(bytes).map_err(|_| Problem::NotUtf8 { at: self.place(), offset })
     }
 
@@ -149,23 +167,8 @@ impl<'a> Cursor<'a> {
     /// A value of the given type. Arrays stay encoded: they are walked once, so that their extent is known and lies in
     /// the file; their texts and booleans are checked when they are read.
     pub(super) fn value(&mut self, ty: ValueType, source: &Arc<Source>, key: &str) -> Result<Value, Problem> {
-        Ok(match ty {
-            ValueType::U8 => Value::U8(self.array::<1>()?[0]),
-            ValueType::I8 => Value::I8(i8::from_le_bytes(self.array()?)),
-            ValueType::U16 => Value::U16(u16::from_le_bytes(self.array()?)),
-            ValueType::I16 => Value::I16(i16::from_le_bytes(self.array()?)),
-            ValueType::U32 => Value::U32(self.u32()?),
-            ValueType::I32 => Value::I32(i32::from_le_bytes(self.array()?)),
-            ValueType::U64 => Value::U64(self.u64()?),
-            ValueType::I64 => Value::I64(i64::from_le_bytes(self.array()?)),
-            ValueType::F32 => Value::F32(f32::from_le_bytes(self.array()?)),
-            ValueType::F64 => Value::F64(f64::from_le_bytes(self.array()?)),
-            ValueType::String => Value::String(self.str()?.to_owned()),
-            ValueType::Bool => match self.array::<1>()?[0] {
-                0 => Value::Bool(false),
-                1 => Value::Bool(true),
-                got => return Err(Problem::Bool { key: key.into(), got }),
-            },
+        match ty {
+            ValueType::String => Ok(Value::String(self.str()?.to_owned())),
             ValueType::Array => {
                 let (ty, len) = self.array_head(key)?;
                 let start = self.pos;
@@ -175,9 +178,14 @@ impl<'a> Cursor<'a> {
                     got: len,
                     limit: u64::MAX >> 32,
                 })?;
-                Value::Array(Array { ty, len, source: source.clone(), range: start..self.pos })
+                Ok(Value::Array(Array { ty, len, source: source.clone(), range: start..self.pos }))
             }
-        })
+            _ => {
+                let bytes = self.take(ty.min_bytes())?;
+                // Only a boolean can be malformed.
+                Value::fixed(ty, bytes).ok_or_else(|| Problem::Bool { key: key.into(), got: bytes[0] })
+            }
+        }
     }
 
     fn value_type(&mut self, key: &str) -> Result<ValueType, Problem> {
@@ -203,8 +211,7 @@ impl<'a> Cursor<'a> {
         }
         for _ in 0..len {
             if ty == ValueType::String {
-                let len = self.u64()?;
-                self.take(len)?;
+                self.text()?;
             } else {
                 let (ty, len) = self.array_head(key)?;
                 self.skip(ty, len, key, depth + 1)?;
@@ -292,21 +299,21 @@ fn record(cursor: &mut Cursor<'_>, part: usize) -> Result<(Record, u64), Problem
     Ok((Record { name, dims, n_dims, type_id, part, range: 0..0 }, offset))
 }
 
-/// Bytes of a tensor. `shape[0]` is the row length; rows are whole blocks.
-pub(super) fn tensor_bytes(tensor: &str, shape: &[u64], ty: TensorType) -> Result<u64, Problem> {
+/// Bytes of a tensor. `shape[0]` is the row length; rows are whole blocks. Of an unknown type only the shape is checked.
+pub(super) fn tensor_bytes(tensor: &str, shape: &[u64], ty: Option<TensorType>) -> Result<u64, Problem> {
     if shape.contains(&0) {
         return Err(Problem::EmptyShape { tensor: tensor.into(), shape: shape.into() });
     }
+    let overflow = || Problem::ShapeOverflow { tensor: tensor.into(), shape: shape.into() };
+    // i64 is what the reference implementation counts elements in.
+    let elements = shape.iter().try_fold(1u64, |n, &dim| n.checked_mul(dim));
+    let elements = elements.filter(|&n| n <= i64::MAX as u64).ok_or_else(overflow)?;
+    let Some(ty) = ty else { return Ok(0) };
     let (row, block) = (shape.first().copied().unwrap_or(1), ty.block_len() as u64);
     if row % block != 0 {
         return Err(Problem::PartialBlock { tensor: tensor.into(), ty: ty.name(), row, block });
     }
-    // i64 is what the reference implementation counts elements in.
-    let elements =
-        shape.iter().try_fold(1u64, |n, &dim| n.checked_mul(dim)).filter(|&n| n <= i64::MAX as u64);
-    elements
-        .and_then(|n| (n / block).checked_mul(ty.block_bytes() as u64))
-        .ok_or_else(|| Problem::ShapeOverflow { tensor: tensor.into(), shape: shape.into() })
+    (elements / block).checked_mul(ty.block_bytes() as u64).ok_or_else(overflow)
 }
 
 /// Gives each tensor its byte range: aligned, inside the file, and its own.
@@ -321,10 +328,7 @@ fn place(
         if offset % alignment != 0 {
             return Err(Problem::Misaligned { tensor: record.name, offset, alignment });
         }
-        let bytes = match TensorType::from_id(record.type_id) {
-            Some(ty) => tensor_bytes(&record.name, record.shape(), ty)?,
-            None => 0,
-        };
+        let bytes = tensor_bytes(&record.name, record.shape(), TensorType::from_id(record.type_id))?;
         let start = u128::from(data_start) + u128::from(offset);
         let end = start + u128::from(bytes);
         let out_of_bounds = || Problem::OutOfBounds { tensor: record.name.clone(), end, len: file_len };

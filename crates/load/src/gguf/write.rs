@@ -63,7 +63,7 @@ impl Writer {
         if shape.len() > MAX_DIMS as usize {
             return Err(Problem::Dims { tensor: name, got: shape.len() as u32, limit: MAX_DIMS });
         }
-        let bytes = tensor_bytes(&name, shape, ty)?;
+        let bytes = tensor_bytes(&name, shape, Some(ty))?;
         self.tensors.push(Declared { name, shape: shape.into(), ty, bytes });
         Ok(self)
     }

@@ -10,7 +10,7 @@ impl VocabSpec {
     /// A missing `model` or `tokens`, or a value of the wrong type.
     pub fn from_metadata(metadata: &Metadata) -> Result<Self, GgufError> {
         let key = |name: &str| format!("tokenizer.ggml.{name}");
-        let strings = |list: Vec<&str>| list.into_iter().collect::<Strings>();
+        let strings = |list: Vec<&[u8]>| list.into_iter().collect::<Strings>();
         let id = |name| metadata.opt::<u32>(&key(name));
         let flag = |name| metadata.opt::<bool>(&key(name));
         Ok(Self {

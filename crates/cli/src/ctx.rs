@@ -74,6 +74,11 @@ impl Ctx {
         self.note(&format!("{} {text}", self.err.yellow("warning:")));
     }
 
+    /// An error on stderr that does not end the command.
+    pub fn fail(&self, text: &str) {
+        term::error_line(&format!("{} {text}", self.err.red("error:")));
+    }
+
     /// A line on stderr with `--verbose`.
     pub fn detail(&self, text: &str) {
         if self.verbose {

@@ -63,24 +63,35 @@ fn code(error: &anyhow::Error) -> Option<u8> {
             });
         }
         if let Some(e) = cause.downcast_ref::<kinfer::Error>() {
-            return Some(match e.kind() {
-                ErrorKind::Usage => USAGE,
-                ErrorKind::Memory => MEMORY,
-                ErrorKind::Device => DEVICE,
-                ErrorKind::NotFound => NOT_FOUND,
-                ErrorKind::BadModel => BAD_MODEL,
-                _ => RUNTIME,
-            });
+            return Some(of_kinfer(e));
         }
         if let Some(e) = cause.downcast_ref::<HubError>() {
-            return Some(match e {
-                HubError::Reference(_) | HubError::NotInCache { .. } => USAGE,
-                HubError::Cancelled => INTERRUPTED,
-                _ => NOT_FOUND,
-            });
+            return Some(of_hub(e));
         }
     }
     Some(RUNTIME)
+}
+
+fn of_kinfer(error: &kinfer::Error) -> u8 {
+    if let kinfer::Error::Hub(e) = error {
+        return of_hub(e);
+    }
+    match error.kind() {
+        ErrorKind::Usage => USAGE,
+        ErrorKind::Memory => MEMORY,
+        ErrorKind::Device => DEVICE,
+        ErrorKind::NotFound => NOT_FOUND,
+        ErrorKind::BadModel => BAD_MODEL,
+        _ => RUNTIME,
+    }
+}
+
+fn of_hub(error: &HubError) -> u8 {
+    match error {
+        HubError::Reference(_) | HubError::NotInCache { .. } => USAGE,
+        HubError::Cancelled => INTERRUPTED,
+        _ => NOT_FOUND,
+    }
 }
 
 /// Tells the user, and gives the process's exit code.

@@ -4,23 +4,31 @@ use crate::exit::INTERRUPTED;
 use kinfer::CancelToken;
 use kinfer::hub::CancelFlag;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// What Ctrl+C does: it stops the work that has registered itself, and ends the process where there is none or where
-/// it was asked for a second time.
+/// the work does not stop.
 #[derive(Clone, Default)]
 pub struct Interrupt(Arc<State>);
 
 #[derive(Default)]
 struct State {
-    /// Set by Ctrl+C; the hub looks at it.
+    /// Ctrl+C was pressed; the hub looks at it.
     pressed: Arc<AtomicBool>,
-    work: Mutex<Option<Work>>,
+    work: Mutex<Work>,
 }
 
+#[derive(Default)]
 enum Work {
+    /// Nothing that can be stopped by itself.
+    #[default]
+    Process,
+    /// A download, which looks at `pressed`.
     Download,
-    Generation(CancelToken),
+    /// A chat between two replies: an early or late Ctrl+C must not end it.
+    Chat,
+    /// A reply, and how many more times Ctrl+C only cancels it.
+    Generation { token: CancelToken, patience: u8 },
 }
 
 impl Interrupt {
@@ -35,48 +43,62 @@ impl Interrupt {
         Ok(this)
     }
 
+    // Runs on a thread of its own, not inside the signal.
     fn press(&self) {
         let again = self.0.pressed.swap(true, Ordering::Relaxed);
-        let work = self.0.work.lock().unwrap_or_else(PoisonError::into_inner);
-        match &*work {
-            Some(Work::Generation(token)) if !again => token.cancel(),
-            Some(Work::Download) if !again => {}
+        match &mut *self.work() {
+            Work::Generation { token, patience } if *patience > 0 => {
+                *patience -= 1;
+                token.cancel();
+            }
+            Work::Download if !again => {}
+            Work::Chat => {}
             _ => std::process::exit(INTERRUPTED.into()),
         }
     }
 
-    /// Whether Ctrl+C was pressed during the present or the last work.
-    pub fn pressed(&self) -> bool {
-        self.0.pressed.load(Ordering::Relaxed)
+    fn work(&self) -> MutexGuard<'_, Work> {
+        self.0.work.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Ctrl+C stops a download through this flag, while the guard lives.
     pub fn download(&self) -> (CancelFlag, Working<'_>) {
-        let guard = self.begin(Work::Download);
-        (CancelFlag::from_shared(self.0.pressed.clone()), guard)
+        (CancelFlag::from_shared(self.0.pressed.clone()), self.begin(Work::Download))
     }
 
-    /// Ctrl+C cancels a generation, while the guard lives.
+    /// Ctrl+C is left without effect outside replies, while the guard lives.
+    pub fn chat(&self) -> Working<'_> {
+        self.begin(Work::Chat)
+    }
+
+    /// Forgets a Ctrl+C that came before.
+    pub fn reset(&self) {
+        self.0.pressed.store(false, Ordering::Relaxed);
+    }
+
+    /// Ctrl+C cancels a generation, while the guard lives: also one that came since [`Interrupt::reset`].
     pub fn generation(&self, token: CancelToken) -> Working<'_> {
-        self.begin(Work::Generation(token))
+        let working = self.begin(Work::Generation { token: token.clone(), patience: 2 });
+        if self.0.pressed.load(Ordering::Relaxed) {
+            token.cancel();
+        }
+        working
     }
 
     fn begin(&self, work: Work) -> Working<'_> {
-        self.0.pressed.store(false, Ordering::Relaxed);
-        self.set(Some(work));
-        Working(self)
-    }
-
-    fn set(&self, work: Option<Work>) {
-        *self.0.work.lock().unwrap_or_else(PoisonError::into_inner) = work;
+        let before = std::mem::replace(&mut *self.work(), work);
+        Working { interrupt: self, before }
     }
 }
 
-/// Work that Ctrl+C stops.
-pub struct Working<'a>(&'a Interrupt);
+/// Work that Ctrl+C stops. Dropping it brings back what Ctrl+C did before.
+pub struct Working<'a> {
+    interrupt: &'a Interrupt,
+    before: Work,
+}
 
 impl Drop for Working<'_> {
     fn drop(&mut self) {
-        self.0.set(None);
+        *self.interrupt.work() = std::mem::take(&mut self.before);
     }
 }

@@ -37,7 +37,7 @@ Examples:
 
 #[derive(Subcommand)]
 enum Command {
-    Run(cmd::run::RunArgs),
+    Run(Box<cmd::run::RunArgs>),
     Score(cmd::score::ScoreArgs),
     Pull(cmd::pull::PullArgs),
     List(cmd::list::ListArgs),
@@ -72,7 +72,7 @@ fn main() -> ExitCode {
         Err(e) => return exit::report(&e, &term::Style::plain()),
     };
     let done = match cli.command {
-        Command::Run(args) => cmd::run::run(args, &ctx),
+        Command::Run(args) => cmd::run::run(*args, &ctx),
         Command::Score(args) => cmd::score::run(args, &ctx),
         Command::Pull(args) => cmd::pull::run(args, &ctx),
         Command::List(args) => cmd::list::run(args, &ctx),

@@ -4,10 +4,11 @@ use crate::ctx::Ctx;
 use crate::exit::CliError;
 use crate::progress::{self, Downloads};
 use anyhow::Context;
-use kinfer::hub::{Hub, HubConfig, ModelRef, ResolvedModel};
+use kinfer::hub::{Hub, HubConfig, ModelRef, ResolvedModel, human_size};
 use kinfer::{Device, KvType, LoadOptions, Model, Numerics};
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Instant;
 
 /// How a model is written, for `--help`.
 pub const MODEL_HELP: &str = "\
@@ -34,9 +35,7 @@ pub fn resolve(ctx: &Ctx, name: Option<&str>) -> anyhow::Result<ResolvedModel> {
     let hub = hub(ctx)?;
     let wanted = parse(&hub, name)?;
     let (cancel, _working) = ctx.interrupt.download();
-    let found = hub.resolve(&wanted, &mut Downloads::new(ctx), &cancel)?;
-    ctx.detail(&format!("model: {} ({})", found.files[0].display(), found.origin));
-    Ok(found)
+    Ok(hub.resolve(&wanted, &mut Downloads::new(ctx), &cancel)?)
 }
 
 /// How a model is loaded.
@@ -102,7 +101,13 @@ impl LoadArgs {
             pre_tokenizer: self.pre.clone(),
             progress: progress::loading(ctx),
         };
-        Ok(Model::load(&found.files[0], options)?)
+        let start = Instant::now();
+        let model = Model::load(&found.files[0], options)?;
+        let seconds = start.elapsed().as_secs_f64();
+        ctx.detail(&format!("device: {}", model.device()));
+        let (path, size) = (model.path().display(), human_size(model.weight_bytes()));
+        ctx.detail(&format!("model: {path} ({}), {size} of weights, loaded in {seconds:.3} s", found.origin));
+        Ok(model)
     }
 
     fn template(&self) -> anyhow::Result<Option<String>> {

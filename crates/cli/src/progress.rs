@@ -60,7 +60,7 @@ impl hub::Progress for Downloads<'_> {
                     };
                     self.ctx.note(&format!("fetching {file} ({}{rest})", human_size(total)));
                 }
-                // `with_elapsed` is not needed: speed is measured from the first position set here.
+                // What was there before this run does not count for the speed.
                 let bar = bytes(self.ctx, file, total);
                 bar.set_position(done);
                 bar.reset_eta();
@@ -114,7 +114,7 @@ impl Drop for BarGuard {
     }
 }
 
-/// A spinner-free line that is overwritten, for work without a length.
+/// A line that is erased when the work is done, for work without a length.
 pub fn transient(ctx: &Ctx, text: &str) -> Transient {
     let shown = visible(ctx) && ctx.err.is_on();
     if shown {

@@ -1,0 +1,114 @@
+//! What to say to the model, and where it comes from.
+
+use crate::exit::CliError;
+use anyhow::Context;
+use clap::builder::FalseyValueParser;
+use kinfer::{Message, Role};
+use std::io::{IsTerminal, Read};
+use std::path::{Path, PathBuf};
+
+/// The prompt.
+#[derive(clap::Args)]
+#[command(next_help_heading = "Prompt")]
+pub struct PromptArgs {
+    /// What to say to the model, as PROMPT
+    #[arg(short, long, env = "KINFER_PROMPT", value_name = "TEXT", hide_env_values = true)]
+    pub prompt: Option<String>,
+    /// Take the prompt from a file, `-` is standard input; after the text of --prompt where that is given too
+    #[arg(short, long, env = "KINFER_FILE", value_name = "FILE")]
+    pub file: Option<PathBuf>,
+    /// Instructions for the whole conversation, also written -sys
+    #[arg(
+        long,
+        env = "KINFER_SYSTEM_PROMPT",
+        value_name = "TEXT",
+        hide_env_values = true,
+        conflicts_with = "system_prompt_file"
+    )]
+    pub system_prompt: Option<String>,
+    /// The same from a file, also written -sysf
+    #[arg(long, env = "KINFER_SYSTEM_PROMPT_FILE", value_name = "FILE")]
+    pub system_prompt_file: Option<PathBuf>,
+    /// Continue the prompt as it is, without a chat template
+    #[arg(long, env = "KINFER_RAW", value_parser = FalseyValueParser::new(), conflicts_with_all = ["system_prompt", "system_prompt_file"])]
+    pub raw: bool,
+}
+
+/// What is to be done.
+pub enum Task {
+    /// Talk.
+    Chat,
+    /// Continue this text.
+    Raw(String),
+    /// Answer this conversation.
+    Messages(Vec<Message>),
+}
+
+impl PromptArgs {
+    /// The task; `positional` is PROMPT.
+    pub fn task(&self, positional: Option<String>) -> anyhow::Result<Task> {
+        if positional.is_some() && self.prompt.is_some() {
+            return Err(CliError::usage(
+                "the prompt is given twice: as PROMPT and by --prompt (or KINFER_PROMPT)",
+            ));
+        }
+        let text = positional.or_else(|| self.prompt.clone());
+        let file = self.file.as_deref().map(read).transpose()?;
+        let prompt = match (text, file) {
+            (Some(text), Some(file)) => format!("{text}\n\n{file}"),
+            (Some(text), None) | (None, Some(text)) => text,
+            (None, None) if !std::io::stdin().is_terminal() => read(Path::new("-"))?,
+            (None, None) if std::io::stdout().is_terminal() => return Ok(Task::Chat),
+            (None, None) => {
+                return Err(CliError::usage("a chat needs a terminal; give a prompt, or pipe one in"));
+            }
+        };
+        if self.raw {
+            return match prompt.is_empty() {
+                true => Err(CliError::usage("the prompt is empty")),
+                false => Ok(Task::Raw(prompt)),
+            };
+        }
+        // The line end that a pipe adds is not part of what is said.
+        let prompt = prompt.trim_end_matches(['\r', '\n']);
+        if prompt.trim().is_empty() {
+            return Err(CliError::usage("the prompt is empty"));
+        }
+        let mut messages = Vec::new();
+        if let Some(system) = self.system()? {
+            messages.push(Message::new(Role::System, system));
+        }
+        messages.push(Message::new(Role::User, prompt));
+        Ok(Task::Messages(messages))
+    }
+
+    /// The system message.
+    pub fn system(&self) -> anyhow::Result<Option<String>> {
+        match (&self.system_prompt, &self.system_prompt_file) {
+            (Some(text), _) => Ok(Some(text.clone())),
+            (None, Some(path)) => Ok(Some(read(path)?.trim_end().to_owned())),
+            (None, None) => Ok(None),
+        }
+    }
+}
+
+/// A text file; `-` is standard input.
+pub fn read(path: &Path) -> anyhow::Result<String> {
+    let (bytes, name) = if path == Path::new("-") {
+        let mut bytes = Vec::new();
+        std::io::stdin().lock().read_to_end(&mut bytes).context("standard input cannot be read")?;
+        (bytes, "standard input".to_owned())
+    } else {
+        let name = path.display().to_string();
+        (std::fs::read(path).with_context(|| format!("{name} cannot be read"))?, name)
+    };
+    let mut text = String::from_utf8(bytes).map_err(|e| {
+        let at = e.utf8_error().valid_up_to();
+        CliError::usage(format!("{name} is not UTF-8 (byte {at}); convert it first, for example with iconv"))
+    })?;
+    if text.starts_with('\u{feff}') {
+        // A byte order mark is an editor's note to other editors.
+        text.remove(0);
+    }
+    Ok(text)
+}

@@ -18,8 +18,9 @@ pub const INTERRUPTED: u8 = 130;
 
 /// The codes, for `--help`.
 pub const HELP: &str = "\
-Exit codes: 0 done, 1 failed while running, 2 wrong usage, 3 does not fit in memory, 4 device not
-available, 5 model not found or download failed, 6 damaged or unsupported model file, 130 interrupted";
+Exit codes: 0 done, 1 failed while running, 2 wrong usage, 3 does not fit in memory,
+4 device not available, 5 model not found or download failed, 6 damaged or unsupported
+model file, 130 interrupted";
 
 /// Errors of the command itself.
 #[derive(Debug)]

@@ -56,8 +56,8 @@ Examples:
   kinfer score smollm2 --text LICENSE
   kinfer score gemma3:270m --ids ids.json --top 8 --json
 
-In the JSON object, `logprobs[i]` is the natural logarithm of the probability of the token after `ids[i]`, and
-`top[i]` are the likeliest tokens there; a window's last token has no next one.
+In the JSON object, `logprobs[i]` is the natural logarithm of the probability of the token
+after `ids[i]`, and `top[i]` are the likeliest tokens there. A window's last token has no next.
 
 {}",
         model::MODEL_HELP,

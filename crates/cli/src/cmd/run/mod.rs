@@ -42,7 +42,7 @@ pub struct RunArgs {
     #[command(flatten)]
     prompt: prompt::PromptArgs,
     /// Most tokens to answer with; -1: until the context is full
-    #[arg(short = 'n', long, env = "KINFER_PREDICT", value_name = "N", default_value = "-1", allow_negative_numbers = true, value_parser = clap::value_parser!(i64).range(-1..))]
+    #[arg(short = 'n', long, env = "KINFER_PREDICT", value_name = "N", default_value = "-1", help_heading = "Sampling", allow_negative_numbers = true, value_parser = clap::value_parser!(i64).range(-1..))]
     predict: i64,
     /// Whether a model that can think before it answers shall; thinking goes to stderr
     #[arg(long, env = "KINFER_THINK", value_name = "WHEN", default_value = "auto")]
@@ -77,8 +77,8 @@ Examples:
   kinfer run smollm2 \"Hi\" --seed 7 --json | jq .usage
   kinfer run smollm2 --raw \"Once upon a time\" -n 20
 
-Sampling options not given are the model file's, else kinfer's; --verbose tells which. Every option can be
-set by an environment variable, shown beside it.
+Sampling options not given are the model file's, else kinfer's; --verbose tells which. Every
+option can be set by an environment variable, shown beside it in --help.
 
 {}",
         model::MODEL_HELP,

@@ -1,3 +1,5 @@
+#![allow(dead_code)] // each test binary uses a part
+
 //! Where the tests' files are, and the vocabulary of a GGUF file.
 
 use std::path::{Path, PathBuf};

@@ -4,6 +4,7 @@ mod common;
 
 use std::time::{Duration, SystemTime};
 
+use kinfer_load::gguf::Gguf;
 use kinfer_load::template::{ChatTemplate, Message, Render, TemplateError, builtin_templates};
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
@@ -14,7 +15,8 @@ const MARKUP: (&str, &str) = ("meetkai-functionary-medium-v3.1.jinja", "tools");
 
 fn source(name: &str) -> String {
     if name.ends_with(".gguf") {
-        return common::read(&common::model(name)).1.unwrap();
+        let gguf = Gguf::open(common::model(name)).unwrap();
+        return gguf.metadata().get::<&str>("tokenizer.chat_template").unwrap().to_owned();
     }
     std::fs::read_to_string(common::vocab(&format!("templates/{name}"))).unwrap()
 }
@@ -29,9 +31,9 @@ fn agrees(prompt: &Result<String, TemplateError>, want: &Value) -> bool {
         // What a template refuses is refused. Where it trips over a Python type (looping over absent tools), rendering on
         // is no worse: such a prompt is only missing what was not given.
         (Err(TemplateError::Refused { .. }), Value::Object(want)) => want["error"] == "TemplateError",
-        (_, Value::Object(want)) => {
-            want.get("error").is_some_and(|e| e == "TypeError" || e == "UndefinedError" || e == "SecurityError")
-        }
+        (_, Value::Object(want)) => want
+            .get("error")
+            .is_some_and(|e| e == "TypeError" || e == "UndefinedError" || e == "SecurityError"),
         _ => false,
     }
 }
@@ -88,7 +90,8 @@ fn values_print_as_python_prints_them() {
 #[test]
 fn extra_fields_and_variables_reach_the_template() {
     let message: Message =
-        serde_json::from_value(json!({"role": "assistant", "content": null, "reasoning_content": "hm"})).unwrap();
+        serde_json::from_value(json!({"role": "assistant", "content": null, "reasoning_content": "hm"}))
+            .unwrap();
     let extra = json!({"enable_thinking": false});
     let template = ChatTemplate::new(
         "{{ messages[0].reasoning_content }} {{ enable_thinking }} {{ bos_token }}{{ eos_token }}",
@@ -112,7 +115,12 @@ fn errors_say_what_to_do() {
     let failed = render("line\n{{ messages[0].role.nothing() }}", &[Message::new("user", "x")]).unwrap_err();
     assert!(failed.to_string().contains(":2"), "{failed}");
     let unknown = ChatTemplate::builtin("nope", None, None).unwrap_err().to_string();
-    let missing = ChatTemplate::missing().to_string();
+    // The smaller real model has no template.
+    let path = common::model("gemma-3-270m-q4_k_m.gguf");
+    let gguf = Gguf::open(&path).unwrap();
+    let missing =
+        ChatTemplate::from_gguf(gguf.metadata(), &common::tokenizer(&path)).unwrap_err().to_string();
+    assert!(missing.contains("--chat-template") && missing.contains("--raw"), "{missing}");
     for name in builtin_templates() {
         assert!(unknown.contains(name) && missing.contains(name));
     }

@@ -29,7 +29,7 @@ fn ids_equal_the_vectors() {
     let mut wrong = vec![];
     for &(set, count) in SETS {
         let path = common::vocab(&format!("ggml-vocab-{set}.gguf"));
-        let tokenizer = Tokenizer::new(&common::spec(&path)).unwrap();
+        let tokenizer = common::tokenizer(&path);
         let read = |suffix: &str| std::fs::read_to_string(format!("{}{suffix}", path.display())).unwrap();
         let texts = read(".inp");
         let texts: Vec<_> = texts.split("\n__ggml_vocab_test__\n").collect();
@@ -55,7 +55,7 @@ fn ids_equal_the_vectors() {
 fn prompts_of_the_real_models() {
     let data: serde_json::Value = serde_json::from_str(include_str!("data/prompts.json")).unwrap();
     for (file, data) in data["models"].as_object().unwrap() {
-        let tokenizer = Tokenizer::new(&common::spec(&common::model(file))).unwrap();
+        let tokenizer = common::tokenizer(&common::model(file));
         for prompt in data["prompts"].as_array().unwrap() {
             let text = prompt["text"].as_str().unwrap();
             let want: Vec<u32> = serde_json::from_value(prompt["prompt_ids"].clone()).unwrap();
@@ -71,12 +71,12 @@ fn prompts_of_the_real_models() {
 /// Digits one by one after a run of white space; the longest run of spaces that is a token, then the rest.
 #[test]
 fn splits_that_user_defined_and_digit_pieces_decide() {
-    let smollm = Tokenizer::new(&common::spec(&common::model("SmolLM2-135M-Instruct.Q4_1.gguf"))).unwrap();
+    let smollm = common::tokenizer(&common::model("SmolLM2-135M-Instruct.Q4_1.gguf"));
     let pieces = |t: &Tokenizer, text: &str| -> Vec<String> {
         let ids = t.encode(text, Encode::text()).unwrap();
         ids.iter().map(|&id| String::from_utf8(t.token_bytes(id).unwrap().to_vec()).unwrap()).collect()
     };
     assert_eq!(pieces(&smollm, "\n\n   12"), ["\n\n   ", "1", "2"]);
-    let gemma = Tokenizer::new(&common::spec(&common::model("gemma-3-270m-q4_k_m.gguf"))).unwrap();
+    let gemma = common::tokenizer(&common::model("gemma-3-270m-q4_k_m.gguf"));
     assert_eq!(pieces(&gemma, &" ".repeat(33)), [" ".repeat(31), " ".repeat(2)]);
 }

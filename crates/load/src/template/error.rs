@@ -12,6 +12,9 @@ pub enum TemplateError {
         /// Names of the built-in templates.
         known: String,
     },
+    /// The file's `tokenizer.chat_template` is not a text.
+    #[error(transparent)]
+    Metadata(#[from] crate::gguf::GgufError),
     /// No built-in template has this name.
     #[error("there is no built-in chat template '{name}'; there are: {known}")]
     UnknownName {

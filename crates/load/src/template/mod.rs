@@ -17,6 +17,9 @@ use minijinja::{Environment, Error, ErrorKind, Value, context};
 use serde::{Deserialize, Serialize};
 use serde_json::Map;
 
+use crate::gguf::Metadata;
+use crate::tokenizer::Tokenizer;
+
 /// One turn of a conversation, with whatever else its template may read.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Message {
@@ -97,7 +100,11 @@ impl ChatTemplate {
     ///
     /// # Errors
     /// The source does not parse.
-    pub fn new(source: &str, bos_token: Option<&str>, eos_token: Option<&str>) -> Result<Self, TemplateError> {
+    pub fn new(
+        source: &str,
+        bos_token: Option<&str>,
+        eos_token: Option<&str>,
+    ) -> Result<Self, TemplateError> {
         let parse = |e: Error| TemplateError::Parse { reason: describe(&e) };
         let mut environment = environment().map_err(parse)?;
         environment.add_template_owned(NAME, without_generation_tags(source)).map_err(parse)?;
@@ -125,9 +132,16 @@ impl ChatTemplate {
         Self::new(source, bos_token, eos_token)
     }
 
-    /// The error for a model without a template.
-    pub fn missing() -> TemplateError {
-        TemplateError::Missing { known: known() }
+    /// The template in a GGUF file, for its tokenizer.
+    ///
+    /// # Errors
+    /// The file has none, or one that does not parse.
+    pub fn from_gguf(metadata: &Metadata, tokenizer: &Tokenizer) -> Result<Self, TemplateError> {
+        let source = metadata
+            .opt::<&str>("tokenizer.chat_template")?
+            .ok_or_else(|| TemplateError::Missing { known: known() })?;
+        let text = |id: Option<u32>| id.and_then(|id| tokenizer.token_bytes(id)).map(String::from_utf8_lossy);
+        Self::new(source, text(tokenizer.bos()).as_deref(), text(tokenizer.eos()).as_deref())
     }
 
     /// The source it was compiled from.

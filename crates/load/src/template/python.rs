@@ -135,10 +135,11 @@ pub(super) fn tojson(value: &Value, indent: Option<Value>, kwargs: Kwargs) -> Re
             None => " ".repeat(usize::try_from(indent)?.min(64)),
         }),
     };
-    let separators: Option<(String, String)> = kwargs.get::<Option<Vec<String>>>("separators")?.and_then(|s| {
-        let mut s = s.into_iter();
-        Some((s.next()?, s.next()?))
-    });
+    let separators: Option<(String, String)> =
+        kwargs.get::<Option<Vec<String>>>("separators")?.and_then(|s| {
+            let mut s = s.into_iter();
+            Some((s.next()?, s.next()?))
+        });
     let (item, key) = separators.unwrap_or_else(|| {
         let item = if indent.is_some() { "," } else { ", " };
         (item.to_owned(), ": ".to_owned())

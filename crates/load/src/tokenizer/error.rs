@@ -57,14 +57,6 @@ pub enum TokenizerError {
         /// The absent key.
         key: &'static str,
     },
-    /// A metadata key has the wrong type.
-    #[error("metadata key {key}: {reason}")]
-    BadKey {
-        /// The key.
-        key: String,
-        /// What the reader said.
-        reason: String,
-    },
     /// A special token's id is outside the vocabulary.
     #[error("{key} is {id}, but the vocabulary has {size} tokens")]
     IdOutOfRange {

@@ -119,7 +119,7 @@ fn errors_say_what_to_do() {
     let path = common::model("gemma-3-270m-q4_k_m.gguf");
     let gguf = Gguf::open(&path).unwrap();
     let missing =
-        ChatTemplate::from_gguf(gguf.metadata(), &common::tokenizer(&path)).unwrap_err().to_string();
+        ChatTemplate::from_metadata(gguf.metadata(), &common::tokenizer(&path)).unwrap_err().to_string();
     assert!(missing.contains("--chat-template") && missing.contains("--raw"), "{missing}");
     for name in builtin_templates() {
         assert!(unknown.contains(name) && missing.contains(name));

@@ -136,7 +136,7 @@ impl ChatTemplate {
     ///
     /// # Errors
     /// The file has none, or one that does not parse.
-    pub fn from_gguf(metadata: &Metadata, tokenizer: &Tokenizer) -> Result<Self, TemplateError> {
+    pub fn from_metadata(metadata: &Metadata, tokenizer: &Tokenizer) -> Result<Self, TemplateError> {
         let source = metadata
             .opt::<&str>("tokenizer.chat_template")?
             .ok_or_else(|| TemplateError::Missing { known: known() })?;

@@ -11,7 +11,11 @@ impl VocabSpec {
     pub fn from_metadata(metadata: &Metadata) -> Result<Self, GgufError> {
         let key = |name: &str| format!("tokenizer.ggml.{name}");
         let strings = |list: Vec<&[u8]>| list.into_iter().collect::<Strings>();
-        let id = |name| metadata.opt::<u32>(&key(name));
+        let id = |name| match metadata.opt::<i64>(&key(name))? {
+            // Writers put -1, or what becomes of it in an unsigned field, for "none".
+            Some(-1 | 0xFFFF_FFFF) => Ok(None),
+            _ => metadata.opt::<u32>(&key(name)),
+        };
         let flag = |name| metadata.opt::<bool>(&key(name));
         Ok(Self {
             model: metadata.get::<&str>(&key("model"))?.into(),
@@ -78,6 +82,8 @@ mod tests {
             ("tokenizer.ggml.tokens", ["a", "b"].as_slice().into()),
             ("tokenizer.ggml.token_type", [1i32, 3].as_slice().into()),
             ("tokenizer.ggml.eos_token_id", 1u32.into()),
+            ("tokenizer.ggml.padding_token_id", u32::MAX.into()),
+            ("tokenizer.ggml.mask_token_id", (-1i32).into()),
             ("tokenizer.ggml.add_bos_token", false.into()),
             ("tokenizer.ggml.precompiled_charsmap", [-1i8, 2].as_slice().into()),
         ])
@@ -85,6 +91,7 @@ mod tests {
         assert_eq!((spec.model.as_str(), spec.pre.as_deref()), ("gpt2", Some("qwen2")));
         assert_eq!((spec.tokens.len(), spec.types.as_deref()), (2, Some(&[1, 3][..])));
         assert_eq!((spec.eos, spec.bos, spec.add_bos, spec.add_eos), (Some(1), None, Some(false), None));
+        assert_eq!((spec.pad, spec.mask), (None, None));
         assert_eq!(spec.precompiled_charsmap, [255, 2]);
     }
 

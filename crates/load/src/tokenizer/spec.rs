@@ -1,7 +1,5 @@
 //! A vocabulary as a model file describes it, before anything is checked.
 
-use crate::gguf::{GgufError, Metadata};
-
 /// Many short byte strings in one allocation.
 #[derive(Clone, Debug, Default)]
 pub struct Strings {
@@ -117,44 +115,4 @@ pub struct VocabSpec {
     pub lowercase: Option<bool>,
     /// `normalizer.strip_accents`, for WordPiece.
     pub strip_accents: Option<bool>,
-}
-
-impl VocabSpec {
-    /// The `tokenizer.ggml.*` keys of a GGUF file.
-    ///
-    /// # Errors
-    /// The file names no tokenizer model or has no tokens, or a key is of another type than it should be.
-    pub fn from_gguf(metadata: &Metadata) -> Result<Self, GgufError> {
-        let id = |key: &str| match metadata.opt::<i64>(key)? {
-            // Writers put -1, or what becomes of it in an unsigned field, for "none".
-            None | Some(-1 | 0xFFFF_FFFF) => Ok(None),
-            Some(_) => metadata.opt::<u32>(key),
-        };
-        let strings = |texts: Vec<&[u8]>| texts.into_iter().collect::<Strings>();
-        Ok(Self {
-            model: metadata.get::<&str>("tokenizer.ggml.model")?.to_owned(),
-            pre: metadata.opt::<&str>("tokenizer.ggml.pre")?.map(str::to_owned),
-            tokens: strings(metadata.get("tokenizer.ggml.tokens")?),
-            types: metadata.opt("tokenizer.ggml.token_type")?,
-            scores: metadata.opt("tokenizer.ggml.scores")?,
-            merges: metadata.opt("tokenizer.ggml.merges")?.map(strings).unwrap_or_default(),
-            bos: id("tokenizer.ggml.bos_token_id")?,
-            eos: id("tokenizer.ggml.eos_token_id")?,
-            eot: id("tokenizer.ggml.eot_token_id")?,
-            eom: id("tokenizer.ggml.eom_token_id")?,
-            unk: id("tokenizer.ggml.unknown_token_id")?,
-            sep: id("tokenizer.ggml.seperator_token_id")?,
-            pad: id("tokenizer.ggml.padding_token_id")?,
-            cls: id("tokenizer.ggml.cls_token_id")?,
-            mask: id("tokenizer.ggml.mask_token_id")?,
-            add_bos: metadata.opt("tokenizer.ggml.add_bos_token")?,
-            add_eos: metadata.opt("tokenizer.ggml.add_eos_token")?,
-            add_sep: metadata.opt("tokenizer.ggml.add_sep_token")?,
-            add_space_prefix: metadata.opt("tokenizer.ggml.add_space_prefix")?,
-            remove_extra_whitespaces: metadata.opt("tokenizer.ggml.remove_extra_whitespaces")?,
-            precompiled_charsmap: metadata.opt("tokenizer.ggml.precompiled_charsmap")?.unwrap_or_default(),
-            lowercase: metadata.opt("tokenizer.ggml.normalizer.lowercase")?,
-            strip_accents: metadata.opt("tokenizer.ggml.normalizer.strip_accents")?,
-        })
-    }
 }

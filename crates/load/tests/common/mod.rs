@@ -29,5 +29,5 @@ pub fn vocab(name: &str) -> PathBuf {
 /// The tokenizer in a GGUF file.
 pub fn tokenizer(path: &Path) -> Tokenizer {
     let gguf = Gguf::open(path).unwrap();
-    Tokenizer::new(&VocabSpec::from_gguf(gguf.metadata()).unwrap()).unwrap()
+    Tokenizer::new(&VocabSpec::from_metadata(gguf.metadata()).unwrap()).unwrap()
 }

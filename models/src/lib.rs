@@ -1,3 +1,35 @@
-//! Architectures as data, one decoder, the model catalogue.
+//! Models: architectures as data ([`arch`]), one forward pass for all of them, and the step from a model file to
+//! weights on a device ([`load`]).
+//!
+//! Nothing here knows a device, a thread or an instruction set: all arithmetic is a
+//! [`kinfer_core::Backend`]'s.
+#![forbid(unsafe_code)]
 
+pub mod arch;
+mod build;
 pub mod catalog;
+mod decoder;
+mod plan;
+mod rope;
+mod sampling;
+pub mod source;
+
+pub use build::Progress;
+pub use decoder::Decoder;
+pub use plan::{MemoryPlan, plan};
+pub use sampling::SamplingDefaults;
+pub use source::Source;
+
+use kinfer_core::{Backend, Model, Result};
+use std::sync::Arc;
+
+/// Loads a model onto a device. `progress` is told the bytes of the file packed so far, and in all.
+///
+/// # Errors
+/// [`kinfer_core::Error::Unsupported`] for an architecture, tensor format or tensor that kinfer does not know;
+/// [`kinfer_core::Error::Metadata`], [`kinfer_core::Error::MissingTensor`] or [`kinfer_core::Error::Shape`] for a
+/// file that contradicts itself; the backend's own errors.
+pub fn load<B: Backend>(backend: B, source: &dyn Source, progress: Progress<'_>) -> Result<Arc<dyn Model>> {
+    let blueprint = arch::read(source)?;
+    Ok(Arc::new(build::decoder(backend, blueprint, source, progress)?))
+}

@@ -1,1 +1,302 @@
-//! stub
+//! A [`Backend`] on candle tensors: every device that candle knows, through the same code.
+//!
+//! On candle's CPU device this is the reference of the other backends: weights are dequantised to f32 once, and
+//! all activations are f32, so what it computes is the model itself but for the order of sums. It implements the
+//! primitives only; the stages are the definitions in [`kinfer_core::backend`].
+#![forbid(unsafe_code)]
+
+mod cache;
+
+pub use cache::Kv;
+pub use candle_core::Device;
+
+use candle_core::{D, Tensor};
+use kinfer_core::backend::Matrix;
+use kinfer_core::{
+    Activation, AttnSpec, Backend, Batch, Error, Format, KvType, ModelSpec, Result, RopeSpec, Run,
+};
+use kinfer_kernels::quant::dequantize;
+use std::ops::Range;
+
+/// The backend: a candle device.
+#[derive(Clone, Debug)]
+pub struct Candle {
+    device: Device,
+}
+
+/// A dense f32 matrix, `[rows, cols]`.
+pub struct Weight(Tensor);
+
+/// A slot for activations, `[rows, width]`; empty until an operation writes it.
+#[derive(Default)]
+pub struct Act(Option<Tensor>);
+
+/// The state of a step.
+#[derive(Default)]
+pub struct Step {
+    tokens: Option<Tensor>,
+    outputs: Option<Tensor>,
+    /// Cosine and sine of each rotary table, `[rows, 1, dim / 2]`.
+    ropes: Vec<(Tensor, Tensor)>,
+    runs: Vec<Run>,
+    blocks: Vec<u32>,
+    /// What [`Backend::read`] lends out.
+    host: Vec<f32>,
+}
+
+impl Candle {
+    /// A backend on `device`.
+    pub fn new(device: Device) -> Self {
+        Candle { device }
+    }
+
+    /// A backend on candle's CPU device.
+    pub fn cpu() -> Self {
+        Candle::new(Device::Cpu)
+    }
+
+    /// Turns candle's result into ours.
+    fn run<T>(&self, result: candle_core::Result<T>) -> Result<T> {
+        result.map_err(|e| Error::Backend { device: self.describe(), source: Box::new(e) })
+    }
+
+    /// Computes a tensor and puts it into a slot.
+    fn put(&self, out: &mut Act, compute: impl FnOnce() -> candle_core::Result<Tensor>) -> Result<()> {
+        out.0 = Some(self.run(compute())?);
+        Ok(())
+    }
+
+    /// Replaces columns `cols` of a slot by a function of them.
+    fn map_cols(
+        &self,
+        x: &mut Act,
+        cols: Range<usize>,
+        f: impl FnOnce(&Tensor) -> candle_core::Result<Tensor>,
+    ) -> Result<()> {
+        let old = x.get()?;
+        let new = self.run((|| {
+            let (rows, width) = old.dims2()?;
+            let new = f(&old.narrow(1, cols.start, cols.len())?)?.reshape((rows, cols.len()))?;
+            Tensor::cat(
+                &[&old.narrow(1, 0, cols.start)?, &new, &old.narrow(1, cols.end, width - cols.end)?],
+                1,
+            )
+        })())?;
+        x.0 = Some(new);
+        Ok(())
+    }
+}
+
+impl Act {
+    /// The tensor in the slot, `[rows, width]`.
+    fn get(&self) -> Result<&Tensor> {
+        self.0.as_ref().ok_or_else(|| Error::Batch("an activation is read before it was written".into()))
+    }
+}
+
+/// `x / sqrt(mean(x^2) + eps) * weight` over the last dimension.
+fn norm(x: &Tensor, weight: &Tensor, eps: f32) -> candle_core::Result<Tensor> {
+    let mean = x.sqr()?.mean_keepdim(D::Minus1)?;
+    x.broadcast_div(&(mean + f64::from(eps))?.sqrt()?)?.broadcast_mul(weight)
+}
+
+impl Backend for Candle {
+    type Weight = Weight;
+    type Vector = Tensor;
+    type Act = Act;
+    type Kv = Kv;
+    type Step = Step;
+
+    fn describe(&self) -> String {
+        match &self.device {
+            Device::Cpu => "candle (cpu, f32)".into(),
+            Device::Cuda(_) => "candle (cuda, f32)".into(),
+            Device::Metal(_) => "candle (metal, f32)".into(),
+        }
+    }
+
+    fn weight(&self, parts: &[Matrix<'_>]) -> Result<Weight> {
+        let rows = parts.iter().map(|p| p.rows).sum::<usize>();
+        let cols = parts.first().map_or(0, |p| p.cols);
+        let mut values = vec![0f32; rows * cols];
+        let mut out = values.chunks_exact_mut(cols.max(1));
+        for part in parts {
+            for (r, row) in (0..part.rows).zip(&mut out) {
+                dequantize(part.format, part.row(r), row);
+            }
+        }
+        self.run(Tensor::from_vec(values, (rows, cols), &self.device)).map(Weight)
+    }
+
+    fn weight_bytes(&self, rows: usize, cols: usize, _format: Format) -> u64 {
+        4 * rows as u64 * cols as u64
+    }
+
+    fn vector(&self, values: &[f32]) -> Result<Tensor> {
+        self.run(Tensor::new(values, &self.device))
+    }
+
+    fn act(&self, _rows: usize, _width: usize) -> Result<Act> {
+        Ok(Act::default())
+    }
+
+    fn act_bytes(&self, rows: usize, width: usize) -> u64 {
+        4 * rows as u64 * width as u64
+    }
+
+    fn kv(&self, spec: &ModelSpec, blocks: usize, kind: KvType) -> Result<Kv> {
+        self.run(Kv::new(spec, blocks, kind, &self.device))
+    }
+
+    fn kv_bytes(&self, spec: &ModelSpec, blocks: usize, kind: KvType) -> u64 {
+        Kv::bytes(spec, blocks, kind)
+    }
+
+    fn step(&self, _spec: &ModelSpec, _rows: usize, _blocks: usize) -> Result<Step> {
+        Ok(Step::default())
+    }
+
+    fn begin(&self, step: &mut Step, ropes: &[RopeSpec], batch: &Batch) -> Result<()> {
+        let positions: Vec<usize> = batch.runs.iter().flat_map(|r| r.start..r.start + r.rows.len()).collect();
+        let table = |rope: &RopeSpec| {
+            let (mut cos, mut sin) = (Vec::new(), Vec::new());
+            for &p in &positions {
+                for &f in rope.inv_freq.iter() {
+                    // f64: an f32 product is off by 1e-3 rad at position 16384, as much as a small rotation.
+                    let (s, c) = (p as f64 * f64::from(f)).sin_cos();
+                    cos.push(c as f32 * rope.magnitude);
+                    sin.push(s as f32 * rope.magnitude);
+                }
+            }
+            let shape = (positions.len(), 1, rope.inv_freq.len());
+            Ok((Tensor::from_vec(cos, shape, &self.device)?, Tensor::from_vec(sin, shape, &self.device)?))
+        };
+        step.ropes = self.run(ropes.iter().map(table).collect())?;
+        step.tokens = Some(self.run(Tensor::new(batch.tokens.as_slice(), &self.device))?);
+        step.outputs = match batch.outputs.is_empty() {
+            true => None,
+            false => Some(self.run(Tensor::new(batch.outputs.as_slice(), &self.device))?),
+        };
+        step.runs.clone_from(&batch.runs);
+        step.blocks.clone_from(&batch.blocks);
+        Ok(())
+    }
+
+    fn embed(&self, step: &Step, table: &Weight, scale: f32, out: &mut Act) -> Result<()> {
+        let Some(tokens) = &step.tokens else { return Err(no_batch()) };
+        self.put(out, || table.0.index_select(tokens, 0)? * f64::from(scale))
+    }
+
+    fn rms_norm(&self, _step: &Step, x: &Act, weight: &Tensor, eps: f32, out: &mut Act) -> Result<()> {
+        let x = x.get()?;
+        self.put(out, || norm(x, weight, eps))
+    }
+
+    fn rms_norm_heads(
+        &self,
+        _step: &Step,
+        x: &mut Act,
+        cols: Range<usize>,
+        weight: &Tensor,
+        eps: f32,
+    ) -> Result<()> {
+        self.map_cols(x, cols, |x| {
+            let (rows, width) = x.dims2()?;
+            let head_dim = weight.dims1()?;
+            norm(&x.contiguous()?.reshape((rows, width / head_dim, head_dim))?, weight, eps)
+        })
+    }
+
+    fn linear(&self, _step: &Step, weight: &Weight, x: &Act, out: &mut Act) -> Result<()> {
+        let x = x.get()?;
+        self.put(out, || x.matmul(&weight.0.t()?))
+    }
+
+    fn add_bias(&self, _step: &Step, x: &mut Act, bias: &Tensor) -> Result<()> {
+        let sum = self.run(x.get()?.broadcast_add(bias))?;
+        x.0 = Some(sum);
+        Ok(())
+    }
+
+    fn add(&self, _step: &Step, x: &mut Act, y: &Act) -> Result<()> {
+        let sum = self.run(x.get()? + y.get()?)?;
+        x.0 = Some(sum);
+        Ok(())
+    }
+
+    fn rope(&self, step: &Step, x: &mut Act, cols: Range<usize>, head_dim: usize, rope: usize) -> Result<()> {
+        let (cos, sin) = step.ropes.get(rope).ok_or_else(no_batch)?;
+        self.map_cols(x, cols, |x| {
+            let (rows, width) = x.dims2()?;
+            let x = x.contiguous()?.reshape((rows, width / head_dim, head_dim))?;
+            let half = cos.dim(2)?;
+            let (a, b) = (x.narrow(2, 0, half)?, x.narrow(2, half, half)?);
+            Tensor::cat(
+                &[
+                    (a.broadcast_mul(cos)? - b.broadcast_mul(sin)?)?,
+                    (b.broadcast_mul(cos)? + a.broadcast_mul(sin)?)?,
+                    x.narrow(2, 2 * half, head_dim - 2 * half)?,
+                ],
+                2,
+            )
+        })
+    }
+
+    fn kv_write(&self, step: &Step, kv: &mut Kv, layer: usize, spec: &AttnSpec, qkv: &Act) -> Result<()> {
+        self.run(kv.write(layer, spec, &step.runs, &step.blocks, qkv.get()?))
+    }
+
+    fn attend(
+        &self,
+        step: &mut Step,
+        kv: &Kv,
+        layer: usize,
+        spec: &AttnSpec,
+        qkv: &Act,
+        out: &mut Act,
+    ) -> Result<()> {
+        let qkv = qkv.get()?;
+        self.put(out, || kv.attend(layer, spec, &step.runs, &step.blocks, qkv))
+    }
+
+    fn glu(&self, _step: &Step, act: Activation, x: &Act, out: &mut Act) -> Result<()> {
+        let x = x.get()?;
+        self.put(out, || {
+            let hidden = x.dim(1)? / 2;
+            let (gate, up) = (x.narrow(1, 0, hidden)?, x.narrow(1, hidden, hidden)?);
+            match act {
+                Activation::Silu => gate.silu()? * up,
+                // candle's `gelu` is the tanh form; `gelu_erf` is the other.
+                Activation::GeluTanh => gate.gelu()? * up,
+            }
+        })
+    }
+
+    fn gather(&self, step: &Step, x: &Act, out: &mut Act) -> Result<()> {
+        let x = x.get()?;
+        let Some(outputs) = &step.outputs else {
+            return Err(Error::Batch("the batch asks for no logits".into()));
+        };
+        self.put(out, || x.index_select(outputs, 0))
+    }
+
+    fn softcap(&self, _step: &Step, x: &mut Act, cap: f32) -> Result<()> {
+        let capped = self.run(softcap(x.get()?, cap))?;
+        x.0 = Some(capped);
+        Ok(())
+    }
+
+    fn read<'a>(&self, step: &'a mut Step, x: &'a Act) -> Result<&'a [f32]> {
+        step.host = self.run(x.get()?.flatten_all().and_then(|t| t.to_vec1()))?;
+        Ok(&step.host)
+    }
+}
+
+/// `cap * tanh(x / cap)`.
+fn softcap(x: &Tensor, cap: f32) -> candle_core::Result<Tensor> {
+    (x / f64::from(cap))?.tanh()? * f64::from(cap)
+}
+
+fn no_batch() -> Error {
+    Error::Batch("an operation came before `begin`".into())
+}

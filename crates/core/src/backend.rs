@@ -40,10 +40,10 @@ pub enum RowOrder {
     },
 }
 
-impl Matrix<'_> {
+impl RowOrder {
     /// The stored row that is taken as row `r`.
-    pub fn stored_row(&self, r: usize) -> usize {
-        match self.order {
+    pub fn stored_row(self, r: usize) -> usize {
+        match self {
             RowOrder::AsStored => r,
             RowOrder::AdjacentPairs { head_dim } => {
                 let (head, i) = (r / head_dim, r % head_dim);
@@ -51,6 +51,13 @@ impl Matrix<'_> {
                 head * head_dim + if i < half { 2 * i } else { 2 * (i - half) + 1 }
             }
         }
+    }
+}
+
+impl Matrix<'_> {
+    /// The stored row that is taken as row `r`.
+    pub fn stored_row(&self, r: usize) -> usize {
+        self.order.stored_row(r)
     }
 
     /// Bytes of one stored row.

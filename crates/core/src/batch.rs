@@ -88,7 +88,7 @@ impl Batch {
                 return Err(format!("run {:?} does not follow row {next}", r.rows));
             }
             next = r.rows.end;
-            let need = (r.start + r.rows.len()).div_ceil(BLOCK_LEN);
+            let need = r.start.saturating_add(r.rows.len()).div_ceil(BLOCK_LEN);
             if r.blocks.end > self.blocks.len() || r.blocks.len() < need {
                 return Err(format!("run {:?} has {} blocks and needs {need}", r.rows, r.blocks.len()));
             }

@@ -1,0 +1,133 @@
+//! The paged KV cache and attention over it.
+
+use crate::softcap;
+use candle_core::{D, DType, Device, Result, Tensor};
+use kinfer_core::batch::BLOCK_LEN;
+use kinfer_core::{AttnSpec, KvType, ModelSpec, Run};
+
+/// Keys and values of every layer, by block id.
+pub struct Kv {
+    layers: Vec<KvLayer>,
+    dtype: DType,
+}
+
+/// One layer's keys and values, each `[blocks * BLOCK_LEN, kv_heads, head_dim]`.
+struct KvLayer {
+    k: Tensor,
+    v: Tensor,
+}
+
+/// Where position `p` of a run lies in the cache.
+fn slot(run: &Run, blocks: &[u32], p: usize) -> usize {
+    blocks[run.blocks.start + p / BLOCK_LEN] as usize * BLOCK_LEN + p % BLOCK_LEN
+}
+
+impl Kv {
+    pub(crate) fn new(spec: &ModelSpec, blocks: usize, kind: KvType, device: &Device) -> Result<Self> {
+        let dtype = match kind {
+            KvType::F16 => DType::F16,
+            KvType::F32 => DType::F32,
+        };
+        let layer = |a: &AttnSpec| {
+            let shape = (blocks * BLOCK_LEN, a.kv_heads, a.head_dim);
+            Ok(KvLayer { k: Tensor::zeros(shape, dtype, device)?, v: Tensor::zeros(shape, dtype, device)? })
+        };
+        let layers = spec.layers.iter().map(|l| layer(&l.attn)).collect::<Result<_>>()?;
+        Ok(Kv { layers, dtype })
+    }
+
+    pub(crate) fn bytes(spec: &ModelSpec, blocks: usize, kind: KvType) -> u64 {
+        let widths: usize = spec.layers.iter().map(|l| 2 * l.attn.kv_dim()).sum();
+        (blocks * BLOCK_LEN) as u64 * (widths * kind.bytes()) as u64
+    }
+
+    /// Writes the keys and values in `qkv`, `[rows, q_dim | kv_dim | kv_dim]`, at each row's position.
+    pub(crate) fn write(
+        &self,
+        layer: usize,
+        spec: &AttnSpec,
+        runs: &[Run],
+        blocks: &[u32],
+        qkv: &Tensor,
+    ) -> Result<()> {
+        let rows = qkv.dim(0)?;
+        let part = |from| {
+            qkv.narrow(1, from, spec.kv_dim())?
+                .reshape((rows, spec.kv_heads, spec.head_dim))?
+                .to_dtype(self.dtype)?
+                .contiguous()
+        };
+        let (k, v) = (part(spec.q_dim())?, part(spec.q_dim() + spec.kv_dim())?);
+        let to = &self.layers[layer];
+        for run in runs {
+            let end = run.start + run.rows.len();
+            let mut p = run.start;
+            while p < end {
+                let n = (BLOCK_LEN - p % BLOCK_LEN).min(end - p);
+                let (row, slot) = (run.rows.start + p - run.start, slot(run, blocks, p));
+                to.k.slice_set(&k.narrow(0, row, n)?, 0, slot)?;
+                to.v.slice_set(&v.narrow(0, row, n)?, 0, slot)?;
+                p += n;
+            }
+        }
+        Ok(())
+    }
+
+    /// `softmax(scale * q.k) v` for every row of `qkv`: `[rows, q_dim]`.
+    pub(crate) fn attend(
+        &self,
+        layer: usize,
+        spec: &AttnSpec,
+        runs: &[Run],
+        blocks: &[u32],
+        qkv: &Tensor,
+    ) -> Result<Tensor> {
+        let cache = &self.layers[layer];
+        let runs = runs.iter().map(|run| attend_run(cache, spec, run, blocks, qkv));
+        Tensor::cat(&runs.collect::<Result<Vec<_>>>()?, 0)
+    }
+}
+
+/// Attention of one run's rows over the keys that any of them sees: `[run rows, q_dim]`.
+fn attend_run(cache: &KvLayer, spec: &AttnSpec, run: &Run, blocks: &[u32], qkv: &Tensor) -> Result<Tensor> {
+    let AttnSpec { heads, kv_heads, head_dim, scale, window, softcap: cap, rope: _, norm_eps: _ } = spec;
+    let (rows, group) = (run.rows.len(), heads / kv_heads);
+    let end = run.start + rows;
+    let oldest = |p: usize| window.map_or(0, |w| (p + 1).saturating_sub(w));
+    let first = oldest(run.start);
+    let device = qkv.device();
+
+    let slots: Vec<u32> = (first..end).map(|p| slot(run, blocks, p) as u32).collect();
+    let keys = slots.len();
+    let slots = Tensor::from_vec(slots, keys, device)?;
+    // [kv_heads, keys, head_dim]
+    let load = |t: &Tensor| t.index_select(&slots, 0)?.to_dtype(DType::F32)?.transpose(0, 1)?.contiguous();
+    let (k, v) = (load(&cache.k)?, load(&cache.v)?);
+    // [kv_heads, rows * group, head_dim]
+    let q = qkv
+        .narrow(0, run.rows.start, rows)?
+        .narrow(1, 0, spec.q_dim())?
+        .reshape((rows, *kv_heads, group, *head_dim))?
+        .transpose(0, 1)?
+        .reshape((*kv_heads, rows * group, *head_dim))?;
+
+    let mut scores = (q.matmul(&k.t()?)? * f64::from(*scale))?;
+    if let Some(cap) = cap {
+        scores = softcap(&scores, *cap)?;
+    }
+    let mut mask = vec![f32::NEG_INFINITY; rows * keys];
+    for (row, p) in mask.chunks_exact_mut(keys).zip(run.start..) {
+        row[oldest(p) - first..=p - first].fill(0.0);
+    }
+    let mask = Tensor::from_vec(mask, (1, rows, 1, keys), device)?;
+    let scores = scores.reshape((*kv_heads, rows, group, keys))?.broadcast_add(&mask)?;
+    let exp = scores.broadcast_sub(&scores.max_keepdim(D::Minus1)?)?.exp()?;
+    let probs = exp.broadcast_div(&exp.sum_keepdim(D::Minus1)?)?;
+
+    probs
+        .reshape((*kv_heads, rows * group, keys))?
+        .matmul(&v)?
+        .reshape((*kv_heads, rows, group, *head_dim))?
+        .transpose(0, 1)?
+        .reshape((rows, spec.q_dim()))
+}

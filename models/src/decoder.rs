@@ -1,0 +1,137 @@
+//! The forward pass of every decoder-only transformer: one function over any [`Backend`].
+
+use kinfer_core::backend::{HeadWeights, Layer, Scratch};
+use kinfer_core::{Backend, Batch, Error, Logits, Model, ModelSpec, Result, Runner, RunnerLimits};
+use std::sync::Arc;
+
+/// A decoder's weights on a device.
+pub struct Decoder<B: Backend> {
+    pub(crate) backend: B,
+    pub(crate) spec: ModelSpec,
+    /// `[vocab, dim]`.
+    pub(crate) embed: B::Weight,
+    pub(crate) layers: Vec<Layer<B>>,
+    /// `[dim]`.
+    pub(crate) norm: B::Vector,
+    /// `[vocab, dim]`; `None` where the embedding table is the head too.
+    pub(crate) head: Option<B::Weight>,
+    pub(crate) bytes_per_token: u64,
+    pub(crate) weight_bytes: u64,
+}
+
+impl<B: Backend> Decoder<B> {
+    /// The forward: embeds the batch's tokens, runs the layers, leaves the wanted logits in `s.logits`.
+    fn forward(&self, batch: &Batch, step: &mut B::Step, kv: &mut B::Kv, s: &mut Scratch<B>) -> Result<()> {
+        let b = &self.backend;
+        b.begin(step, &self.spec.ropes, batch)?;
+        b.embed(step, &self.embed, self.spec.embed_scale, &mut s.x)?;
+        for (i, (spec, w)) in self.spec.layers.iter().zip(&self.layers).enumerate() {
+            b.attn_in(step, &spec.attn, &w.attn, kv, i, s)?;
+            b.attend(step, kv, i, &spec.attn, &s.qkv, &mut s.attn)?;
+            b.attn_out(step, &spec.attn, &w.attn, s)?;
+            b.ffn(step, &spec.ffn, &w.ffn, s)?;
+        }
+        if batch.outputs.is_empty() {
+            return Ok(());
+        }
+        let head = HeadWeights { norm: &self.norm, head: self.head.as_ref().unwrap_or(&self.embed) };
+        b.head(step, &self.spec, &head, s)
+    }
+}
+
+/// `(rows, width)` of each buffer of [`Scratch`], in the order of its fields.
+pub(crate) fn scratch_shapes(spec: &ModelSpec, limits: &RunnerLimits) -> [(usize, usize); 10] {
+    let (rows, outputs) = (limits.rows, limits.outputs.max(1));
+    let widest = |f: fn(&kinfer_core::LayerSpec) -> usize| spec.layers.iter().map(f).max().unwrap_or(0);
+    let hidden = widest(|l| l.ffn.hidden);
+    [
+        (rows, spec.dim),
+        (rows, spec.dim),
+        (rows, widest(|l| l.attn.qkv_dim())),
+        (rows, widest(|l| l.attn.q_dim())),
+        (rows, spec.dim),
+        (rows, 2 * hidden),
+        (rows, hidden),
+        (outputs, spec.dim),
+        (outputs, spec.dim),
+        (outputs, spec.vocab),
+    ]
+}
+
+fn scratch<B: Backend>(backend: &B, spec: &ModelSpec, limits: &RunnerLimits) -> Result<Scratch<B>> {
+    let [x, norm, qkv, attn, proj, gate_up, hidden, last, last_norm, logits] = scratch_shapes(spec, limits);
+    let act = |(rows, width)| backend.act(rows, width);
+    Ok(Scratch {
+        x: act(x)?,
+        norm: act(norm)?,
+        qkv: act(qkv)?,
+        attn: act(attn)?,
+        proj: act(proj)?,
+        gate_up: act(gate_up)?,
+        hidden: act(hidden)?,
+        last: act(last)?,
+        last_norm: act(last_norm)?,
+        logits: act(logits)?,
+    })
+}
+
+/// Bytes of KV cache and scratch that a runner takes.
+pub(crate) fn runner_bytes<B: Backend>(backend: &B, spec: &ModelSpec, limits: &RunnerLimits) -> (u64, u64) {
+    let kv = backend.kv_bytes(spec, limits.blocks, limits.kv);
+    let scratch = scratch_shapes(spec, limits).iter().map(|&(r, w)| backend.act_bytes(r, w)).sum();
+    (kv, scratch)
+}
+
+impl<B: Backend> Model for Decoder<B> {
+    fn spec(&self) -> &ModelSpec {
+        &self.spec
+    }
+    fn device(&self) -> String {
+        self.backend.describe()
+    }
+    fn bytes_per_token(&self) -> u64 {
+        self.bytes_per_token
+    }
+    fn weight_bytes(&self) -> u64 {
+        self.weight_bytes
+    }
+    fn runner_bytes(&self, limits: &RunnerLimits) -> u64 {
+        let (kv, scratch) = runner_bytes(&self.backend, &self.spec, limits);
+        kv + scratch
+    }
+    fn runner(self: Arc<Self>, limits: RunnerLimits) -> Result<Box<dyn Runner>> {
+        Ok(Box::new(DecoderRunner {
+            kv: self.backend.kv(&self.spec, limits.blocks, limits.kv)?,
+            step: self.backend.step(&self.spec, limits.rows, limits.blocks)?,
+            scratch: scratch(&self.backend, &self.spec, &limits)?,
+            limits,
+            model: self,
+        }))
+    }
+}
+
+/// One engine's state of a [`Decoder`].
+struct DecoderRunner<B: Backend> {
+    model: Arc<Decoder<B>>,
+    limits: RunnerLimits,
+    kv: B::Kv,
+    step: B::Step,
+    scratch: Scratch<B>,
+}
+
+impl<B: Backend> Runner for DecoderRunner<B> {
+    fn limits(&self) -> RunnerLimits {
+        self.limits
+    }
+    fn step(&mut self, batch: &Batch) -> Result<Logits<'_>> {
+        let RunnerLimits { rows, outputs, blocks, kv: _ } = self.limits;
+        let vocab = self.model.spec.vocab;
+        batch.check(rows, outputs, blocks, vocab).map_err(Error::Batch)?;
+        self.model.forward(batch, &mut self.step, &mut self.kv, &mut self.scratch)?;
+        if batch.outputs.is_empty() {
+            return Ok(Logits { data: &[], vocab });
+        }
+        let data = self.model.backend.read(&mut self.step, &self.scratch.logits)?;
+        Ok(Logits { data, vocab })
+    }
+}

@@ -1,0 +1,43 @@
+//! How much memory a model needs, from its metadata alone.
+
+use crate::arch;
+use crate::decoder::runner_bytes;
+use crate::source::Source;
+use kinfer_core::{Backend, Result, RunnerLimits};
+
+/// Bytes of device memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct MemoryPlan {
+    /// Weights in the device's own layout.
+    pub weights: u64,
+    /// KV cache.
+    pub kv: u64,
+    /// Activations.
+    pub scratch: u64,
+}
+
+impl MemoryPlan {
+    /// All of it.
+    pub fn total(&self) -> u64 {
+        self.weights + self.kv + self.scratch
+    }
+}
+
+/// What loading `source` on `backend` and making a runner with `limits` would take; loads nothing.
+///
+/// # Errors
+/// As [`crate::load`], but for what only the tensors' shapes can tell.
+pub fn plan<B: Backend>(backend: &B, source: &dyn Source, limits: &RunnerLimits) -> Result<MemoryPlan> {
+    let blueprint = arch::read(source)?;
+    let ignored = |name: &str| name == arch::ROPE_FACTORS || blueprint.names.ignores(name);
+    let mut weights = 0;
+    for name in source.tensors() {
+        let Some(t) = source.tensor(name)?.filter(|_| !ignored(name)) else { continue };
+        weights += match t.shape[..] {
+            [rows, cols] => backend.weight_bytes(rows, cols, t.format),
+            _ => 4 * t.shape.iter().map(|&n| n as u64).product::<u64>(),
+        };
+    }
+    let (kv, scratch) = runner_bytes(backend, &blueprint.spec, limits);
+    Ok(MemoryPlan { weights, kv, scratch })
+}

@@ -1,0 +1,198 @@
+//! A model file as this crate reads it: typed metadata and stored tensors.
+
+use kinfer_core::{Error, Format, Result};
+use std::cell::RefCell;
+use std::collections::HashSet;
+
+/// A metadata value; integers of every width are one variant.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Value<'a> {
+    /// A truth value.
+    Bool(bool),
+    /// An integer of any width.
+    Int(i128),
+    /// A float of any width.
+    Float(f64),
+    /// A string.
+    Str(&'a str),
+    /// An array of integers.
+    Ints(Vec<i128>),
+    /// An array of truth values.
+    Bools(Vec<bool>),
+    /// Any other array, by a description of it; no architecture reads one.
+    Other(String),
+}
+
+/// A stored tensor.
+#[derive(Clone, Debug)]
+pub struct Stored<'a> {
+    /// Outermost dimension first: `[rows, cols]` for a matrix, `[len]` for a vector.
+    pub shape: Vec<usize>,
+    /// How `data` stores the elements.
+    pub format: Format,
+    /// All elements, row after row.
+    pub data: &'a [u8],
+}
+
+/// A model file: what the architectures and the builder read.
+pub trait Source {
+    /// The metadata value of `key`.
+    fn value(&self, key: &str) -> Option<Value<'_>>;
+    /// All metadata keys.
+    fn keys(&self) -> Vec<&str>;
+    /// All tensor names.
+    fn tensors(&self) -> Vec<&str>;
+    /// The tensor called `name`.
+    ///
+    /// # Errors
+    /// [`Error::Unsupported`] for a tensor in a format that kinfer cannot compute with.
+    fn tensor(&self, name: &str) -> Result<Option<Stored<'_>>>;
+    /// Says that the bytes of `name` are not needed again, so that their pages can be dropped.
+    fn release(&self, name: &str);
+}
+
+/// Strict reader of an architecture's metadata: every getter names key and value when it fails, and
+/// [`Config::finish`] fails on keys that nobody has read.
+pub struct Config<'a> {
+    source: &'a dyn Source,
+    arch: &'a str,
+    read: RefCell<HashSet<String>>,
+}
+
+impl<'a> Config<'a> {
+    /// A reader of the keys `{arch}.…`.
+    pub fn new(source: &'a dyn Source, arch: &'a str) -> Self {
+        Config { source, arch, read: RefCell::default() }
+    }
+
+    /// The architecture's name in the file.
+    pub fn arch(&self) -> &'a str {
+        self.arch
+    }
+
+    /// The file.
+    pub fn source(&self) -> &'a dyn Source {
+        self.source
+    }
+
+    /// An error about `{arch}.{key}`.
+    pub fn error(&self, key: &str, problem: impl Into<String>) -> Error {
+        Error::Metadata { key: format!("{}.{key}", self.arch), problem: problem.into() }
+    }
+
+    fn get<T>(
+        &self,
+        key: &str,
+        expected: &str,
+        convert: impl FnOnce(&Value<'a>) -> Option<T>,
+    ) -> Result<Option<T>> {
+        let full = format!("{}.{key}", self.arch);
+        let value = self.source.value(&full);
+        self.read.borrow_mut().insert(full);
+        let Some(value) = value else { return Ok(None) };
+        match convert(&value) {
+            Some(v) => Ok(Some(v)),
+            None => Err(self.error(key, format!("expected {expected}, got {value:?}"))),
+        }
+    }
+
+    /// `{arch}.{key}` as a count; zero is a legal one.
+    pub fn opt_count(&self, key: &str) -> Result<Option<usize>> {
+        self.get(key, "a count", |v| match v {
+            Value::Int(i) => u32::try_from(*i).ok().map(|i| i as usize),
+            _ => None,
+        })
+    }
+
+    /// `{arch}.{key}` as a positive count.
+    pub fn opt_size(&self, key: &str) -> Result<Option<usize>> {
+        match self.opt_count(key)? {
+            Some(0) => Err(self.error(key, "expected a positive count, got 0")),
+            n => Ok(n),
+        }
+    }
+
+    /// `{arch}.{key}` as a positive count; it has to be there.
+    pub fn size(&self, key: &str) -> Result<usize> {
+        self.opt_size(key)?.ok_or_else(|| self.missing(key))
+    }
+
+    /// `{arch}.{key}` as one positive count for all layers, or an array with one for each.
+    pub fn opt_sizes(&self, key: &str, layers: usize) -> Result<Option<Vec<usize>>> {
+        self.get(key, &format!("a positive count, or {layers} of them"), |v| {
+            let size = |i: &i128| u32::try_from(*i).ok().filter(|&i| i > 0).map(|i| i as usize);
+            match v {
+                Value::Int(i) => Some(vec![size(i)?; layers]),
+                Value::Ints(all) if all.len() == layers => all.iter().map(size).collect(),
+                _ => None,
+            }
+        })
+    }
+
+    /// [`Config::opt_sizes`] that have to be there.
+    pub fn sizes(&self, key: &str, layers: usize) -> Result<Vec<usize>> {
+        self.opt_sizes(key, layers)?.ok_or_else(|| self.missing(key))
+    }
+
+    /// `{arch}.{key}` as a positive, finite number.
+    pub fn opt_positive(&self, key: &str) -> Result<Option<f64>> {
+        self.get(key, "a positive number", |v| {
+            match v {
+                Value::Float(f) => Some(*f),
+                Value::Int(i) => Some(*i as f64),
+                _ => None,
+            }
+            .filter(|f| f.is_finite() && *f > 0.0)
+        })
+    }
+
+    /// `{arch}.{key}` as a positive, finite number; it has to be there.
+    pub fn positive(&self, key: &str) -> Result<f64> {
+        self.opt_positive(key)?.ok_or_else(|| self.missing(key))
+    }
+
+    /// `{arch}.{key}` as a string.
+    pub fn opt_str(&self, key: &str) -> Result<Option<&'a str>> {
+        self.get(key, "a string", |v| match v {
+            Value::Str(s) => Some(*s),
+            _ => None,
+        })
+    }
+
+    /// `{arch}.{key}` as it is.
+    pub fn opt_value(&self, key: &str) -> Option<Value<'a>> {
+        self.read.borrow_mut().insert(format!("{}.{key}", self.arch));
+        self.source.value(&format!("{}.{key}", self.arch))
+    }
+
+    /// Fails when `{arch}.{key}` is there and not zero: `what` is then needed and cannot be had.
+    pub fn refuse(&self, key: &str, what: &str) -> Result<()> {
+        match self.opt_value(key) {
+            None | Some(Value::Int(0)) => Ok(()),
+            Some(Value::Float(0.0)) => Ok(()),
+            Some(v) => Err(self.error(key, format!("{what} is not supported (value {v:?})"))),
+        }
+    }
+
+    fn missing(&self, key: &str) -> Error {
+        self.error(key, "is missing from the model file")
+    }
+
+    /// Fails when the file has a key of this architecture that nobody read, unless it begins with one of
+    /// `ignored`: such a key may change what the model computes.
+    pub fn finish(&self, ignored: &[&str]) -> Result<()> {
+        let read = self.read.borrow();
+        for full in self.source.keys() {
+            let Some(key) = full.strip_prefix(self.arch).and_then(|k| k.strip_prefix('.')) else { continue };
+            if !read.contains(full) && !ignored.iter().any(|i| key.starts_with(i)) {
+                let value = self.source.value(full);
+                let value = value.map_or_else(String::new, |v| format!(" (value {v:?})"));
+                return Err(self.error(
+                    key,
+                    format!("kinfer does not know this setting of `{}` models, which may change their output{value}", self.arch),
+                ));
+            }
+        }
+        Ok(())
+    }
+}

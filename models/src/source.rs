@@ -1,6 +1,7 @@
 //! A model file as this crate reads it: typed metadata and stored tensors.
 
 use kinfer_core::{Error, Format, Result};
+use kinfer_load::gguf::Gguf;
 use std::cell::RefCell;
 use std::collections::HashSet;
 
@@ -194,5 +195,55 @@ impl<'a> Config<'a> {
             }
         }
         Ok(())
+    }
+}
+
+impl Source for Gguf {
+    fn value(&self, key: &str) -> Option<Value<'_>> {
+        use kinfer_load::gguf::{Array, FromValue, Value as Stored, ValueType};
+        let value: &Stored = self.metadata().opt(key).ok().flatten()?;
+        let array = |a: &Array| match a.element_type() {
+            ValueType::Bool => Vec::from_value(value).map(Value::Bools).ok(),
+            _ => Vec::<i64>::from_value(value)
+                .map(|v| Value::Ints(v.into_iter().map(i128::from).collect()))
+                .ok(),
+        };
+        Some(match value {
+            Stored::Bool(b) => Value::Bool(*b),
+            Stored::String(s) => Value::Str(s),
+            Stored::F32(f) => Value::Float(f64::from(*f)),
+            Stored::F64(f) => Value::Float(*f),
+            Stored::U64(u) => Value::Int(i128::from(*u)),
+            Stored::Array(a) => array(a).unwrap_or_else(|| Value::Other(value.to_string())),
+            int => match i64::from_value(int) {
+                Ok(i) => Value::Int(i128::from(i)),
+                Err(other) => Value::Other(other),
+            },
+        })
+    }
+
+    fn keys(&self) -> Vec<&str> {
+        self.metadata().iter().map(|(key, _)| key).collect()
+    }
+
+    fn tensors(&self) -> Vec<&str> {
+        Gguf::tensors(self).map(|t| t.name()).collect()
+    }
+
+    fn tensor(&self, name: &str) -> Result<Option<Stored<'_>>> {
+        let Some(tensor) = Gguf::tensor(self, name) else { return Ok(None) };
+        let format = tensor.tensor_type().and_then(|t| t.format()).ok_or_else(|| Error::Unsupported {
+            what: format!("the format {} of tensor `{name}`", tensor.type_name()),
+            supported: Format::all().map(Format::name).collect::<Vec<_>>().join(", "),
+        })?;
+        // The file's order is innermost first.
+        let shape = tensor.shape().iter().rev().map(|&n| n as usize).collect();
+        Ok(Some(Stored { shape, format, data: tensor.data() }))
+    }
+
+    fn release(&self, name: &str) {
+        if let Some(tensor) = Gguf::tensor(self, name) {
+            tensor.release();
+        }
     }
 }

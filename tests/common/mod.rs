@@ -1,0 +1,22 @@
+//! What the integration tests share.
+#![allow(dead_code)] // each test binary uses a part
+
+use std::path::{Path, PathBuf};
+
+/// The workspace's root.
+pub fn root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+}
+
+/// A real model file. A missing one is a failure that says how to get it.
+pub fn model(file: &str) -> PathBuf {
+    let dir = std::env::var_os("KINFER_TEST_MODELS").map(PathBuf::from);
+    let path = dir.unwrap_or_else(|| root().join("target/test-models")).join(file);
+    assert!(
+        path.is_file(),
+        "{} is missing: run `tests/fetch-models target/test-models`, or set KINFER_TEST_MODELS to the directory \
+         that has it",
+        path.display()
+    );
+    path
+}

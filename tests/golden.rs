@@ -5,6 +5,7 @@ mod common;
 
 use kinfer_core::{Batch, KvType, Model, Runner, RunnerLimits, batch::BLOCK_LEN};
 use kinfer_load::gguf::Gguf;
+use kinfer_load::tokenizer::{Encode, Strings, Tokenizer, VocabSpec};
 use serde::Deserialize;
 use sha2::{Digest, Sha256};
 use std::{fs, sync::Arc};
@@ -223,7 +224,10 @@ fn follow_paths(mut runner: Box<dyn Runner>, prompts: &[Prompt]) -> Paths {
             let best = f64::from(row.iter().copied().fold(f32::NEG_INFINITY, f32::max)) - sum;
             let gap = best - own(reference) - p.truth_gap_of_reference[step];
             if gap > 0.1 {
-                println!("  {} step {step}: own best exceeds the reference id by {gap:.3} beyond truth's gap", p.name);
+                println!(
+                    "  {} step {step}: own best exceeds the reference id by {gap:.3} beyond truth's gap",
+                    p.name
+                );
             }
             excess.push(gap);
             if step + 1 < p.llama_cpp_greedy_ids.len() {
@@ -268,4 +272,27 @@ fn perplexity(gguf: &Gguf, mut runner: Box<dyn Runner>, golden: &Perplexity) -> 
     }
     assert_eq!(scored, golden.scored, "scored tokens");
     (nll / scored as f64).exp()
+}
+
+/// The ids of `text` without BOS, and the BOS of models that want one.
+fn tokenize(gguf: &Gguf, text: &str) -> (Vec<u32>, Option<u32>) {
+    let meta = gguf.metadata();
+    let strings = |key: &str| Strings::from_iter(meta.opt::<Vec<&str>>(key).unwrap().unwrap_or_default());
+    let spec = VocabSpec {
+        model: meta.get::<&str>("tokenizer.ggml.model").unwrap().into(),
+        pre: meta.opt::<&str>("tokenizer.ggml.pre").unwrap().map(str::to_string),
+        tokens: strings("tokenizer.ggml.tokens"),
+        types: meta.opt("tokenizer.ggml.token_type").unwrap(),
+        scores: meta.opt("tokenizer.ggml.scores").unwrap(),
+        merges: strings("tokenizer.ggml.merges"),
+        bos: meta.opt("tokenizer.ggml.bos_token_id").unwrap(),
+        eos: meta.opt("tokenizer.ggml.eos_token_id").unwrap(),
+        unk: meta.opt("tokenizer.ggml.unknown_token_id").unwrap(),
+        add_bos: meta.opt("tokenizer.ggml.add_bos_token").unwrap(),
+        add_space_prefix: meta.opt("tokenizer.ggml.add_space_prefix").unwrap(),
+        ..VocabSpec::default()
+    };
+    let tokenizer = Tokenizer::new(&spec).unwrap();
+    let bos = tokenizer.bos().filter(|_| tokenizer.add_bos());
+    (tokenizer.encode(text, Encode::text()).unwrap(), bos)
 }

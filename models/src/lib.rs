@@ -20,6 +20,7 @@ pub use plan::{MemoryPlan, plan};
 pub use sampling::SamplingDefaults;
 pub use source::Source;
 
+use arch::Blueprint;
 use kinfer_core::{Backend, Model, Result};
 use std::sync::Arc;
 
@@ -30,6 +31,18 @@ use std::sync::Arc;
 /// [`kinfer_core::Error::Metadata`], [`kinfer_core::Error::MissingTensor`] or [`kinfer_core::Error::Shape`] for a
 /// file that contradicts itself; the backend's own errors.
 pub fn load<B: Backend>(backend: B, source: &dyn Source, progress: Progress<'_>) -> Result<Arc<dyn Model>> {
-    let blueprint = arch::read(source)?;
+    build(backend, arch::read(source)?, source, progress)
+}
+
+/// [`load`] for a blueprint that the caller has read, or made.
+///
+/// # Errors
+/// As [`load`], but for those about metadata.
+pub fn build<B: Backend>(
+    backend: B,
+    blueprint: Blueprint,
+    source: &dyn Source,
+    progress: Progress<'_>,
+) -> Result<Arc<dyn Model>> {
     Ok(Arc::new(build::decoder(backend, blueprint, source, progress)?))
 }

@@ -40,7 +40,7 @@ impl SamplingDefaults {
                 "min_p" => found.min_p = Some(number(full, &value)?),
                 "penalty_repeat" => found.repeat_penalty = Some(number(full, &value)?),
                 "penalty_last_n" => found.repeat_last_n = Some(integer(full, &value)?),
-                _ => found.unsupported.push((full.to_string(), format!("{value:?}"))),
+                _ => found.unsupported.push((full.to_string(), value.to_string())),
             }
         }
         Ok(found)
@@ -63,5 +63,5 @@ fn integer(key: &str, value: &Value<'_>) -> Result<i32> {
 }
 
 fn wrong(key: &str, expected: &str, value: &Value<'_>) -> Error {
-    Error::Metadata { key: key.into(), problem: format!("expected {expected}, got {value:?}") }
+    Error::Metadata { key: key.into(), problem: format!("expected {expected}, got {value}") }
 }

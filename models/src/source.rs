@@ -4,6 +4,7 @@ use kinfer_core::{Error, Format, Result};
 use kinfer_load::gguf::Gguf;
 use std::cell::RefCell;
 use std::collections::HashSet;
+use std::fmt;
 
 /// A metadata value; integers of every width are one variant.
 #[derive(Clone, Debug, PartialEq)]
@@ -22,6 +23,20 @@ pub enum Value<'a> {
     Bools(Vec<bool>),
     /// Any other array, by a description of it; no architecture reads one.
     Other(String),
+}
+
+impl fmt::Display for Value<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Value::Bool(v) => v.fmt(f),
+            Value::Int(v) => v.fmt(f),
+            Value::Float(v) => v.fmt(f),
+            Value::Str(v) => write!(f, "`{v}`"),
+            Value::Ints(v) => write!(f, "an array of {} integers", v.len()),
+            Value::Bools(v) => write!(f, "an array of {} booleans", v.len()),
+            Value::Other(v) => v.fmt(f),
+        }
+    }
 }
 
 /// A stored tensor.
@@ -93,7 +108,7 @@ impl<'a> Config<'a> {
         let Some(value) = value else { return Ok(None) };
         match convert(&value) {
             Some(v) => Ok(Some(v)),
-            None => Err(self.error(key, format!("expected {expected}, got {value:?}"))),
+            None => Err(self.error(key, format!("expected {expected}, got {value}"))),
         }
     }
 
@@ -171,7 +186,7 @@ impl<'a> Config<'a> {
         match self.opt_value(key) {
             None | Some(Value::Int(0)) => Ok(()),
             Some(Value::Float(0.0)) => Ok(()),
-            Some(v) => Err(self.error(key, format!("{what} is not supported (value {v:?})"))),
+            Some(v) => Err(self.error(key, format!("{what} is not supported (value {v})"))),
         }
     }
 
@@ -187,7 +202,7 @@ impl<'a> Config<'a> {
             let Some(key) = full.strip_prefix(self.arch).and_then(|k| k.strip_prefix('.')) else { continue };
             if !read.contains(full) && !ignored.iter().any(|i| key.starts_with(i)) {
                 let value = self.source.value(full);
-                let value = value.map_or_else(String::new, |v| format!(" (value {v:?})"));
+                let value = value.map_or_else(String::new, |v| format!(" (value {v})"));
                 return Err(self.error(
                     key,
                     format!("kinfer does not know this setting of `{}` models, which may change their output{value}", self.arch),

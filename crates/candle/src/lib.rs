@@ -77,10 +77,7 @@ impl Candle {
         let new = self.run((|| {
             let (rows, width) = old.dims2()?;
             let new = f(&old.narrow(1, cols.start, cols.len())?)?.reshape((rows, cols.len()))?;
-            Tensor::cat(
-                &[&old.narrow(1, 0, cols.start)?, &new, &old.narrow(1, cols.end, width - cols.end)?],
-                1,
-            )
+            cat(&[old.narrow(1, 0, cols.start)?, new, old.narrow(1, cols.end, width - cols.end)?], 1)
         })())?;
         x.0 = Some(new);
         Ok(())
@@ -92,6 +89,12 @@ impl Act {
     fn get(&self) -> Result<&Tensor> {
         self.0.as_ref().ok_or_else(|| Error::Batch("an activation is read before it was written".into()))
     }
+}
+
+/// The parts that are not empty, side by side.
+fn cat(parts: &[Tensor], dim: usize) -> candle_core::Result<Tensor> {
+    let parts: Vec<&Tensor> = parts.iter().filter(|t| t.elem_count() > 0).collect();
+    Tensor::cat(&parts, dim)
 }
 
 /// `x / sqrt(mean(x^2) + eps) * weight` over the last dimension.
@@ -231,14 +234,9 @@ impl Backend for Candle {
             let x = x.contiguous()?.reshape((rows, width / head_dim, head_dim))?;
             let half = cos.dim(2)?;
             let (a, b) = (x.narrow(2, 0, half)?, x.narrow(2, half, half)?);
-            Tensor::cat(
-                &[
-                    (a.broadcast_mul(cos)? - b.broadcast_mul(sin)?)?,
-                    (b.broadcast_mul(cos)? + a.broadcast_mul(sin)?)?,
-                    x.narrow(2, 2 * half, head_dim - 2 * half)?,
-                ],
-                2,
-            )
+            let turned_a = (a.broadcast_mul(cos)? - b.broadcast_mul(sin)?)?;
+            let turned_b = (b.broadcast_mul(cos)? + a.broadcast_mul(sin)?)?;
+            cat(&[turned_a, turned_b, x.narrow(2, 2 * half, head_dim - 2 * half)?], 2)
         })
     }
 

@@ -77,7 +77,7 @@ fn windowed(config: &Config<'_>, layers: usize) -> Result<Vec<bool>> {
         None => 6,
         Some(v) => {
             return Err(
-                config.error(KEY, format!("expected a period of 1 to {layers} or {layers} flags, got {v:?}"))
+                config.error(KEY, format!("expected a period of 1 to {layers} or {layers} flags, got {v}"))
             );
         }
     };

@@ -114,7 +114,7 @@ pub fn read(source: &dyn Source) -> Result<Blueprint> {
     const KEY: &str = "general.architecture";
     let arch = match source.value(KEY) {
         Some(Value::Str(arch)) => arch,
-        Some(v) => return Err(metadata(KEY, format!("expected a string, got {v:?}"))),
+        Some(v) => return Err(metadata(KEY, format!("expected a string, got {v}"))),
         None => return Err(metadata(KEY, "is missing from the model file".into())),
     };
     let Some((_, reader)) = ARCHITECTURES.iter().find(|(name, _)| *name == arch) else {

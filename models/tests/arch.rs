@@ -1,0 +1,236 @@
+//! Metadata to blueprints: what the architectures read, and what they refuse.
+
+use kinfer_core::backend::RowOrder;
+use kinfer_core::{Activation, Error, Format};
+use kinfer_load::gguf::{Gguf, Value, write::Writer};
+use kinfer_models::SamplingDefaults;
+use kinfer_models::arch::{self, Blueprint, QkRows};
+
+const VOCAB: u64 = 10;
+
+/// Metadata and tensors of a file under construction.
+struct File(Vec<(String, Value)>, Vec<(String, Vec<f32>, Vec<u64>)>);
+
+impl File {
+    fn set(mut self, key: &str, value: impl Into<Value>) -> Self {
+        self.0.push((key.into(), value.into()));
+        self
+    }
+    fn without(mut self, key: &str) -> Self {
+        self.0.retain(|(k, _)| k != key);
+        self
+    }
+    fn tensor(mut self, name: &str, values: &[f32]) -> Self {
+        self.1.push((name.into(), values.into(), vec![values.len() as u64]));
+        self
+    }
+    fn gguf(self) -> Gguf {
+        let mut writer = Writer::default();
+        for (key, value) in self.0 {
+            writer.set(key, value);
+        }
+        let mut data: Vec<Vec<u8>> = Vec::new();
+        for (name, values, shape) in &self.1 {
+            writer.tensor(name, shape, Format::F32.tensor_type()).unwrap();
+            data.push(values.iter().flat_map(|v| v.to_le_bytes()).collect());
+        }
+        let mut bytes = Vec::new();
+        writer.write(&mut bytes, &data).unwrap();
+        Gguf::from_bytes(bytes).unwrap()
+    }
+    fn read(self) -> Blueprint {
+        arch::read(&self.gguf()).unwrap()
+    }
+    /// The message of the error that reading ends in.
+    fn refused(self) -> String {
+        arch::read(&self.gguf()).unwrap_err().to_string()
+    }
+}
+
+fn decoder(arch: &str, layers: u32) -> File {
+    let embed = ("token_embd.weight".into(), vec![0.0; 64 * VOCAB as usize], vec![64, VOCAB]);
+    let key = |k: &str| format!("{arch}.{k}");
+    File(Vec::new(), vec![embed])
+        .set("general.architecture", arch)
+        .set(&key("block_count"), layers)
+        .set(&key("context_length"), 4096u32)
+        .set(&key("embedding_length"), 64u32)
+        .set(&key("feed_forward_length"), 96u32)
+        .set(&key("attention.head_count"), 4u32)
+        .set(&key("attention.head_count_kv"), 2u32)
+        .set(&key("attention.layer_norm_rms_epsilon"), 1e-5f32)
+}
+
+fn llama() -> File {
+    decoder("llama", 2)
+}
+
+#[test]
+fn llama_reads_its_shape() {
+    let Blueprint { spec, names } = llama().read();
+    assert_eq!((spec.vocab, spec.dim, spec.context, spec.layers.len()), (10, 64, 4096, 2));
+    let attn = &spec.layers[1].attn;
+    assert_eq!((attn.heads, attn.kv_heads, attn.head_dim, attn.window), (4, 2, 16, None));
+    assert_eq!(attn.scale, 0.25);
+    assert_eq!(spec.layers[1].ffn.act, Activation::Silu);
+    assert_eq!(spec.ropes.len(), 1);
+    assert_eq!(spec.ropes[0].inv_freq[..2], [1.0, 10_000f32.powf(-0.125)]);
+    assert_eq!(names.qk_rows.order(16), RowOrder::AdjacentPairs { head_dim: 16 });
+}
+
+#[test]
+fn per_layer_counts() {
+    let spec = llama().set("llama.feed_forward_length", [96u32, 128].as_slice()).read().spec;
+    assert_eq!(spec.layers.iter().map(|l| l.ffn.hidden).collect::<Vec<_>>(), [96, 128]);
+    let message = llama().set("llama.feed_forward_length", [96u32, 128, 5].as_slice()).refused();
+    assert!(message.contains("llama.feed_forward_length") && message.contains("2 of them"), "{message}");
+}
+
+#[test]
+fn key_length_overrides_the_quotient_and_zero_windows_are_none() {
+    let file = llama().set("llama.attention.key_length", 32u32).set("llama.attention.value_length", 32u32);
+    let spec = file.set("llama.attention.sliding_window", 0u32).read().spec;
+    assert_eq!((spec.layers[0].attn.head_dim, spec.layers[0].attn.window), (32, None));
+    let spec = llama().set("llama.attention.sliding_window", 4096u32).read().spec;
+    assert_eq!(spec.layers[0].attn.window, Some(4096));
+}
+
+#[test]
+fn rope_scaling() {
+    let plain = llama().read().spec.ropes.remove(0);
+    let scaled = |file: File| file.read().spec.ropes.remove(0);
+
+    let linear =
+        scaled(llama().set("llama.rope.scaling.type", "linear").set("llama.rope.scaling.factor", 4f32));
+    assert!(linear.inv_freq.iter().zip(plain.inv_freq.iter()).all(|(a, b)| (a * 4.0 - b).abs() < 1e-7));
+    assert_eq!(scaled(llama().set("llama.rope.scale_linear", 4f32)), linear, "the key's old name");
+    let off = llama().set("llama.rope.scaling.type", "none").set("llama.rope.scaling.factor", 4f32);
+    assert_eq!(scaled(off), plain);
+
+    let factors: Vec<f32> = (1..=8).map(|i| i as f32).collect();
+    let llama3 = scaled(llama().tensor("rope_freqs.weight", &factors));
+    for (i, (a, b)) in llama3.inv_freq.iter().zip(plain.inv_freq.iter()).enumerate() {
+        assert!((a * factors[i] - b).abs() < 1e-6 * b);
+    }
+    let message = llama().tensor("rope_freqs.weight", &factors[..7]).refused();
+    assert!(message.contains("rope_freqs.weight") && message.contains("[8]"), "{message}");
+}
+
+/// The ramp runs from dimension 20 to 46.
+const YARN: [(usize, f32); 7] = [
+    (0, 1.0),
+    (20, 0.056_234_132),
+    (21, 0.047_292_04),
+    (30, 0.009_488_518),
+    (40, 0.001_337_886_7),
+    (46, 0.000_333_380_36),
+    (63, 0.000_028_869_55),
+];
+
+/// Frequencies computed apart with the formulas of arXiv 2309.00071 for 128 dimensions, factor 4, 4096 positions.
+#[test]
+fn yarn() {
+    let file = llama()
+        .set("llama.attention.key_length", 128u32)
+        .set("llama.attention.value_length", 128u32)
+        .set("llama.rope.scaling.type", "yarn")
+        .set("llama.rope.scaling.factor", 4f32)
+        .set("llama.rope.scaling.original_context_length", 4096u32);
+    let rope = file.read().spec.ropes.remove(0);
+    for (i, expected) in YARN {
+        let got = rope.inv_freq[i];
+        assert!((got - expected).abs() < 1e-6 * expected, "frequency {i}: {got}, expected {expected}");
+    }
+    assert!((rope.magnitude - 1.138_629_4).abs() < 1e-6);
+    let message = llama().set("llama.rope.scaling.type", "yarn").refused();
+    assert!(message.contains("llama.rope.scaling.factor"), "{message}");
+}
+
+#[test]
+fn gemma3_alternates_windows_and_rotary_bases() {
+    let file = || {
+        decoder("gemma3", 12)
+            .set("gemma3.attention.sliding_window", 512u32)
+            .set("gemma3.rope.freq_base", 1e6f32)
+            .set("gemma3.rope.scaling.type", "linear")
+            .set("gemma3.rope.scaling.factor", 8f32)
+    };
+    let Blueprint { spec, names } = file().read();
+    let global = |spec: &kinfer_core::ModelSpec| -> Vec<usize> {
+        let layers = spec.layers.iter().enumerate();
+        layers.filter(|(_, l)| l.attn.window.is_none()).map(|(i, _)| i).collect()
+    };
+    assert_eq!(global(&spec), [5, 11]);
+    assert_eq!((spec.layers[0].attn.rope, spec.layers[5].attn.rope), (Some(1), Some(0)));
+    assert_eq!(spec.ropes[0].inv_freq[0], 0.125, "scaling stretches the global layers");
+    assert_eq!(spec.ropes[1].inv_freq[..2], [1.0, 10_000f32.powf(-0.125)]);
+    assert_eq!((spec.embed_scale, spec.layers[0].ffn.act), (8.0, Activation::GeluTanh));
+    assert_eq!((names.qk_rows, names.attn_post_norm), (QkRows::Halves, Some("post_attention_norm")));
+
+    const PATTERN: &str = "gemma3.attention.sliding_window_pattern";
+    assert_eq!(global(&file().set(PATTERN, 4u32).read().spec), [3, 7, 11]);
+    let flags: Vec<bool> = (0..12).map(|i| i != 2).collect();
+    assert_eq!(global(&file().set(PATTERN, flags.as_slice()).read().spec), [2]);
+    let message = file().set(PATTERN, 0u32).refused();
+    assert!(message.contains(PATTERN), "{message}");
+    assert_eq!(global(&decoder("gemma3", 2).read().spec), [0, 1], "no window, no local layers");
+}
+
+#[test]
+fn the_27b_model_scales_queries_by_dim_over_heads() {
+    let file = |layers| decoder("gemma3", layers).set("gemma3.attention.key_length", 32u32);
+    assert_eq!(file(62).read().spec.layers[0].attn.scale, 0.25);
+    assert_eq!(file(61).read().spec.layers[0].attn.scale, (1.0 / 32f64.sqrt()) as f32);
+}
+
+#[test]
+fn refusals_name_key_and_value() {
+    let refused: [(File, &[&str]); 15] = [
+        (decoder("mamba", 2), &["mamba", "gemma3, llama"]),
+        (llama().without("general.architecture"), &["general.architecture", "missing"]),
+        (llama().without("llama.block_count"), &["llama.block_count", "missing"]),
+        (llama().set("llama.block_count", 0u32), &["llama.block_count", "0"]),
+        (llama().set("llama.block_count", "two"), &["llama.block_count", "two"]),
+        (llama().set("llama.attention.head_count_kv", 3u32), &["llama.attention.head_count_kv", "3"]),
+        (llama().set("llama.attention.head_count", 5u32), &["llama.attention.head_count"]),
+        (llama().set("llama.attention.value_length", 8u32), &["llama.attention.value_length", "8"]),
+        (llama().set("llama.attention.layer_norm_rms_epsilon", f32::NAN), &["epsilon", "NaN"]),
+        (llama().set("llama.rope.dimension_count", 8u32), &["llama.rope.dimension_count", "8"]),
+        (
+            llama().set("llama.rope.scaling.type", "longrope"),
+            &["llama.rope.scaling.type", "longrope", "yarn"],
+        ),
+        (llama().set("llama.expert_count", 8u32), &["llama.expert_count", "8", "experts"]),
+        (llama().set("llama.vocab_size", 11u32), &["llama.vocab_size", "11", "10"]),
+        (llama().set("llama.logit_scale", 2f32), &["llama.logit_scale", "2"]),
+        (decoder("gemma3", 2).set("gemma3.attn_logit_softcapping", 50f32), &["attn_logit_softcapping", "50"]),
+    ];
+    for (file, parts) in refused {
+        let message = file.refused();
+        assert!(parts.iter().all(|p| message.contains(p)), "{message}: lacks one of {parts:?}");
+    }
+    let error = arch::read(&decoder("mamba", 2).gguf()).unwrap_err();
+    assert!(matches!(error, Error::Unsupported { .. }));
+}
+
+#[test]
+fn a_file_without_embedding() {
+    let mut file = llama();
+    file.1.clear();
+    assert!(file.refused().contains("token_embd.weight"));
+}
+
+#[test]
+fn sampling_defaults() {
+    let file = llama()
+        .set("general.sampling.temp", 0.6f32)
+        .set("general.sampling.top_k", 20i32)
+        .set("general.sampling.penalty_repeat", 1.1f32)
+        .set("general.sampling.mirostat", 2i32);
+    let found = SamplingDefaults::read(&file.gguf()).unwrap();
+    assert_eq!((found.temperature, found.top_k, found.top_p), (Some(0.6), Some(20), None));
+    assert_eq!(found.repeat_penalty, Some(1.1));
+    assert_eq!(found.unsupported, [("general.sampling.mirostat".to_string(), "2".to_string())]);
+    let wrong = SamplingDefaults::read(&llama().set("general.sampling.top_k", "many").gguf()).unwrap_err();
+    assert!(wrong.to_string().contains("general.sampling.top_k"), "{wrong}");
+}

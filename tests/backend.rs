@@ -1,0 +1,161 @@
+//! Every backend on small random models: its fused stages against their definitions, itself against candle in
+//! float32, and the independence of results from how a prompt is cut into chunks.
+
+mod toy;
+
+use kinfer_candle::Candle;
+use kinfer_core::{Batch, KvType, Model, RunnerLimits, Unfused, batch::BLOCK_LEN};
+use std::sync::Arc;
+use toy::{Random, Toy};
+
+/// How close a backend has to come, as normalised mean square errors of all logits of a run.
+struct Bounds {
+    /// To its own default stages.
+    unfused: f64,
+    /// To candle in float32.
+    reference: f64,
+    /// To itself with the prompt in other chunks; 0: bit for bit.
+    chunks: f64,
+}
+
+macro_rules! backends {
+    ($($module:ident: $backend:expr, $bounds:expr;)*) => { $(
+        mod $module {
+            use super::*;
+
+            #[test]
+            fn fused_stages_equal_their_definitions() {
+                compare("unfused", $bounds.unfused, |toy, kv| {
+                    (mixed(&toy.load($backend), kv), mixed(&toy.load(Unfused($backend)), kv))
+                });
+            }
+
+            #[test]
+            fn agrees_with_the_reference() {
+                compare("candle f32", $bounds.reference, |toy, kv| {
+                    (mixed(&toy.load($backend), kv), mixed(&toy.load(Candle::cpu()), kv))
+                });
+            }
+
+            #[test]
+            fn chunks_of_a_prompt_do_not_matter() {
+                for chunk in [1, 7, 64] {
+                    compare(&format!("chunks of {chunk}"), $bounds.chunks, |toy, kv| {
+                        let model = toy.load($backend);
+                        (in_chunks(&model, kv, usize::MAX), in_chunks(&model, kv, chunk))
+                    });
+                }
+            }
+        }
+    )* };
+}
+
+backends! {
+    candle_f32: Candle::cpu(), Bounds { unfused: 0.0, reference: 0.0, chunks: 1e-9 };
+}
+
+/// Runs every toy both ways; fails with all that differ too much.
+fn compare(what: &str, most: f64, run: impl Fn(&Toy, KvType) -> (Vec<f32>, Vec<f32>)) {
+    let mut broken = Vec::new();
+    for toy in toy::all() {
+        for kv in [KvType::F32, KvType::F16] {
+            let (a, b) = run(&toy, kv);
+            assert_eq!(a.len(), b.len());
+            assert!(b.iter().all(|v| v.is_finite()) && b.iter().any(|&v| v != b[0]), "{}: {b:?}", toy.name);
+            let error = nmse(&a, &b);
+            println!("{} / {kv:?} against {what}: NMSE {error:.2e}", toy.name);
+            if error.is_nan() || error > most {
+                broken.push(format!(
+                    "{} / {kv:?} against {what}: NMSE {error:.2e}, at most {most:.2e}",
+                    toy.name
+                ));
+            }
+        }
+    }
+    assert!(broken.is_empty(), "{}", broken.join("\n"));
+}
+
+fn nmse(a: &[f32], b: &[f32]) -> f64 {
+    let square = |x: f64| x * x;
+    let error: f64 = a.iter().zip(b).map(|(&a, &b)| square(f64::from(a) - f64::from(b))).sum();
+    error / b.iter().map(|&b| square(f64::from(b))).sum::<f64>()
+}
+
+const SEQUENCES: usize = 3;
+/// Blocks of a sequence.
+const BLOCKS: usize = 6;
+const ROWS: usize = 160;
+
+/// Tokens of one sequence, and how many of them are in the cache.
+struct Sequence {
+    tokens: Vec<u32>,
+    /// Neighbours in a sequence are none in the cache.
+    blocks: Vec<u32>,
+    done: usize,
+}
+
+impl Sequence {
+    fn new(i: usize, vocab: usize) -> Self {
+        let mut random = Random(100 + i as u64);
+        Sequence {
+            tokens: (0..BLOCKS * BLOCK_LEN).map(|_| (random.next() % vocab as u64) as u32).collect(),
+            blocks: (0..BLOCKS).rev().map(|b| (b * SEQUENCES + i) as u32).collect(),
+            done: 0,
+        }
+    }
+
+    /// Puts the next `n` tokens into a batch.
+    fn push(&mut self, batch: &mut Batch, n: usize, output: bool) {
+        let tokens = &self.tokens[self.done..self.done + n];
+        let needed = (self.done + n).div_ceil(BLOCK_LEN);
+        batch.push(tokens, self.done, &self.blocks[..needed], output);
+        self.done += n;
+    }
+}
+
+fn limits(kv: KvType) -> RunnerLimits {
+    RunnerLimits { rows: ROWS, outputs: SEQUENCES, blocks: SEQUENCES * BLOCKS, kv }
+}
+
+/// All logits of a run that mixes prompts, chunks of prompts and single tokens of three sequences.
+fn mixed(model: &Arc<dyn Model>, kv: KvType) -> Vec<f32> {
+    /// Per step: sequence, tokens, whether its logits are wanted.
+    const STEPS: &[&[(usize, usize, bool)]] = &[
+        &[(0, 5, true), (1, 40, false)],
+        &[(1, 30, true), (0, 1, true), (2, 1, true)],
+        &[(2, 33, false)],
+        &[(0, 1, true), (1, 1, true), (2, 1, true)],
+        &[(1, 64, true), (2, 70, true), (0, 1, true)],
+        &[(2, 1, true), (0, 26, true), (1, 1, false)],
+        &[(0, 1, true), (1, 1, true), (2, 1, true)],
+    ];
+    let mut sequences: Vec<_> = (0..SEQUENCES).map(|i| Sequence::new(i, model.spec().vocab)).collect();
+    let mut runner = model.clone().runner(limits(kv)).unwrap();
+    let (mut batch, mut all) = (Batch::default(), Vec::new());
+    for step in STEPS {
+        batch.clear();
+        for &(i, n, output) in *step {
+            sequences[i].push(&mut batch, n, output);
+        }
+        let logits = runner.step(&batch).unwrap();
+        assert_eq!(logits.data.len(), batch.outputs.len() * logits.vocab);
+        all.extend_from_slice(logits.data);
+    }
+    all
+}
+
+/// Logits after a prompt in chunks of at most `chunk`, and after each of four more tokens.
+fn in_chunks(model: &Arc<dyn Model>, kv: KvType, chunk: usize) -> Vec<f32> {
+    const PROMPT: usize = 150;
+    let mut sequence = Sequence::new(0, model.spec().vocab);
+    let mut runner = model.clone().runner(limits(kv)).unwrap();
+    let (mut batch, mut all) = (Batch::default(), Vec::new());
+    while sequence.done < PROMPT + 4 {
+        batch.clear();
+        let n = if sequence.done < PROMPT { chunk.min(PROMPT - sequence.done) } else { 1 };
+        let wanted = sequence.done + n >= PROMPT;
+        sequence.push(&mut batch, n, wanted);
+        all.extend_from_slice(runner.step(&batch).unwrap().data);
+    }
+    all
+}

@@ -5,7 +5,7 @@ mod common;
 
 use kinfer_core::{Batch, KvType, Model, Runner, RunnerLimits, batch::BLOCK_LEN};
 use kinfer_load::gguf::Gguf;
-use kinfer_load::tokenizer::{Encode, Strings, Tokenizer, VocabSpec};
+use kinfer_load::tokenizer::{Encode, Tokenizer, VocabSpec};
 use serde::Deserialize;
 use sha2::{Digest, Sha256};
 use std::{fs, sync::Arc};
@@ -76,7 +76,6 @@ struct Golden {
 #[derive(Deserialize)]
 struct Prompt {
     name: String,
-    text: String,
     prompt_ids: Vec<u32>,
     llama_cpp_greedy_ids: Vec<u32>,
     truth_top5_on_that_path: Vec<Vec<Scored>>,
@@ -139,7 +138,7 @@ fn check(target: &Target, golden: &str) {
         MaxKl::Below(most) => most,
         MaxKl::TimesLlamaCpp(factor) => factor * golden.prefix.llama_cpp_kl.plain.top8.mean,
     };
-    rule("prefix: mean 9-bucket KL", prefix_kl(&*runner(&model, target, 1), &golden.prefix), most);
+    rule("prefix: mean 9-bucket KL", prefix_kl(runner(&model, target, 1), &golden.prefix), most);
 
     let paths = follow_paths(runner(&model, target, golden.prompts.len()), &golden.prompts);
     if let Some(most) = target.rules.top5 {
@@ -276,23 +275,7 @@ fn perplexity(gguf: &Gguf, mut runner: Box<dyn Runner>, golden: &Perplexity) -> 
 
 /// The ids of `text` without BOS, and the BOS of models that want one.
 fn tokenize(gguf: &Gguf, text: &str) -> (Vec<u32>, Option<u32>) {
-    let meta = gguf.metadata();
-    let strings = |key: &str| Strings::from_iter(meta.opt::<Vec<&str>>(key).unwrap().unwrap_or_default());
-    let spec = VocabSpec {
-        model: meta.get::<&str>("tokenizer.ggml.model").unwrap().into(),
-        pre: meta.opt::<&str>("tokenizer.ggml.pre").unwrap().map(str::to_string),
-        tokens: strings("tokenizer.ggml.tokens"),
-        types: meta.opt("tokenizer.ggml.token_type").unwrap(),
-        scores: meta.opt("tokenizer.ggml.scores").unwrap(),
-        merges: strings("tokenizer.ggml.merges"),
-        bos: meta.opt("tokenizer.ggml.bos_token_id").unwrap(),
-        eos: meta.opt("tokenizer.ggml.eos_token_id").unwrap(),
-        unk: meta.opt("tokenizer.ggml.unknown_token_id").unwrap(),
-        add_bos: meta.opt("tokenizer.ggml.add_bos_token").unwrap(),
-        add_space_prefix: meta.opt("tokenizer.ggml.add_space_prefix").unwrap(),
-        ..VocabSpec::default()
-    };
-    let tokenizer = Tokenizer::new(&spec).unwrap();
+    let tokenizer = Tokenizer::new(&VocabSpec::from_metadata(gguf.metadata()).unwrap()).unwrap();
     let bos = tokenizer.bos().filter(|_| tokenizer.add_bos());
     (tokenizer.encode(text, Encode::text()).unwrap(), bos)
 }

@@ -1,8 +1,13 @@
 //! Devices by name. The only place that names backends.
 
-use crate::{Error, Result};
+use crate::{Error, LoadOptions, Numerics, Result};
+use kinfer_core::RunnerLimits;
+use kinfer_cpu::{Cpu, Isa, machine};
+use kinfer_load::gguf::Gguf;
+use kinfer_models::MemoryPlan;
 use std::fmt;
 use std::str::FromStr;
+use std::sync::Arc;
 
 /// What a model runs on.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
@@ -71,4 +76,65 @@ impl FromStr for Device {
     fn from_str(s: &str) -> Result<Self> {
         Self::parse(s)
     }
+}
+
+/// Evaluates an expression with the device's backend.
+macro_rules! on {
+    ($options:expr, |$backend:ident| $use:expr) => {{
+        let options: &LoadOptions = $options;
+        let device = options.device;
+        if let Some(reason) = device.unavailable() {
+            return Err(Error::Device { device: device.name().into(), reason: reason.into() });
+        }
+        match device {
+            #[cfg(feature = "candle")]
+            Device::Candle => {
+                let $backend = kinfer_candle::Candle::cpu();
+                $use
+            }
+            _ => {
+                let $backend = cpu(options)?;
+                $use
+            }
+        }
+    }};
+}
+
+/// Loads a model's weights onto the device of `options`.
+pub(crate) fn load(
+    gguf: &Gguf,
+    options: &LoadOptions,
+    progress: &mut dyn FnMut(u64, u64),
+) -> Result<Arc<dyn kinfer_core::Model>> {
+    on!(options, |backend| Ok(kinfer_models::load(backend, gguf, progress)?))
+}
+
+/// Memory that a model and a runner would take there.
+pub(crate) fn plan(gguf: &Gguf, options: &LoadOptions, limits: &RunnerLimits) -> Result<MemoryPlan> {
+    // A plan needs no threads.
+    let LoadOptions { device, numerics, ref isa, .. } = *options;
+    let options =
+        LoadOptions { device, numerics, isa: isa.clone(), threads: Some(1), ..LoadOptions::default() };
+    on!(&options, |backend| Ok(kinfer_models::plan(&backend, gguf, limits)?))
+}
+
+/// Memory that can be allocated now; `None` where it is not known.
+pub(crate) fn available_memory() -> Option<u64> {
+    machine::available_memory()
+}
+
+fn cpu(options: &LoadOptions) -> Result<Cpu> {
+    let isa = match &options.isa {
+        Some(name) => Isa::parse(name),
+        None => Isa::from_env(),
+    };
+    let numerics = match options.numerics {
+        Numerics::Int8 => kinfer_cpu::Numerics::Int8,
+        Numerics::F32 => kinfer_cpu::Numerics::F32,
+    };
+    let threads = options.threads.unwrap_or_else(machine::threads);
+    if threads == 0 {
+        return Err(Error::Usage("threads: 0; at least 1 is needed".into()));
+    }
+    Ok(Cpu::new(threads, isa.map_err(Error::Usage)?, numerics)?)
 }

@@ -95,7 +95,7 @@ impl EngineBuilder {
     }
 
     /// The runner's limits for these options.
-    fn runner_limits(&self, spec: &ModelSpec) -> Result<(Options, RunnerLimits)> {
+    pub(crate) fn runner_limits(&self, spec: &ModelSpec) -> Result<(Options, RunnerLimits)> {
         let context = self.context.unwrap_or(spec.context.min(DEFAULT_CONTEXT));
         if context > spec.context {
             return Err(Error::Usage(format!(
@@ -128,7 +128,7 @@ impl EngineBuilder {
     pub fn plan(&self) -> Result<Plan> {
         let model = self.model.as_ref().ok_or_else(no_model)?;
         let (_, limits) = self.runner_limits(model.spec())?;
-        Ok(model.plan_for(&limits))
+        Ok(Plan::of_model(model, &limits))
     }
 
     /// Allocates the engine's memory and starts its thread.
@@ -139,7 +139,7 @@ impl EngineBuilder {
     pub fn build(self) -> Result<Engine> {
         let model = self.model.as_ref().ok_or_else(no_model)?;
         let (options, limits) = self.runner_limits(model.spec())?;
-        let plan = model.plan_for(&limits);
+        let plan = Plan::of_model(model, &limits);
         let needed = plan.kv + plan.scratch;
         if let Some(available) = plan.available.filter(|&a| a < needed) {
             let Limits { context, .. } = options.limits;
@@ -174,7 +174,7 @@ impl Engine {
 
     /// Memory that it takes, its model included.
     pub fn plan(&self) -> Plan {
-        self.model.plan_for(&self.limits)
+        Plan::of_model(&self.model, &self.limits)
     }
 
     /// kinfer's default sampling, with the values that the model file asks for.
@@ -205,13 +205,15 @@ impl Engine {
         Ok(self.generate(self.request(self.model.encode(text)?, params)?))
     }
 
-    /// Answers a conversation. `params.reasoning` is set from the chat template.
+    /// Answers a conversation. Where `params.reasoning` is `None`, it is set from the chat template.
     ///
     /// # Errors
-    /// As [`Engine::request`], or when the model has no chat template or it fails.
+    /// As [`Engine::request`]; [`Error::Template`] when the model has no chat template or it fails; [`Error::Usage`] when
+    /// thinking is asked for and the template has no switch for it.
     pub fn chat(&self, messages: &[Message], thinking: Thinking, params: Params) -> Result<Generation> {
-        let _ = (messages, thinking, params);
-        Err(Error::Usage("the chat template is not connected yet".into()))
+        let prompt = self.model.prompt(messages, thinking)?;
+        let reasoning = params.reasoning.or(prompt.reasoning);
+        Ok(self.generate(self.request(prompt.ids, Params { reasoning, ..params })?))
     }
 
     /// A new conversation.

@@ -2,9 +2,11 @@
 
 use kinfer_load::gguf::{GgufError, Problem};
 use kinfer_load::hub::{CatalogError, HubError};
+use kinfer_load::template::TemplateError;
 use kinfer_load::tokenizer::TokenizerError;
 use std::io;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 /// What loading, building an engine or generating can fail with.
 #[derive(Debug, thiserror::Error)]
@@ -25,6 +27,9 @@ pub enum Error {
     /// The tokenizer cannot be built, or a text not be encoded.
     #[error(transparent)]
     Tokenizer(#[from] TokenizerError),
+    /// There is no chat template, or it fails.
+    #[error(transparent)]
+    Template(Arc<TemplateError>),
     /// A model cannot be found or fetched.
     #[error(transparent)]
     Hub(#[from] HubError),
@@ -106,10 +111,23 @@ impl Error {
             Error::Model(C::Batch(_) | C::Backend { .. }) => ErrorKind::Runtime,
             Error::Gguf(GgufError { problem: Problem::Io { source, .. }, .. }) => of_io(source),
             Error::Gguf(_) | Error::Tokenizer(_) => ErrorKind::BadModel,
+            Error::Template(e) => match **e {
+                TemplateError::Missing { .. }
+                | TemplateError::UnknownName { .. }
+                | TemplateError::Refused { .. }
+                | TemplateError::ReservedName { .. } => ErrorKind::Usage,
+                _ => ErrorKind::BadModel,
+            },
             Error::Hub(_) => ErrorKind::NotFound,
             Error::Io { source, .. } => of_io(source),
             Error::Thread(_) => ErrorKind::Runtime,
         }
+    }
+}
+
+impl From<TemplateError> for Error {
+    fn from(e: TemplateError) -> Self {
+        Error::Template(Arc::new(e))
     }
 }
 

@@ -22,10 +22,12 @@
 //! synchronous, `Send` and `Sync`; there is no global state, and no logger is installed.
 #![forbid(unsafe_code)]
 
+mod chat;
 mod device;
 mod engine;
 mod error;
 mod model;
+mod plan;
 mod session;
 mod vocab;
 mod worker;
@@ -40,10 +42,11 @@ pub use kinfer_gen::{
     CancelToken, Done, Event, Finish, LengthLimit, Limits, Logprob, Params, Reasoning, Request, Sampling,
     SamplingOverrides, StopCause, Timings, TokenLogprobs, Usage, Vocabulary,
 };
-pub use kinfer_load::{gguf, hub, tokenizer};
+pub use kinfer_load::{gguf, hub, template, tokenizer};
 /// The built-in catalogue of short model names.
 pub use kinfer_models::catalog;
-pub use model::{LoadOptions, Model, Numerics, Plan, Progress};
+pub use model::{LoadOptions, Model, Numerics, Progress};
+pub use plan::Plan;
 pub use session::{Message, Reply, Role, Session, Thinking};
 
 /// Single steps of a model, below the engine: for benchmarks and for tests of numerics.

@@ -1,11 +1,16 @@
 //! A loaded model.
 
+use crate::chat::{Chat, Prompt};
+use crate::plan::Plan;
 use crate::vocab::Vocab;
-use crate::{Device, Engine, Error, Result};
+use crate::{Device, Engine, Error, Message, Result, Thinking, device};
 use kinfer_core::{KvType, ModelSpec, Runner, RunnerLimits};
-use kinfer_gen::{SamplingOverrides, Vocabulary};
-use kinfer_load::tokenizer::{Encode, Tokenizer};
-use std::path::{Path, PathBuf};
+use kinfer_gen::{Sampling, SamplingOverrides, Vocabulary};
+use kinfer_load::gguf::{Gguf, Metadata};
+use kinfer_load::template::ChatTemplate;
+use kinfer_load::tokenizer::{Encode, Tokenizer, VocabSpec};
+use kinfer_models::SamplingDefaults;
+use std::path::Path;
 use std::sync::Arc;
 
 /// How the CPU computes.
@@ -14,7 +19,7 @@ pub enum Numerics {
     /// Quantised weights by 8-bit activations: the fast path.
     #[default]
     Int8,
-    /// Single precision activations: slow, for checking a model against its exact values.
+    /// Single precision weights and activations: slow and large, for checking a model against its exact values.
     F32,
 }
 
@@ -26,13 +31,13 @@ pub type Progress = Box<dyn FnMut(u64, u64) + Send>;
 pub struct LoadOptions {
     /// What it runs on.
     pub device: Device,
-    /// Threads that compute; `None`: one per physical core that this process may use.
+    /// Threads that compute; `None`: as many as this process may run at once.
     pub threads: Option<usize>,
-    /// Instruction set, instead of the best one that was detected.
+    /// Instruction set, instead of the best one that was detected (or that `KINFER_ISA` names).
     pub isa: Option<String>,
     /// How the CPU computes.
     pub numerics: Numerics,
-    /// A chat template (Jinja) instead of the one in the model file.
+    /// A chat template instead of the one in the model file: the name of a built-in one, or Jinja source.
     pub chat_template: Option<String>,
     /// A pre-tokenizer by name, instead of the one that the model file names.
     pub pre_tokenizer: Option<String>,
@@ -40,57 +45,119 @@ pub struct LoadOptions {
     pub progress: Option<Progress>,
 }
 
+impl std::fmt::Debug for LoadOptions {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Self { device, threads, isa, numerics, chat_template, pre_tokenizer, progress } = self;
+        f.debug_struct("LoadOptions")
+            .field("device", device)
+            .field("threads", threads)
+            .field("isa", isa)
+            .field("numerics", numerics)
+            .field("chat_template", chat_template)
+            .field("pre_tokenizer", pre_tokenizer)
+            .field("progress", &progress.is_some())
+            .finish()
+    }
+}
+
 /// A loaded model: weights, tokenizer and chat template. Immutable; any number of engines share it.
 pub struct Model {
-    path: PathBuf,
+    gguf: Gguf,
     inner: Arc<dyn kinfer_core::Model>,
     tokenizer: Arc<Tokenizer>,
+    chat: Chat,
     defaults: SamplingOverrides,
+    unsupported: Vec<(String, String)>,
 }
 
 impl std::fmt::Debug for Model {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Model")
-            .field("path", &self.path)
+            .field("path", &self.path())
             .field("device", &self.device())
             .finish_non_exhaustive()
     }
 }
 
-/// Bytes of memory that a model and an engine of it take.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Plan {
-    /// Weights.
-    pub weights: u64,
-    /// The cache of keys and values.
-    pub kv: u64,
-    /// Activations, logits and other buffers.
-    pub scratch: u64,
-    /// What can be had now, the weights of this model counted as taken; `None`: not known on this system.
-    pub available: Option<u64>,
-}
-
-impl Plan {
-    /// All of it.
-    pub fn total(&self) -> u64 {
-        self.weights + self.kv + self.scratch
-    }
-}
-
 impl Model {
-    /// Loads a model from a GGUF file. Of a split model, name the first file; the others lie beside it.
+    /// Loads a model from a GGUF file. Of a split model, name any part; the others lie beside it.
     ///
     /// # Errors
-    /// [`Error::Io`] when a file cannot be read; other variants when its contents are damaged or not supported, or
-    /// when the device is not available.
+    /// [`Error::Gguf`], [`Error::Tokenizer`], [`Error::Model`] or [`Error::Template`] when a file cannot be read, is
+    /// damaged or not supported, [`Error::Device`] when the device is not available, [`Error::Memory`] when the weights
+    /// do not fit, [`Error::Usage`] for an illegal option.
     pub fn load(path: impl AsRef<Path>, options: LoadOptions) -> Result<Arc<Self>> {
-        let _ = (path.as_ref(), options);
-        Err(Error::Usage("loading is not connected yet".into()))
+        Self::load_gguf(Gguf::open(path)?, options)
+    }
+
+    /// Loads a model from an open GGUF file.
+    ///
+    /// # Errors
+    /// As [`Model::load`].
+    pub fn load_gguf(gguf: Gguf, mut options: LoadOptions) -> Result<Arc<Self>> {
+        let tokenizer = tokenizer(&gguf, &options)?;
+        let nothing = RunnerLimits { rows: 0, outputs: 0, blocks: 0, kv: KvType::F16 };
+        let needed = device::plan(&gguf, &options, &nothing)?.weights;
+        if let Some(available) = device::available_memory().filter(|&a| a < needed) {
+            return Err(Error::Memory { what: "the model's weights".into(), needed, available });
+        }
+        let mut progress = options.progress.take();
+        let inner = device::load(&gguf, &options, &mut |done, all| {
+            if let Some(report) = &mut progress {
+                report(done, all);
+            }
+        })?;
+        Self::build(gguf, inner, tokenizer, &options)
+    }
+
+    /// A model whose weights are `inner`'s, for a device or an architecture of one's own; tokenizer, chat template and
+    /// sampling defaults are those of `gguf`, unless `options` has others.
+    ///
+    /// # Errors
+    /// As [`Model::load`].
+    pub fn with_weights(
+        gguf: Gguf,
+        inner: Arc<dyn kinfer_core::Model>,
+        options: &LoadOptions,
+    ) -> Result<Arc<Self>> {
+        let tokenizer = tokenizer(&gguf, options)?;
+        Self::build(gguf, inner, tokenizer, options)
+    }
+
+    fn build(
+        gguf: Gguf,
+        inner: Arc<dyn kinfer_core::Model>,
+        tokenizer: Tokenizer,
+        options: &LoadOptions,
+    ) -> Result<Arc<Self>> {
+        if tokenizer.vocab_size() > inner.spec().vocab {
+            return Err(Error::Model(kinfer_core::Error::Metadata {
+                key: "tokenizer.ggml.tokens".into(),
+                problem: format!(
+                    "{} tokens, but the model computes {}",
+                    tokenizer.vocab_size(),
+                    inner.spec().vocab
+                ),
+            }));
+        }
+        let chat = Chat::new(options.chat_template.as_deref(), gguf.metadata(), &tokenizer)?;
+        let (defaults, unsupported) = sampling(&gguf)?;
+        Ok(Arc::new(Self { inner, tokenizer: Arc::new(tokenizer), chat, defaults, unsupported, gguf }))
     }
 
     /// The file it was loaded from; the first one of a split model.
     pub fn path(&self) -> &Path {
-        &self.path
+        self.gguf.metadata().path()
+    }
+
+    /// The file's metadata.
+    pub fn metadata(&self) -> &Metadata {
+        self.gguf.metadata()
+    }
+
+    /// The file, whose weights are not in memory any more.
+    pub fn gguf(&self) -> &Gguf {
+        &self.gguf
     }
 
     /// Its blueprint.
@@ -118,32 +185,9 @@ impl Model {
         &self.defaults
     }
 
-    /// Memory for an engine with one sequence of `context` tokens and default batches.
-    ///
-    /// # Errors
-    /// As [`crate::EngineBuilder::build`] for a context that is not legal.
-    pub fn plan(self: &Arc<Self>, context: usize, kv: KvType) -> Result<Plan> {
-        Engine::builder().model(self.clone()).context(context).kv(kv).plan()
-    }
-
-    pub(crate) fn plan_for(&self, limits: &RunnerLimits) -> Plan {
-        // All of the cache is in the blocks: what a runner with one block takes more than one without.
-        let of = |blocks| self.inner.runner_bytes(&RunnerLimits { blocks, ..*limits });
-        let scratch = of(0);
-        let kv = of(limits.blocks).saturating_sub(scratch);
-        Plan { weights: self.weight_bytes(), kv, scratch, available: kinfer_cpu::machine::available_memory() }
-    }
-
-    /// A runner of single steps with its own cache, below the engine: for benchmarks and for tests of numerics.
-    ///
-    /// # Errors
-    /// [`Error::Model`] when the cache or the scratch does not fit in memory.
-    pub fn runner(&self, limits: RunnerLimits) -> Result<Box<dyn Runner>> {
-        Ok(self.inner.clone().runner(limits)?)
-    }
-
-    pub(crate) fn inner(&self) -> &Arc<dyn kinfer_core::Model> {
-        &self.inner
+    /// Sampling settings of the model file for which kinfer has no sampler, and which are not applied: key and value.
+    pub fn unsupported_sampling(&self) -> &[(String, String)] {
+        &self.unsupported
     }
 
     /// Its tokenizer.
@@ -151,8 +195,25 @@ impl Model {
         &self.tokenizer
     }
 
-    pub(crate) fn vocabulary(&self) -> Arc<dyn Vocabulary> {
-        Arc::new(Vocab(self.tokenizer.clone()))
+    /// Its chat template.
+    ///
+    /// # Errors
+    /// [`Error::Template`] when it has none, or when it does not compile.
+    pub fn template(&self) -> Result<&ChatTemplate> {
+        self.chat.template()
+    }
+
+    /// Whether its chat template has a switch for [`Thinking`].
+    pub fn has_thinking_switch(&self) -> bool {
+        self.chat.has_thinking_switch()
+    }
+
+    /// Memory for an engine with one sequence of `context` tokens and default batches.
+    ///
+    /// # Errors
+    /// As [`crate::EngineBuilder::build`] for a context that is not legal.
+    pub fn plan(self: &Arc<Self>, context: usize, kv: KvType) -> Result<Plan> {
+        Engine::builder().model(self.clone()).context(context).kv(kv).plan()
     }
 
     /// The token ids of a raw prompt: control tokens written out in `text` become themselves, and BOS comes first where
@@ -172,4 +233,53 @@ impl Model {
     pub fn decode(&self, ids: &[u32]) -> Result<String> {
         Ok(String::from_utf8_lossy(&self.tokenizer.decode(ids, true)?).into_owned())
     }
+
+    /// A runner of single steps with its own cache, below the engine: for benchmarks and for tests of numerics.
+    ///
+    /// # Errors
+    /// [`Error::Model`] when the cache or the scratch does not fit in memory.
+    pub fn runner(&self, limits: RunnerLimits) -> Result<Box<dyn Runner>> {
+        Ok(self.inner.clone().runner(limits)?)
+    }
+
+    pub(crate) fn inner(&self) -> &Arc<dyn kinfer_core::Model> {
+        &self.inner
+    }
+
+    pub(crate) fn vocabulary(&self) -> Arc<dyn Vocabulary> {
+        Arc::new(Vocab(self.tokenizer.clone()))
+    }
+
+    pub(crate) fn prompt(&self, messages: &[Message], thinking: Thinking) -> Result<Prompt> {
+        self.chat.prompt(messages, thinking, &self.tokenizer)
+    }
+}
+
+fn tokenizer(gguf: &Gguf, options: &LoadOptions) -> Result<Tokenizer> {
+    let mut spec = VocabSpec::from_metadata(gguf.metadata())?;
+    if options.pre_tokenizer.is_some() {
+        spec.pre.clone_from(&options.pre_tokenizer);
+    }
+    Ok(Tokenizer::new(&spec)?)
+}
+
+/// The file's sampling values that kinfer applies, and those it cannot apply.
+fn sampling(gguf: &Gguf) -> Result<(SamplingOverrides, Vec<(String, String)>)> {
+    let SamplingDefaults { temperature, top_k, top_p, min_p, repeat_penalty, repeat_last_n, unsupported } =
+        SamplingDefaults::read(gguf)?;
+    let overrides = SamplingOverrides {
+        temperature,
+        // 0 and below switch it off there.
+        top_k: top_k.map(|k| usize::try_from(k).unwrap_or(0)),
+        top_p,
+        min_p,
+        repeat_penalty,
+        repeat_last_n: repeat_last_n.map(i64::from),
+        ..SamplingOverrides::default()
+    };
+    Sampling::default().with(&overrides).check().map_err(|e| kinfer_core::Error::Metadata {
+        key: "general.sampling.*".into(),
+        problem: e.to_string(),
+    })?;
+    Ok((overrides, unsupported))
 }

@@ -54,7 +54,7 @@ pub enum Thinking {
 pub struct Session {
     engine: Engine,
     messages: Vec<Message>,
-    /// Parameters of the next replies; `reasoning` is set from the chat template.
+    /// Parameters of the next replies; where `reasoning` is `None`, it is set from the chat template.
     pub params: Params,
     /// Whether the next replies are to be thought about.
     pub thinking: Thinking,

@@ -6,7 +6,7 @@ use std::sync::mpsc::{Receiver, Sender, TryRecvError, channel};
 use std::thread::JoinHandle;
 
 enum Command {
-    Generate(Request, Sender<kinfer_gen::Result<Event>>),
+    Generate(Box<Request>, Sender<kinfer_gen::Result<Event>>),
     Score(ScoreRequest, Sender<kinfer_gen::Result<Vec<TokenLogprobs>>>),
 }
 
@@ -31,7 +31,7 @@ impl Worker {
     /// Queues a generation. Its events come through the channel, which closes early if the thread has ended.
     pub fn generate(&self, request: Request) -> Receiver<kinfer_gen::Result<Event>> {
         let (events, receiver) = channel();
-        self.send(Command::Generate(request, events));
+        self.send(Command::Generate(Box::new(request), events));
         receiver
     }
 
@@ -67,7 +67,7 @@ fn work(mut engine: kinfer_gen::Engine, inbox: &Receiver<Command>) {
             false => inbox.try_recv(),
         };
         match command {
-            Ok(Command::Generate(request, events)) => engine.submit(request, events),
+            Ok(Command::Generate(request, events)) => engine.submit(*request, events),
             Ok(Command::Score(request, reply)) => engine.submit_score(request, reply),
             Err(TryRecvError::Empty) => engine.step(),
             Err(TryRecvError::Disconnected) => return,

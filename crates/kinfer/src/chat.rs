@@ -1,0 +1,105 @@
+//! From a conversation to the prompt that the model was trained on.
+
+use crate::{Error, Message, Result, Role, Thinking};
+use kinfer_gen::Reasoning;
+use kinfer_load::gguf::Metadata;
+use kinfer_load::template::{self, ChatTemplate, Render, TemplateError};
+use kinfer_load::tokenizer::{Encode, Tokenizer};
+use std::sync::Arc;
+
+/// A model's chat template, or why there is none.
+#[derive(Debug)]
+pub struct Chat(std::result::Result<ChatTemplate, Arc<TemplateError>>);
+
+/// The prompt of a conversation.
+pub struct Prompt {
+    pub ids: Vec<u32>,
+    /// The tags between which the model thinks, if it does.
+    pub reasoning: Option<Reasoning>,
+}
+
+impl Chat {
+    /// The template `wanted`, a built-in one by name or Jinja source, or else that of the model file. A missing or broken
+    /// one of the file is an error only when it is used, since the model can do without.
+    ///
+    /// # Errors
+    /// `wanted` is no name and does not compile.
+    pub fn new(wanted: Option<&str>, metadata: &Metadata, tokenizer: &Tokenizer) -> Result<Self> {
+        let text = |id: Option<u32>| id.and_then(|id| std::str::from_utf8(tokenizer.token_bytes(id)?).ok());
+        let (bos, eos) = (text(tokenizer.bos()), text(tokenizer.eos()));
+        Ok(Self(match wanted {
+            // Without a tag it can only be meant as a name.
+            Some(name) if !name.contains("{{") && !name.contains("{%") => {
+                Ok(ChatTemplate::builtin(name, bos, eos)?)
+            }
+            Some(source) => Ok(ChatTemplate::new(source, bos, eos)?),
+            None => ChatTemplate::from_metadata(metadata, tokenizer).map_err(Arc::new),
+        }))
+    }
+
+    /// The template.
+    ///
+    /// # Errors
+    /// There is none, or it does not compile.
+    pub fn template(&self) -> Result<&ChatTemplate> {
+        self.0.as_ref().map_err(|e| Error::Template(e.clone()))
+    }
+
+    /// Whether the template has a switch for thinking.
+    pub fn has_thinking_switch(&self) -> bool {
+        self.0.as_ref().is_ok_and(|t| t.source().contains("enable_thinking"))
+    }
+
+    /// The prompt for the next message of the model.
+    pub fn prompt(&self, messages: &[Message], thinking: Thinking, tokenizer: &Tokenizer) -> Result<Prompt> {
+        let template = self.template()?;
+        let messages: Vec<template::Message> = messages.iter().map(to_template).collect();
+        let switch = match thinking {
+            Thinking::Auto => None,
+            Thinking::Off => Some(false),
+            Thinking::On if self.has_thinking_switch() => Some(true),
+            Thinking::On => {
+                let problem =
+                    "the model's chat template has no switch for thinking, so it cannot be asked for it";
+                return Err(Error::Usage(problem.into()));
+            }
+        };
+        let extra = switch.map(|on| [("enable_thinking".to_string(), on.into())].into_iter().collect());
+        let text = template.render(&Render {
+            messages: &messages,
+            add_generation_prompt: true,
+            extra: extra.as_ref(),
+            ..Render::default()
+        })?;
+        let mut ids = tokenizer.encode(&text, Encode::rendered())?;
+        // A template may leave BOS to the tokenizer.
+        if let Some(bos) = tokenizer.bos().filter(|&b| tokenizer.add_bos() && ids.first() != Some(&b)) {
+            ids.insert(0, bos);
+        }
+        Ok(Prompt { ids, reasoning: self.reasoning(&text, tokenizer) })
+    }
+
+    /// The think tags, where the template writes them or the vocabulary has them.
+    fn reasoning(&self, prompt: &str, tokenizer: &Tokenizer) -> Option<Reasoning> {
+        let tags = Reasoning::default();
+        let writes = self.0.as_ref().is_ok_and(|t| t.source().contains(&tags.close));
+        if !writes && tokenizer.special_id(&tags.open).is_none() {
+            return None;
+        }
+        let starts_open = prompt.trim_end().ends_with(&tags.open);
+        Some(Reasoning { starts_open, ..tags })
+    }
+}
+
+fn to_template(message: &Message) -> template::Message {
+    let role = match message.role {
+        Role::System => "system",
+        Role::User => "user",
+        Role::Assistant => "assistant",
+    };
+    let mut out = template::Message::new(role, message.content.as_str());
+    if !message.reasoning.is_empty() {
+        out.extra.insert("reasoning_content".into(), message.reasoning.as_str().into());
+    }
+    out
+}

@@ -37,7 +37,8 @@ impl Simd for Avx512Vnni {
     }
     #[inline(always)]
     unsafe fn load_f16(p: *const u16) -> __m512 {
-        unsafe { _mm512_cvtph_ps(_mm256_loadu_si256(p.cast())) }
+        // Not `_mm512_cvtph_ps`: it suppresses exceptions, and that form of the instruction takes no memory operand.
+        unsafe { _mm512_cvt_roundph_ps::<_MM_FROUND_CUR_DIRECTION>(_mm256_loadu_si256(p.cast())) }
     }
     #[inline(always)]
     unsafe fn store_f16(p: *mut u16, v: __m512) {

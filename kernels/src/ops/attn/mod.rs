@@ -67,6 +67,16 @@ impl<E> Attend<'_, E> {
         self.rows * self.group
     }
 
+    /// Rows that see some key of the tile at `tile`: neither is all of it before them nor are they a window past it.
+    fn rows_seeing(&self, tile: usize) -> Range<usize> {
+        let end = match self.window {
+            None => self.rows,
+            Some(0) => 0,
+            Some(w) => (tile + BLOCK_LEN - 1).saturating_add(w).saturating_sub(self.start).min(self.rows),
+        };
+        tile.saturating_sub(self.start)..end
+    }
+
     /// Keys seen by the query at `position`.
     fn visible(&self, position: usize) -> Range<usize> {
         let end = position + 1;
@@ -95,9 +105,13 @@ pub fn live_partitions(start: usize, rows: usize, window: Option<usize>) -> Rang
     first / PARTITION_LEN..(start + rows).div_ceil(PARTITION_LEN)
 }
 
-/// Floats of a query's partial result: `m`, `l`, padding to a vector, then `o`, padded to whole vectors.
+/// Floats before `o` in a partial result: a vector with `m` and whether any key was seen (1 or 0), and the sum of
+/// weights `l` as a vector whose lanes are added up at the end.
+const PARTIAL_HEAD: usize = 2 * LANES;
+
+/// Floats of a query's partial result: `m`, `l`, and `o`, padded to whole vectors.
 pub fn partial_len(head_dim: usize) -> usize {
-    LANES + head_dim.next_multiple_of(LANES)
+    PARTIAL_HEAD + head_dim.next_multiple_of(LANES)
 }
 
 impl Ops {

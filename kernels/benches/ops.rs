@@ -1,0 +1,139 @@
+//! Attention and elementwise operations on one thread: `cargo bench -p kinfer-kernels --bench ops`.
+//!
+//! Attention counts `4 * head_dim` floating-point operations per query head and visible key (criterion prints them as
+//! elements); decode counts the bytes of keys and values read.
+
+use criterion::{Criterion, Throughput, criterion_group, criterion_main};
+use half::f16;
+use kinfer_kernels::isa::Isa;
+use kinfer_kernels::ops::{Attend, BLOCK_LEN, KvElem, KvLayout, Ops, partial_len};
+use std::hint::black_box;
+use std::time::Duration;
+
+fn all_ops() -> impl Iterator<Item = &'static Ops> {
+    Isa::ALL.into_iter().filter_map(Ops::new).filter(|o| o.isa() != Isa::Scalar)
+}
+
+/// Numbers of no particular kind in -1..1.
+fn floats(n: usize) -> Vec<f32> {
+    (0..n as u32).map(|i| (i.wrapping_mul(2_654_435_761) >> 8) as f32 / (1 << 23) as f32 - 1.0).collect()
+}
+
+struct Cache<E> {
+    layout: KvLayout,
+    data: Vec<E>,
+    table: Vec<u32>,
+}
+
+impl<E: KvElem> Cache<E> {
+    fn new(head_dim: usize, keys: usize, of: impl Fn(f32) -> E) -> Cache<E> {
+        let layout = KvLayout { kv_heads: 1, head_dim };
+        let blocks = keys.div_ceil(BLOCK_LEN);
+        let data = floats(blocks * layout.block_elems()).into_iter().map(of).collect();
+        // Odd stride through the blocks: a paged cache is not contiguous.
+        let table = (0..blocks as u32).map(|i| i.wrapping_mul(7919) % blocks as u32).collect();
+        Cache { layout, data, table }
+    }
+
+    /// `rows` queries rows of `group` heads that end at position `keys - 1`.
+    fn attend<'a>(&'a self, q: &'a [f32], group: usize, rows: usize, keys: usize) -> Attend<'a, E> {
+        Attend {
+            layout: self.layout,
+            cache: &self.data,
+            table: &self.table,
+            kv_head: 0,
+            group,
+            q,
+            q_stride: group * self.layout.head_dim,
+            rows,
+            start: keys - rows,
+            window: None,
+            scale: 1.0 / (self.layout.head_dim as f32).sqrt(),
+            softcap: None,
+        }
+    }
+}
+
+/// A prompt of 512 positions, 32 rows at a time.
+fn prefill<E: KvElem>(c: &mut Criterion, name: &str, of: impl Fn(f32) -> E) {
+    let mut g = c.benchmark_group(format!("prefill_{name}_512"));
+    for (head_dim, group) in [(64, 1), (64, 3), (128, 4), (256, 4)] {
+        let (keys, chunk) = (512, 32);
+        let cache = Cache::new(head_dim, keys, &of);
+        let q = floats(keys * group * head_dim);
+        let mut out = vec![0.0; keys * group * head_dim];
+        let mut scratch = vec![0.0; 2 * chunk * group * partial_len(head_dim)];
+        g.throughput(Throughput::Elements((4 * head_dim * group * keys * (keys + 1) / 2) as u64));
+        for ops in all_ops() {
+            g.bench_function(format!("hd{head_dim}_g{group}/{}", ops.isa()), |b| {
+                b.iter(|| {
+                    for end in (chunk..=keys).step_by(chunk) {
+                        let at = (end - chunk) * group * head_dim;
+                        let a = cache.attend(&q[at..], group, chunk, end);
+                        ops.attention(&a, &mut scratch, &mut out[at..], group * head_dim);
+                    }
+                })
+            });
+        }
+    }
+    g.finish();
+}
+
+/// One query position over a cache too large for L2, then too large for L3.
+fn decode<E: KvElem>(c: &mut Criterion, name: &str, keys: usize, of: impl Fn(f32) -> E) {
+    let mut g = c.benchmark_group(format!("decode_{name}_{keys}"));
+    for (head_dim, group) in [(64, 1), (64, 3), (128, 4), (256, 4)] {
+        let cache = Cache::new(head_dim, keys, &of);
+        let q = floats(group * head_dim);
+        let mut out = vec![0.0; group * head_dim];
+        let mut scratch = vec![0.0; 2 * group * partial_len(head_dim)];
+        g.throughput(Throughput::Bytes((2 * head_dim * keys * size_of::<E>()) as u64));
+        for ops in all_ops() {
+            g.bench_function(format!("hd{head_dim}_g{group}/{}", ops.isa()), |b| {
+                let a = cache.attend(&q, group, 1, keys);
+                b.iter(|| ops.attention(black_box(&a), &mut scratch, &mut out, group * head_dim))
+            });
+        }
+    }
+    g.finish();
+}
+
+fn attention(c: &mut Criterion) {
+    prefill(c, "f16", f16::from_f32);
+    prefill(c, "f32", |x| x);
+    for keys in [8192, 1 << 18] {
+        decode(c, "f16", keys, f16::from_f32);
+    }
+    decode(c, "f32", 8192, |x| x);
+}
+
+fn elementwise(c: &mut Criterion) {
+    let mut g = c.benchmark_group("elementwise_2048");
+    let n = 2048;
+    let (x, w) = (floats(n), floats(n));
+    let mut y = floats(n);
+    g.throughput(Throughput::Elements(n as u64));
+    for ops in all_ops() {
+        let isa = ops.isa();
+        g.bench_function(format!("rms_norm/{isa}"), |b| {
+            b.iter(|| ops.rms_norm(&x, &w, 1e-5, black_box(&mut y)))
+        });
+        g.bench_function(format!("silu_mul/{isa}"), |b| b.iter(|| ops.silu_mul(&x, &w, black_box(&mut y))));
+        g.bench_function(format!("gelu_tanh_mul/{isa}"), |b| {
+            b.iter(|| ops.gelu_tanh_mul(&x, &w, black_box(&mut y)))
+        });
+        g.bench_function(format!("rope/{isa}"), |b| {
+            b.iter(|| ops.rope(black_box(&mut y), 64, &x[..32], &w[..32]));
+        });
+        g.bench_function(format!("add/{isa}"), |b| b.iter(|| ops.add(black_box(&mut y), &w)));
+        g.bench_function(format!("argmax/{isa}"), |b| b.iter(|| ops.argmax(black_box(&x))));
+    }
+    g.finish();
+}
+
+criterion_group! {
+    name = benches;
+    config = Criterion::default().warm_up_time(Duration::from_millis(200)).measurement_time(Duration::from_millis(600)).sample_size(20);
+    targets = attention, elementwise
+}
+criterion_main!(benches);

@@ -6,7 +6,7 @@
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use half::f16;
 use kinfer_kernels::isa::Isa;
-use kinfer_kernels::ops::{Attend, BLOCK_LEN, KvElem, KvLayout, Ops, partial_len};
+use kinfer_kernels::ops::{Attend, BLOCK_LEN, KvElem, KvLayout, Ops, partial_len, rope_table};
 use std::hint::black_box;
 use std::time::Duration;
 
@@ -112,6 +112,9 @@ fn elementwise(c: &mut Criterion) {
     let n = 2048;
     let (x, w) = (floats(n), floats(n));
     let mut y = floats(n);
+    // True angles: other factors would drive the repeatedly turned values to infinity or into denormals.
+    let (mut cos, mut sin) = ([0.0; 32], [0.0; 32]);
+    rope_table(1000, &std::array::from_fn::<f32, 32, _>(|i| 0.75f32.powi(i as i32)), 1.0, &mut cos, &mut sin);
     g.throughput(Throughput::Elements(n as u64));
     for ops in all_ops() {
         let isa = ops.isa();

@@ -126,7 +126,7 @@ fn elementwise(c: &mut Criterion) {
             b.iter(|| ops.gelu_tanh_mul(&x, &w, black_box(&mut y)))
         });
         g.bench_function(format!("rope/{isa}"), |b| {
-            b.iter(|| ops.rope(black_box(&mut y), 64, &x[..32], &w[..32]));
+            b.iter(|| ops.rope(black_box(&mut y), 64, &cos, &sin));
         });
         g.bench_function(format!("add/{isa}"), |b| b.iter(|| ops.add(black_box(&mut y), &w)));
         g.bench_function(format!("argmax/{isa}"), |b| b.iter(|| ops.argmax(black_box(&x))));

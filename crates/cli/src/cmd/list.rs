@@ -3,6 +3,7 @@
 use crate::ctx::Ctx;
 use crate::table::Table;
 use crate::{model, term};
+use clap::builder::FalseyValueParser;
 use kinfer::hub::{CachedModel, Hub, human_size};
 use serde_json::json;
 use std::path::Path;
@@ -21,10 +22,10 @@ Examples:
 )]
 pub struct ListArgs {
     /// Also list the short names that kinfer knows
-    #[arg(short, long)]
+    #[arg(short, long, env = "KINFER_ALL", value_parser = FalseyValueParser::new())]
     all: bool,
     /// Print one JSON object
-    #[arg(long)]
+    #[arg(long, env = "KINFER_JSON", value_parser = FalseyValueParser::new())]
     json: bool,
 }
 

@@ -3,6 +3,7 @@
 use crate::ctx::Ctx;
 use crate::progress::Downloads;
 use crate::{model, progress, term};
+use clap::builder::FalseyValueParser;
 use kinfer::hub::{Event, Hub, HubError, ModelRef, human_size};
 
 /// Fetch models, and print the paths of their files
@@ -21,7 +22,7 @@ pub struct PullArgs {
     #[arg(value_name = "MODEL", required = true)]
     models: Vec<String>,
     /// Also read the files that were there already, and check their SHA-256
-    #[arg(long)]
+    #[arg(long, env = "KINFER_VERIFY", value_parser = FalseyValueParser::new())]
     verify: bool,
 }
 

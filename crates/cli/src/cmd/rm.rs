@@ -3,6 +3,7 @@
 use crate::ctx::Ctx;
 use crate::{model, term};
 use anyhow::Context;
+use clap::builder::FalseyValueParser;
 use kinfer::hub::{HubError, ModelRef, human_size};
 use std::io::{BufRead, IsTerminal};
 
@@ -20,7 +21,7 @@ pub struct RmArgs {
     #[arg(value_name = "MODEL", required = true)]
     models: Vec<String>,
     /// Do not ask
-    #[arg(short, long)]
+    #[arg(short, long, env = "KINFER_YES", value_parser = FalseyValueParser::new())]
     yes: bool,
 }
 

@@ -5,6 +5,7 @@ use crate::exit::CliError;
 use crate::table::{Table, printable};
 use crate::{model, term};
 use anyhow::Context;
+use clap::builder::FalseyValueParser;
 use kinfer::gguf::Gguf;
 use kinfer::tokenizer::{Encode, TokenKind, Tokenizer, VocabSpec};
 use serde_json::{Value, json};
@@ -31,22 +32,22 @@ pub struct TokenizeArgs {
     #[arg(value_name = "MODEL|TEXT", required = true)]
     words: Vec<String>,
     /// The text
-    #[arg(short = 'p', long, value_name = "TEXT", conflicts_with = "file")]
+    #[arg(short = 'p', long, env = "KINFER_PROMPT", value_name = "TEXT", conflicts_with = "file")]
     prompt: Option<String>,
     /// Read the text from a file; `-` is stdin
-    #[arg(short, long, value_name = "FILE")]
+    #[arg(short, long, env = "KINFER_FILE", value_name = "FILE")]
     file: Option<PathBuf>,
     /// Print the ids only, one line for each model
-    #[arg(long, conflicts_with = "json")]
+    #[arg(long, env = "KINFER_IDS", value_parser = FalseyValueParser::new(), conflicts_with = "json")]
     ids: bool,
     /// Print one JSON object
-    #[arg(long)]
+    #[arg(long, env = "KINFER_JSON", value_parser = FalseyValueParser::new())]
     json: bool,
     /// Read the names of control tokens in the text, such as <|im_start|>, as these tokens
-    #[arg(long)]
+    #[arg(long, env = "KINFER_PARSE_SPECIAL", value_parser = FalseyValueParser::new())]
     parse_special: bool,
     /// Add the tokens that the model puts around a text (BOS, EOS)
-    #[arg(long)]
+    #[arg(long, env = "KINFER_ADD_SPECIAL", value_parser = FalseyValueParser::new())]
     add_special: bool,
 }
 

@@ -7,6 +7,7 @@ use crate::ctx::Ctx;
 use crate::exit::CliError;
 use crate::model::{KvArg, LoadArgs, NumericsArg};
 use crate::{model, progress, term};
+use clap::builder::FalseyValueParser;
 use kinfer::{Device, Model};
 use measure::{Bench, Case, Kind};
 use report::{Format, Group, Measured};
@@ -36,28 +37,49 @@ pub struct BenchArgs {
     #[arg(value_name = "MODEL", required = true)]
     models: Vec<String>,
     /// Tokens of the prompts; 0: no prefill test
-    #[arg(short = 'p', long, value_name = "N,...", value_delimiter = ',', default_value = "512")]
+    #[arg(
+        short = 'p',
+        long,
+        env = "KINFER_N_PROMPT",
+        value_name = "N,...",
+        value_delimiter = ',',
+        default_value = "512"
+    )]
     n_prompt: Vec<usize>,
     /// Tokens to generate; 0: no decode test
-    #[arg(short, long, value_name = "N,...", value_delimiter = ',', default_value = "128")]
+    #[arg(
+        short,
+        long,
+        env = "KINFER_N_GEN",
+        value_name = "N,...",
+        value_delimiter = ',',
+        default_value = "128"
+    )]
     n_gen: Vec<usize>,
     /// Tokens in the cache before the test
-    #[arg(short = 'd', long, value_name = "N,...", value_delimiter = ',', default_value = "0")]
+    #[arg(
+        short = 'd',
+        long,
+        env = "KINFER_N_DEPTH",
+        value_name = "N,...",
+        value_delimiter = ',',
+        default_value = "0"
+    )]
     n_depth: Vec<usize>,
     /// Sequences that decode side by side, also written -np
-    #[arg(long, value_name = "N,...", value_delimiter = ',', default_value = "1", value_parser = model::size)]
+    #[arg(long, env = "KINFER_PARALLEL", value_name = "N,...", value_delimiter = ',', default_value = "1", value_parser = model::size)]
     parallel: Vec<usize>,
     /// Repetitions of each test
-    #[arg(short, long, value_name = "N", default_value = "5", value_parser = model::size)]
+    #[arg(short, long, env = "KINFER_REPETITIONS", value_name = "N", default_value = "5", value_parser = model::size)]
     repetitions: usize,
     /// Threads that compute [default: one per physical core]
-    #[arg(short, long, value_name = "N,...", value_delimiter = ',', value_parser = clap::value_parser!(u16).range(1..))]
+    #[arg(short, long, env = "KINFER_THREADS", value_name = "N,...", value_delimiter = ',', value_parser = clap::value_parser!(u16).range(1..))]
     threads: Vec<u16>,
     /// Most tokens of a prompt computed at once, also written -ub
-    #[arg(long, value_name = "N,...", value_delimiter = ',', default_value = "512", value_parser = model::size)]
+    #[arg(long, env = "KINFER_UBATCH_SIZE", value_name = "N,...", value_delimiter = ',', default_value = "512", value_parser = model::size)]
     ubatch_size: Vec<usize>,
     /// Element type of cached keys and values
-    #[arg(long, value_name = "TYPE", default_value = "f16")]
+    #[arg(long, env = "KINFER_CACHE_TYPE", value_name = "TYPE", default_value = "f16")]
     cache_type: KvArg,
     /// Run on this device: auto, cpu, candle
     #[arg(long, env = "KINFER_DEVICE", value_name = "NAME", default_value = "auto", value_parser = model::device)]
@@ -69,10 +91,10 @@ pub struct BenchArgs {
     #[arg(long, env = "KINFER_NUMERICS", value_name = "KIND", default_value = "int8")]
     numerics: NumericsArg,
     /// Count from the first run on, without a warm-up
-    #[arg(long)]
+    #[arg(long, env = "KINFER_NO_WARMUP", value_parser = FalseyValueParser::new())]
     no_warmup: bool,
     /// Form of the results
-    #[arg(short, long, value_name = "FORM", default_value = "table")]
+    #[arg(short, long, env = "KINFER_OUTPUT", value_name = "FORM", default_value = "table")]
     output: Format,
 }
 

@@ -5,7 +5,7 @@ use hashbrown::HashMap;
 use super::merge::{Merger, NONE};
 use super::pre::{PreTokenizer, WholePiece};
 use super::spec::{Strings, VocabSpec};
-use super::vocab::{Spelling, Vocab};
+use super::vocab::{Spelling, TokenKind, Vocab};
 use super::{TokenizerError, bytes};
 
 #[derive(Debug)]
@@ -41,7 +41,9 @@ impl Bpe {
             }
             .unwrap_or(NONE);
         }
-        Ok(Self { pre, spelling, merges: merges(&spec.merges, vocab, spelling)?, byte_ids, unk: spec.unk })
+        // Byte-level files often name their end of text here, which no text may turn into.
+        let unk = spec.unk.filter(|&id| vocab.kind(id) != Some(TokenKind::Control));
+        Ok(Self { pre, spelling, merges: merges(&spec.merges, vocab, spelling)?, byte_ids, unk })
     }
 
     /// How the vocabulary's pieces are written.
@@ -80,32 +82,35 @@ impl Bpe {
         match self.spelling {
             Spelling::ByteLevel => {
                 for (at, byte) in (0u32..).zip(piece.bytes()) {
-                    merger.push(self.byte(byte, piece)?, at, at + 1);
+                    // Like the reference implementations: a byte that was never seen in training (SmolLM2 lacks six
+                    // control characters and two lead bytes of unassigned planes) is the unknown token or, without
+                    // one, nothing.
+                    let id = self.byte_ids[byte as usize];
+                    if id != NONE || self.unk.is_some() {
+                        merger.push(id, at, at + 1);
+                    }
                 }
             }
             Spelling::Underline => {
                 for (at, c) in piece.char_indices() {
                     let end = at + c.len_utf8();
-                    match vocab.find(&piece.as_bytes()[at..end]) {
-                        Some(id) => merger.push(id, at as u32, end as u32),
-                        None => {
-                            for (at, byte) in (at..).zip(piece[at..end].bytes()) {
-                                merger.push(self.byte(byte, piece)?, at as u32, at as u32 + 1);
-                            }
+                    if let Some(id) = vocab.find(&piece.as_bytes()[at..end]) {
+                        merger.push(id, at as u32, end as u32);
+                        continue;
+                    }
+                    for (at, byte) in (at..).zip(piece[at..end].bytes()) {
+                        let id = self.byte_ids[byte as usize];
+                        if id == NONE && self.unk.is_none() {
+                            return Err(TokenizerError::Unencodable { byte, text: piece.into() });
                         }
+                        merger.push(id, at as u32, at as u32 + 1);
                     }
                 }
             }
         }
-        out.extend(merger.run(|l, r| self.merges.get(&key(l.id, r.id)).copied()).map(|s| s.id));
+        let merged = merger.run(|l, r| self.merges.get(&key(l.id, r.id)).copied());
+        out.extend(merged.filter_map(|s| if s.id == NONE { self.unk } else { Some(s.id) }));
         Ok(())
-    }
-
-    fn byte(&self, byte: u8, piece: &str) -> Result<u32, TokenizerError> {
-        match self.byte_ids[byte as usize] {
-            NONE => self.unk.ok_or_else(|| TokenizerError::Unencodable { byte, text: piece.into() }),
-            id => Ok(id),
-        }
     }
 }
 

@@ -152,7 +152,8 @@ impl Tokenizer {
         })
     }
 
-    /// The ids of `text`.
+    /// The ids of `text`. As in the reference implementations, bytes that a byte-level vocabulary without an unknown token
+    /// cannot spell are left out; those that lack any lack a few control characters and bytes of unassigned planes.
     ///
     /// # Errors
     /// A character that the vocabulary has no token for, not even an unknown one; a BOS or EOS that was asked for but does

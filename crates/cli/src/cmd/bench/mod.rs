@@ -72,7 +72,7 @@ pub struct BenchArgs {
     /// Repetitions of each test
     #[arg(short, long, env = "KINFER_REPETITIONS", value_name = "N", default_value = "5", value_parser = model::size)]
     repetitions: usize,
-    /// Threads that compute [default: one per physical core]
+    /// Threads that compute [default: as many as this process may run at once]
     #[arg(short, long, env = "KINFER_THREADS", value_name = "N,...", value_delimiter = ',', value_parser = clap::value_parser!(u16).range(1..))]
     threads: Vec<u16>,
     /// Most tokens of a prompt computed at once, also written -ub

@@ -5,6 +5,7 @@ mod toy;
 
 use kinfer_candle::Candle;
 use kinfer_core::{Batch, KvType, Model, RunnerLimits, Unfused, batch::BLOCK_LEN};
+use kinfer_cpu::{Cpu, Isa, Numerics};
 use std::sync::Arc;
 use toy::{Random, Toy};
 
@@ -52,6 +53,12 @@ macro_rules! backends {
 
 backends! {
     candle_f32: Candle::cpu(), Bounds { unfused: 0.0, reference: 0.0, chunks: 1e-9 };
+    cpu_f32: cpu(Numerics::F32), Bounds { unfused: 0.0, reference: 1e-9, chunks: 0.0 };
+    cpu_int8: cpu(Numerics::Int8), Bounds { unfused: 0.0, reference: 1e-2, chunks: 0.0 };
+}
+
+fn cpu(numerics: Numerics) -> Cpu {
+    Cpu::new(2, Isa::from_env().unwrap(), numerics).unwrap()
 }
 
 /// Runs every toy both ways; fails with all that differ too much.

@@ -22,8 +22,8 @@ pub(super) const PREFETCH: usize = 2304;
 
 /// `y[t][16 g + lane] = w . x[t]` for `G` groups and `T` tokens.
 ///
-/// Each output is accumulated in one order, whatever `G` and `T`: ascending scale groups; within one the integer dot
-/// product (exact), then `acc = fma(dot, d_w * d_x, acc)`, then `acc = fnma(min_w, s_x, acc)`.
+/// Each output is accumulated in one order, whatever `G` and `T`: ascending blocks of 16 columns; for one the integer dot
+/// product (exact) and `acc = fma(dot, d_w * d_x, acc)`, and after the last block of a scale group `acc = fnma(min_w, s_x, acc)`.
 ///
 /// # Safety
 /// The CPU has `S`. `w` points to `G` packed groups of `units` units, `x` holds `T` rows, `y` has `T` rows
@@ -82,20 +82,24 @@ unsafe fn tile<
                     }
                 }
                 let xb = u * blocks + b;
-                for sub in 0..BLOCK / GROUP {
-                    let dots = dots::<S, BITS, GROUP, G, T>(layout, unit, b, sub, x, xb);
+                let (mut dv, mut mv) = ([S::zero(); G], [S::zero(); G]);
+                for half in 0..2 {
+                    let dots = dots::<S, BITS, G, T>(layout, unit, b, half, x, xb);
                     for g in 0..G {
-                        let (dv, mv) = if TWO {
-                            sub_scales::<S>(layout, unit[g], b * (BLOCK / GROUP) + sub, d[g], dmin[g])
-                        } else {
-                            (d[g], dmin[g])
-                        };
+                        if TWO && (GROUP < BLOCK || half == 0) {
+                            let i = b * (BLOCK / GROUP) + half;
+                            (dv[g], mv[g]) = sub_scales::<S>(layout, unit[g], i, d[g], dmin[g]);
+                        } else if !TWO {
+                            (dv[g], mv[g]) = (d[g], dmin[g]);
+                        }
                         for t in 0..T {
                             let m = &*x.meta.add(t * (x.stride / BLOCK) + xb);
-                            acc[g][t] = S::fma(S::to_f(dots[g][t]), S::mul(dv, S::splat(m.d)), acc[g][t]);
-                            if MIN {
-                                let s = if GROUP == BLOCK { m.s } else { m.s16[sub] };
-                                acc[g][t] = S::fnma(mv, S::splat(s), acc[g][t]);
+                            let scale = S::mul(dv[g], S::splat(m.d[half]));
+                            acc[g][t] = S::fma(S::to_f(dots[g][t]), scale, acc[g][t]);
+                            if MIN && GROUP < BLOCK {
+                                acc[g][t] = S::fnma(mv[g], S::splat(m.s[half]), acc[g][t]);
+                            } else if MIN && half == 1 {
+                                acc[g][t] = S::fnma(mv[g], S::splat(m.s32), acc[g][t]);
                             }
                         }
                     }
@@ -138,23 +142,23 @@ unsafe fn sub_scales<S: Simd>(
     }
 }
 
-/// Integer dot products of one scale group: `sum (code - offset) * q`.
+/// Integer dot products of one half of a block: `sum (code - offset) * q` over 16 columns.
 #[inline(always)]
-unsafe fn dots<S: Simd, const BITS: u32, const GROUP: usize, const G: usize, const T: usize>(
+unsafe fn dots<S: Simd, const BITS: u32, const G: usize, const T: usize>(
     layout: Layout,
     unit: [*const u8; G],
     b: usize,
-    sub: usize,
+    half: usize,
     x: QuantRows,
     xb: usize,
 ) -> [[S::I; T]; G] {
+    const QUADS: usize = 4;
     // SAFETY: as `tile`.
     unsafe {
         let mut sums = [[S::splat_i(0); T]; G];
         if layout.offset() != 0 && !(BITS == 8 && S::SIGNED_BYTES) {
             for t in 0..T {
-                let m = &*x.meta.add(t * (x.stride / BLOCK) + xb);
-                let neg = S::splat_i(if GROUP == BLOCK { m.neg } else { m.neg16[sub] });
+                let neg = S::splat_i((*x.meta.add(t * (x.stride / BLOCK) + xb)).neg[half]);
                 let neg = match BITS {
                     8 => S::shl_i::<7>(neg),
                     6 => S::shl_i::<5>(neg),
@@ -168,14 +172,12 @@ unsafe fn dots<S: Simd, const BITS: u32, const GROUP: usize, const G: usize, con
                 }
             }
         }
-        let quads = GROUP / 4;
-        let every = if S::flush_every(BITS) < quads { S::flush_every(BITS) } else { quads };
+        let every = if S::flush_every(BITS) < QUADS { S::flush_every(BITS) } else { QUADS };
         let mut first = 0;
-        while first < quads {
+        while first < QUADS {
             let mut acc = sums.map(|s| s.map(|s| S::acc_start(s)));
             for i in first..first + every {
-                // Quads j and j + 4 share a vector of nibbles: visited together, it is loaded once.
-                let quad = if GROUP == BLOCK { i / 2 + i % 2 * 4 } else { sub * quads + i };
+                let quad = half * QUADS + i;
                 for g in 0..G {
                     let vectors = unit[g].add(layout.scale_bytes() + b * layout.block_bytes());
                     let codes = quad_codes::<S, BITS>(vectors, quad);

@@ -1,4 +1,4 @@
-//! The determinism contract on the CPU, on real models: a sequence's logits are the same bits whatever the number of
+//! The determinism contract below the engine, on the CPU and real models: a sequence's logits are the same bits whatever the number of
 //! threads, the size of prefill chunks, its batch mates, the blocks of the cache that it gets, and the instruction set.
 
 mod common;

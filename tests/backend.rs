@@ -52,9 +52,9 @@ macro_rules! backends {
 }
 
 backends! {
-    candle_f32: Candle::cpu(), Bounds { unfused: 0.0, reference: 0.0, chunks: 1e-9 };
-    cpu_f32: cpu(Numerics::F32), Bounds { unfused: 0.0, reference: 1e-9, chunks: 0.0 };
-    cpu_int8: cpu(Numerics::Int8), Bounds { unfused: 0.0, reference: 1e-2, chunks: 0.0 };
+    candle_f32: Candle::cpu(), Bounds { unfused: 0.0, reference: 0.0, chunks: 1e-6 };
+    cpu_f32: cpu(Numerics::F32), Bounds { unfused: 0.0, reference: 1e-6, chunks: 0.0 };
+    cpu_int8: cpu(Numerics::Int8), Bounds { unfused: 0.0, reference: 2e-3, chunks: 0.0 };
 }
 
 fn cpu(numerics: Numerics) -> Cpu {

@@ -5,6 +5,7 @@ use crate::exit::CliError;
 use crate::progress::{self, Downloads};
 use anyhow::Context;
 use kinfer::hub::{Hub, HubConfig, ModelRef, ResolvedModel, human_size};
+use kinfer::template::builtin_templates;
 use kinfer::{Device, KvType, LoadOptions, Model, Numerics};
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -45,7 +46,7 @@ pub struct LoadArgs {
     /// Run on this device: auto, cpu, candle
     #[arg(long, env = "KINFER_DEVICE", value_name = "NAME", default_value = "auto", value_parser = device)]
     pub device: Device,
-    /// Threads that compute [default: one per physical core]
+    /// Threads that compute [default: as many as this process may run at once]
     #[arg(short, long, env = "KINFER_THREADS", value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
     pub threads: Option<u16>,
     /// Instruction set instead of the best one: scalar, avx2, avx512vnni, ...
@@ -57,10 +58,10 @@ pub struct LoadArgs {
     /// Pre-tokenizer by name, instead of the one that the model file names
     #[arg(long, env = "KINFER_PRE", value_name = "NAME")]
     pub pre: Option<String>,
-    /// Chat template in Jinja, instead of the model's
-    #[arg(long, env = "KINFER_CHAT_TEMPLATE", value_name = "JINJA", conflicts_with = "chat_template_file")]
+    /// Chat template instead of the model's: the name of a built-in one, or Jinja
+    #[arg(long, env = "KINFER_CHAT_TEMPLATE", value_name = "NAME|JINJA", conflicts_with = "chat_template_file")]
     pub chat_template: Option<String>,
-    /// Chat template from a file
+    /// Chat template in Jinja, from a file
     #[arg(long, env = "KINFER_CHAT_TEMPLATE_FILE", value_name = "FILE")]
     pub chat_template_file: Option<PathBuf>,
 }
@@ -116,13 +117,18 @@ impl LoadArgs {
                 .with_context(|| format!("the chat template {} cannot be read", path.display()))?;
             return Ok(Some(text));
         }
-        match &self.chat_template {
-            Some(text) if !text.contains("{{") && !text.contains("{%") => Err(CliError::usage(format!(
-                "--chat-template takes a template in Jinja, and `{text}` has nothing of it; kinfer has no templates \
-                 by name. The model's own one is used without this option; --chat-template-file reads one from a file"
-            ))),
-            other => Ok(other.clone()),
+        if let Some(name) = &self.chat_template
+            && !name.contains("{{")
+            && !name.contains("{%")
+            && !builtin_templates().any(|known| known == name)
+        {
+            let known = builtin_templates().collect::<Vec<_>>().join(", ");
+            return Err(CliError::usage(format!(
+                "--chat-template `{name}` is no built-in template ({known}), and no Jinja; --chat-template-file \
+                 reads one from a file"
+            )));
         }
+        Ok(self.chat_template.clone())
     }
 }
 

@@ -16,7 +16,7 @@ fn wrong_usage_is_2() {
     world.run(&["run", "m.gguf", "hi", "--raw", "-sys", "s"]).fails(2, "--system-prompt");
     world.run(&["run", "m.gguf", "hi", "--logprobs", "3"]).fails(2, "--json");
     world.run(&["run", "m.gguf", "hi", "--logit-bias", "x"]).fails(2, "token id");
-    world.run(&["run", "m.gguf", "hi", "--chat-template", "chatml"]).fails(2, "Jinja");
+    world.run(&["run", "m.gguf", "hi", "--chat-template", "nosuch"]).fails(2, "chatml");
     world.run(&["run", "not a model", "hi"]).fails(2, "model reference");
     world.run(&["run", "m.gguf"]).fails(2, "the prompt is empty");
     world.run(&["score", "m.gguf"]).fails(2, "--text");

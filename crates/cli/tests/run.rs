@@ -8,8 +8,8 @@ use serde_json::Value;
 #[test]
 fn the_answer_is_all_that_stdout_carries() {
     let world = World::new();
-    let run = world.run(&["run", &smollm2(), "What is the capital of France?", "--temp", "0"]).ok();
-    assert!(run.stdout.contains("Paris") && run.stdout.ends_with('\n'), "{run:?}");
+    let run = world.run(&["run", &smollm2(), "What is the capital of Japan?", "--temp", "0"]).ok();
+    assert!(run.stdout.contains("Tokyo") && run.stdout.ends_with('\n'), "{run:?}");
     assert_eq!(run.stderr, "");
     assert!(!run.stdout.contains('\x1b') && !run.stdout.contains("<|"));
 }
@@ -18,7 +18,7 @@ fn the_answer_is_all_that_stdout_carries() {
 fn a_prompt_comes_from_argument_flag_file_or_stdin() {
     let world = World::new();
     let model = smollm2();
-    let question = "What is the capital of France?";
+    let question = "What is the capital of Japan?";
     let tail = ["--temp", "0", "-n", "16"];
     let args = |head: &[&str]| head.iter().chain(&tail).map(|s| s.to_string()).collect::<Vec<_>>();
     let file = world.file("prompt.txt", format!("{question}\n"));
@@ -105,7 +105,7 @@ fn raw_continues_the_text_itself() {
     let chat = world.run(&["run", &model, prompt, "--temp", "0", "-n", "4", "--json"]).ok().json();
     let length = |json: &Value| json["prompt_ids"].as_array().unwrap().len();
     assert!(length(&raw) < 8 && length(&chat) > 2 * length(&raw));
-    assert!(raw["text"].as_str().unwrap().contains("Paris"), "{raw}");
+    assert!(raw["text"].as_str().unwrap().contains("Tokyo"), "{raw}");
     assert_eq!(raw["finish_reason"], "length");
     assert_eq!(raw["ids"].as_array().unwrap().len(), 4);
 }

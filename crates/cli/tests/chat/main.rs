@@ -68,8 +68,8 @@ fn a_conversation_and_its_commands() {
     tty.says("/regen");
     tty.sees("there is no reply yet");
     tty.prompt();
-    tty.says("What is the capital of France?");
-    tty.sees("Paris");
+    tty.says("What is the capital of Japan?");
+    tty.sees("Tokyo");
     tty.prompt();
     tty.says("/stats");
     tty.sees("prefill: ");
@@ -82,7 +82,7 @@ fn a_conversation_and_its_commands() {
     tty.prompt();
     let saved: serde_json::Value = serde_json::from_str(&std::fs::read_to_string(&file).unwrap()).unwrap();
     assert_eq!(saved[0]["role"], "user");
-    assert!(saved[1]["content"].as_str().unwrap().contains("Paris"));
+    assert!(saved[1]["content"].as_str().unwrap().contains("Tokyo"));
 
     tty.says("/clear");
     tty.sees("forgotten");
@@ -94,7 +94,7 @@ fn a_conversation_and_its_commands() {
     tty.sees("2 messages from");
     tty.prompt();
     tty.says("/undo");
-    tty.sees("taken back: What is the capital of France?");
+    tty.sees("taken back: What is the capital of Japan?");
     tty.prompt();
     tty.says("/undo");
     tty.sees("there is nothing to take back");

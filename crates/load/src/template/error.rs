@@ -6,7 +6,7 @@
 pub enum TemplateError {
     /// The model brings no template.
     #[error(
-        "the model has no chat template; choose one with --chat-template NAME (one of: {known}) or --chat-template FILE, or send the prompt as it is with --raw"
+        "the model has no chat template; choose one with --chat-template NAME (one of: {known}) or --chat-template-file FILE, or send the prompt as it is with --raw"
     )]
     Missing {
         /// Names of the built-in templates.
@@ -25,7 +25,7 @@ pub enum TemplateError {
     },
     /// The template is not valid Jinja, or uses something that is not supported.
     #[error(
-        "the chat template does not parse: {reason}; give another with --chat-template NAME or FILE, or use --raw"
+        "the chat template does not parse: {reason}; give another with --chat-template NAME or --chat-template-file FILE, or use --raw"
     )]
     Parse {
         /// What the template engine said, with the line.
@@ -39,7 +39,7 @@ pub enum TemplateError {
     },
     /// Rendering failed.
     #[error(
-        "the chat template failed: {reason}; give another with --chat-template NAME or FILE, or use --raw"
+        "the chat template failed: {reason}; give another with --chat-template NAME or --chat-template-file FILE, or use --raw"
     )]
     Render {
         /// What the template engine said, with the line.

@@ -72,7 +72,7 @@ fn help() -> String {
 Examples:
   kinfer run                                      chat with the default model
   kinfer run gemma3:270m \"봄은 어떤 계절이야?\"
-  kinfer run -sys \"Answer in one word.\" -p \"What is the capital of France?\" --temp 0
+  kinfer run -sys \"Answer in one word.\" -p \"What is the capital of Japan?\" --temp 0
   git diff | kinfer run smollm2 -p \"Explain this change:\" -f -
   kinfer run smollm2 \"Hi\" --seed 7 --json | jq .usage
   kinfer run smollm2 --raw \"Once upon a time\" -n 20
@@ -134,6 +134,9 @@ pub fn run(args: RunArgs, ctx: &Ctx) -> anyhow::Result<()> {
     let start = Instant::now();
     let model = args.load.load(ctx, model.as_deref())?;
     let loaded_in = start.elapsed();
+    if !matches!(task, prompt::Task::Raw(_)) {
+        model.template()?;
+    }
     let sampling = args.sampling.resolve(ctx, &model, bias);
     let engine = args.engine.engine(model)?;
     ctx.detail(&format!("context: {} tokens", engine.limits().context));

@@ -39,6 +39,9 @@ impl SamplingArgs {
     pub fn resolve(&self, ctx: &Ctx, model: &Model, logit_bias: Vec<(u32, f32)>) -> Sampling {
         let mut sampling = Sampling::default().with(&self.overrides.or(model.defaults()));
         sampling.logit_bias = logit_bias;
+        for (key, value) in model.unsupported_sampling() {
+            ctx.warn(&format!("the model file asks for {key} = {value}, for which kinfer has no sampler"));
+        }
         let listed = self.overrides.fields().into_iter().zip(model.defaults().fields()).map(
             |((name, given), (_, of_model))| {
                 let from = match (&given, &of_model) {

@@ -39,6 +39,17 @@ pub fn resolve(ctx: &Ctx, name: Option<&str>) -> anyhow::Result<ResolvedModel> {
     Ok(hub.resolve(&wanted, &mut Downloads::new(ctx), &cancel)?)
 }
 
+/// The chat template that the catalogue names for a short name, where the model's file has none.
+fn catalogue_template(ctx: &Ctx, name: Option<&str>) -> anyhow::Result<Option<String>> {
+    let hub = hub(ctx)?;
+    let ModelRef::Alias(alias) = parse(&hub, name)? else { return Ok(None) };
+    let template = hub.catalog().find(&alias).and_then(|entry| entry.chat_template.clone());
+    if let Some(template) = &template {
+        ctx.detail(&format!("chat template: {template}, from the catalogue"));
+    }
+    Ok(template)
+}
+
 /// How a model is loaded.
 #[derive(clap::Args, Default)]
 #[command(next_help_heading = "Model and device")]
@@ -59,7 +70,12 @@ pub struct LoadArgs {
     #[arg(long, env = "KINFER_PRE", value_name = "NAME")]
     pub pre: Option<String>,
     /// Chat template instead of the model's: the name of a built-in one, or Jinja
-    #[arg(long, env = "KINFER_CHAT_TEMPLATE", value_name = "NAME|JINJA", conflicts_with = "chat_template_file")]
+    #[arg(
+        long,
+        env = "KINFER_CHAT_TEMPLATE",
+        value_name = "NAME|JINJA",
+        conflicts_with = "chat_template_file"
+    )]
     pub chat_template: Option<String>,
     /// Chat template in Jinja, from a file
     #[arg(long, env = "KINFER_CHAT_TEMPLATE_FILE", value_name = "FILE")]
@@ -88,7 +104,10 @@ impl LoadArgs {
             let device = self.device.name().to_owned();
             return Err(kinfer::Error::Device { device, reason: reason.to_owned() }.into());
         }
-        let chat_template = self.template()?;
+        let mut chat_template = self.template()?;
+        if chat_template.is_none() {
+            chat_template = catalogue_template(ctx, name)?;
+        }
         let found = resolve(ctx, name)?;
         let options = LoadOptions {
             device: self.device,

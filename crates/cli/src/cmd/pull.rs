@@ -18,7 +18,7 @@ Examples:
   kinfer pull --verify gemma3:270m        read the files again and check them
   kinfer show \"$(kinfer pull -q smollm2)\"")]
 pub struct PullArgs {
-    /// Models: short names, or user/repo[:QUANT][@revision] on the hub
+    /// Models: short names, or `user/repo[:QUANT][@revision]` on the hub
     #[arg(value_name = "MODEL", required = true)]
     models: Vec<String>,
     /// Also read the files that were there already, and check their SHA-256

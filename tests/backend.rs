@@ -51,7 +51,7 @@ macro_rules! backends {
 }
 
 backends! {
-    candle_f32: Candle::cpu(), Bounds { unfused: 0.0, reference: 0.0, chunks: 1e-9 };
+    candle_f32: Candle::cpu(), Bounds { unfused: 0.0, reference: 0.0, chunks: 1e-6 };
 }
 
 /// Runs every toy both ways; fails with all that differ too much.

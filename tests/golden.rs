@@ -273,9 +273,10 @@ fn perplexity(gguf: &Gguf, mut runner: Box<dyn Runner>, golden: &Perplexity) -> 
     (nll / scored as f64).exp()
 }
 
-/// The ids of `text` without BOS, and the BOS of models that want one.
+/// The ids of `text` after the BOS of models that want one, and that BOS.
 fn tokenize(gguf: &Gguf, text: &str) -> (Vec<u32>, Option<u32>) {
     let tokenizer = Tokenizer::new(&VocabSpec::from_metadata(gguf.metadata()).unwrap()).unwrap();
     let bos = tokenizer.bos().filter(|_| tokenizer.add_bos());
-    (tokenizer.encode(text, Encode::text()).unwrap(), bos)
+    let plain = Encode { special: false, bos: None, eos: Some(false) };
+    (tokenizer.encode(text, plain).unwrap(), bos)
 }

@@ -266,7 +266,7 @@ impl Random {
         };
         let mut bytes: Vec<u8> =
             (0..format.bytes_for(len).unwrap()).map(|_| (self.next() >> 56) as u8).collect();
-        let mut set_scales = |bytes: &mut [u8], scale: f32| {
+        let set_scales = |bytes: &mut [u8], scale: f32| {
             for block in bytes.chunks_exact_mut(format.block_bytes()) {
                 let mut put = |at: usize, v: f32| {
                     block[at..at + 2].copy_from_slice(&half::f16::from_f32(v).to_le_bytes());

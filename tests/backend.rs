@@ -1,12 +1,15 @@
 //! Every backend on small random models: its fused stages against their definitions, itself against candle in
 //! float32, and the independence of results from how a prompt is cut into chunks.
 
+mod common;
 mod toy;
 
+use common::Random;
 use kinfer_candle::Candle;
 use kinfer_core::{Batch, KvType, Model, RunnerLimits, Unfused, batch::BLOCK_LEN};
+use kinfer_cpu::{Cpu, Isa, Numerics};
 use std::sync::Arc;
-use toy::{Random, Toy};
+use toy::Toy;
 
 /// How close a backend has to come, as normalised mean square errors of all logits of a run.
 struct Bounds {
@@ -52,6 +55,12 @@ macro_rules! backends {
 
 backends! {
     candle_f32: Candle::cpu(), Bounds { unfused: 0.0, reference: 0.0, chunks: 1e-6 };
+    cpu_f32: cpu(Numerics::F32), Bounds { unfused: 0.0, reference: 1e-6, chunks: 0.0 };
+    cpu_int8: cpu(Numerics::Int8), Bounds { unfused: 0.0, reference: 2e-3, chunks: 0.0 };
+}
+
+fn cpu(numerics: Numerics) -> Cpu {
+    Cpu::new(2, Isa::from_env().unwrap(), numerics).unwrap()
 }
 
 /// Runs every toy both ways; fails with all that differ too much.

@@ -4,6 +4,7 @@
 mod common;
 
 use kinfer_core::{Batch, KvType, Model, Runner, RunnerLimits, batch::BLOCK_LEN};
+use kinfer_cpu::{Cpu, Isa, Numerics, machine};
 use kinfer_load::gguf::Gguf;
 use kinfer_load::tokenizer::{Encode, Tokenizer, VocabSpec};
 use serde::Deserialize;
@@ -32,6 +33,9 @@ enum MaxKl {
     TimesLlamaCpp(f64),
 }
 
+/// Activations rounded to 8 bits.
+const QUANTISED: Rules = Rules { kl: MaxKl::TimesLlamaCpp(1.2), top5: None, perplexity: 5e-3 };
+
 /// Float32 throughout: differs from truth by the order of sums only.
 const EXACT: Rules = Rules { kl: MaxKl::Below(1e-4), top5: Some(0.05), perplexity: 1e-3 };
 
@@ -59,6 +63,23 @@ targets! {
         kv: KvType::F32,
         rules: EXACT,
     };
+    cpu_f32: Target {
+        name: "cpu f32",
+        load: |gguf| load_cpu(gguf, Numerics::F32),
+        kv: KvType::F32,
+        rules: EXACT,
+    };
+    cpu_int8: Target {
+        name: "cpu int8",
+        load: |gguf| load_cpu(gguf, Numerics::Int8),
+        kv: KvType::F16,
+        rules: QUANTISED,
+    };
+}
+
+fn load_cpu(gguf: &Gguf, numerics: Numerics) -> Arc<dyn Model> {
+    let cpu = Cpu::new(machine::threads(), Isa::from_env().unwrap(), numerics).unwrap();
+    kinfer_models::load(cpu, gguf, &mut |_, _| {}).unwrap()
 }
 
 /// Id and log-probability.

@@ -1,13 +1,15 @@
 //! Every backend on small random models: its fused stages against their definitions, itself against candle in
 //! float32, and the independence of results from how a prompt is cut into chunks.
 
+mod common;
 mod toy;
 
+use common::Random;
 use kinfer_candle::Candle;
 use kinfer_core::{Batch, KvType, Model, RunnerLimits, Unfused, batch::BLOCK_LEN};
 use kinfer_cpu::{Cpu, Isa, Numerics};
 use std::sync::Arc;
-use toy::{Random, Toy};
+use toy::Toy;
 
 /// How close a backend has to come, as normalised mean square errors of all logits of a run.
 struct Bounds {

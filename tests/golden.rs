@@ -33,11 +33,11 @@ enum MaxKl {
     TimesLlamaCpp(f64),
 }
 
+/// Activations rounded to 8 bits.
+const QUANTISED: Rules = Rules { kl: MaxKl::TimesLlamaCpp(1.2), top5: None, perplexity: 5e-3 };
+
 /// Float32 throughout: differs from truth by the order of sums only.
 const EXACT: Rules = Rules { kl: MaxKl::Below(1e-4), top5: Some(0.05), perplexity: 1e-3 };
-
-/// 8-bit activations: about as far from truth as llama.cpp, which rounds the same way.
-const FAST: Rules = Rules { kl: MaxKl::TimesLlamaCpp(1.2), top5: None, perplexity: 5e-3 };
 
 macro_rules! targets {
     ($($module:ident: $target:expr;)*) => { $(
@@ -65,20 +65,19 @@ targets! {
     };
     cpu_f32: Target {
         name: "cpu f32",
-        load: |gguf| cpu(gguf, Numerics::F32),
+        load: |gguf| load_cpu(gguf, Numerics::F32),
         kv: KvType::F32,
         rules: EXACT,
     };
     cpu_int8: Target {
         name: "cpu int8",
-        load: |gguf| cpu(gguf, Numerics::Int8),
+        load: |gguf| load_cpu(gguf, Numerics::Int8),
         kv: KvType::F16,
-        rules: FAST,
+        rules: QUANTISED,
     };
 }
 
-/// The CPU with the ISA of `KINFER_ISA`, else the best one.
-fn cpu(gguf: &Gguf, numerics: Numerics) -> Arc<dyn Model> {
+fn load_cpu(gguf: &Gguf, numerics: Numerics) -> Arc<dyn Model> {
     let cpu = Cpu::new(machine::threads(), Isa::from_env().unwrap(), numerics).unwrap();
     kinfer_models::load(cpu, gguf, &mut |_, _| {}).unwrap()
 }

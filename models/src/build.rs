@@ -19,7 +19,7 @@ pub(crate) fn decoder<B: Backend>(
 ) -> Result<Decoder<B>> {
     let Blueprint { spec, names } = blueprint;
     let mut total = 0;
-    for name in source.tensors() {
+    for name in source.tensors().into_iter().filter(|name| !names.ignores(name)) {
         total += source.tensor(name)?.map_or(0, |t| t.data.len() as u64);
     }
     let mut b = Builder {
@@ -49,6 +49,7 @@ pub(crate) fn decoder<B: Backend>(
         }
     };
     b.check_all_used(&names)?;
+    (b.progress)(total, total);
     let (bytes_per_token, weight_bytes) = (b.read_per_token, b.bytes);
     Ok(Decoder { backend, spec, embed, layers, norm, head, bytes_per_token, weight_bytes })
 }
@@ -201,8 +202,9 @@ impl<B: Backend> Builder<'_, B> {
         let read: u64 = matrices.iter().map(|m| m.data.len() as u64).sum();
         let bytes: u64 = matrices.iter().map(|m| self.backend.weight_bytes(m.rows, m.cols, m.format)).sum();
         for part in parts {
-            self.source.release(&part.name);
-            self.used.insert(part.name.clone());
+            if self.used.insert(part.name.clone()) {
+                self.source.release(&part.name);
+            }
         }
         self.bytes += bytes;
         self.read_per_token += bytes;

@@ -49,8 +49,10 @@ impl File {
 
 fn decoder(arch: &str, layers: u32) -> File {
     let embed = ("token_embd.weight".into(), vec![0.0; 64 * VOCAB as usize], vec![64, VOCAB]);
+    // A file has at least one tensor per layer.
+    let norms = (0..layers).map(|i| (format!("blk.{i}.attn_norm.weight"), vec![0.0; 64], vec![64]));
     let key = |k: &str| format!("{arch}.{k}");
-    File(Vec::new(), vec![embed])
+    File(Vec::new(), std::iter::once(embed).chain(norms).collect())
         .set("general.architecture", arch)
         .set(&key("block_count"), layers)
         .set(&key("context_length"), 4096u32)
@@ -185,11 +187,17 @@ fn the_27b_model_scales_queries_by_dim_over_heads() {
 
 #[test]
 fn refusals_name_key_and_value() {
-    let refused: [(File, &[&str]); 15] = [
+    let refused: [(File, &[&str]); 18] = [
         (decoder("mamba", 2), &["mamba", "gemma3, llama"]),
         (llama().without("general.architecture"), &["general.architecture", "missing"]),
         (llama().without("llama.block_count"), &["llama.block_count", "missing"]),
         (llama().set("llama.block_count", 0u32), &["llama.block_count", "0"]),
+        (llama().set("llama.block_count", u32::MAX), &["llama.block_count", "4294967295", "3 tensors"]),
+        (
+            llama().set("llama.embedding_length", 32u32),
+            &["token_embd.weight", "[vocabulary, 32]", "[10, 64]"],
+        ),
+        (llama().set("llama.attention.key_length", u32::MAX), &["llama.attention.key_length", "4294967295"]),
         (llama().set("llama.block_count", "two"), &["llama.block_count", "two"]),
         (llama().set("llama.attention.head_count_kv", 3u32), &["llama.attention.head_count_kv", "3"]),
         (llama().set("llama.attention.head_count", 5u32), &["llama.attention.head_count"]),

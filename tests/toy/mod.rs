@@ -1,5 +1,6 @@
 //! Small random models of every shape that a spec can have, for the backend suite.
 
+use crate::common::Random;
 use kinfer_core::{
     Activation, AttnSpec, Backend, FfnSpec, Format, LayerSpec, Model, ModelSpec, RopeSpec, dequantize,
 };
@@ -206,7 +207,7 @@ impl File<'_> {
         let format = self.formats[self.data.len() % self.formats.len()];
         let format = if cols.is_multiple_of(format.block_len()) { format } else { Format::F16 };
         self.writer.tensor(name, &[cols as u64, rows as u64], format.tensor_type()).unwrap();
-        self.data.push(self.random.blocks(format, rows * cols, gain / (cols as f32).sqrt()));
+        self.data.push(blocks(&mut self.random, format, rows * cols, gain / (cols as f32).sqrt()));
     }
 
     /// `[len]` of F32 around `mean`.
@@ -223,63 +224,44 @@ impl File<'_> {
     }
 }
 
-/// SplitMix64 (Steele, Lea & Flood 2014).
-pub struct Random(pub u64);
-
-impl Random {
-    /// The next 64 bits.
-    pub fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
-        z ^ (z >> 31)
+/// `len` elements of `format` with this root mean square: random codes and sub-block scales, and block scales that
+/// fit.
+fn blocks(random: &mut Random, format: Format, len: usize, rms: f32) -> Vec<u8> {
+    if format.quant().is_none() {
+        // A uniform variable has a root mean square of 1/sqrt(3).
+        let values = (0..len).map(|_| 3f32.sqrt() * rms * random.uniform());
+        return match format {
+            Format::F32 => values.flat_map(f32::to_le_bytes).collect(),
+            Format::F16 => values.flat_map(|v| half::f16::from_f32(v).to_le_bytes()).collect(),
+            _ => values.flat_map(|v| half::bf16::from_f32(v).to_le_bytes()).collect(),
+        };
     }
-
-    /// Uniform in -1 to 1.
-    fn uniform(&mut self) -> f32 {
-        (self.next() >> 40) as f32 / (1 << 23) as f32 - 1.0
-    }
-
-    /// `len` elements of `format` with this root mean square: random codes and sub-block scales, and block scales that
-    /// fit.
-    fn blocks(&mut self, format: Format, len: usize, rms: f32) -> Vec<u8> {
-        if format.quant().is_none() {
-            // A uniform variable has a root mean square of 1/sqrt(3).
-            let values = (0..len).map(|_| 3f32.sqrt() * rms * self.uniform());
-            return match format {
-                Format::F32 => values.flat_map(f32::to_le_bytes).collect(),
-                Format::F16 => values.flat_map(|v| half::f16::from_f32(v).to_le_bytes()).collect(),
-                _ => values.flat_map(|v| half::bf16::from_f32(v).to_le_bytes()).collect(),
+    // Where the half-precision block scale and offset lie, and the offset that centres the codes at scale 1.
+    let (scale_at, offset_at, offset) = match format {
+        Format::Q4_1 => (0, Some(2), -7.5),
+        Format::Q5_1 => (0, Some(2), -15.5),
+        Format::Q2_K => (80, Some(82), 1.5),
+        Format::Q3_K => (108, None, 0.0),
+        Format::Q4_K => (0, Some(2), 7.5),
+        Format::Q5_K => (0, Some(2), 15.5),
+        Format::Q6_K => (208, None, 0.0),
+        _ => (0, None, 0.0),
+    };
+    let mut bytes: Vec<u8> =
+        (0..format.bytes_for(len).unwrap()).map(|_| (random.next() >> 56) as u8).collect();
+    let set_scales = |bytes: &mut [u8], scale: f32| {
+        for block in bytes.chunks_exact_mut(format.block_bytes()) {
+            let mut put = |at: usize, v: f32| {
+                block[at..at + 2].copy_from_slice(&half::f16::from_f32(v).to_le_bytes());
             };
+            put(scale_at, scale);
+            offset_at.iter().for_each(|&at| put(at, offset * scale));
         }
-        // Where the half-precision block scale and offset lie, and the offset that centres the codes at scale 1.
-        let (scale_at, offset_at, offset) = match format {
-            Format::Q4_1 => (0, Some(2), -7.5),
-            Format::Q5_1 => (0, Some(2), -15.5),
-            Format::Q2_K => (80, Some(82), 1.5),
-            Format::Q3_K => (108, None, 0.0),
-            Format::Q4_K => (0, Some(2), 7.5),
-            Format::Q5_K => (0, Some(2), 15.5),
-            Format::Q6_K => (208, None, 0.0),
-            _ => (0, None, 0.0),
-        };
-        let mut bytes: Vec<u8> =
-            (0..format.bytes_for(len).unwrap()).map(|_| (self.next() >> 56) as u8).collect();
-        let set_scales = |bytes: &mut [u8], scale: f32| {
-            for block in bytes.chunks_exact_mut(format.block_bytes()) {
-                let mut put = |at: usize, v: f32| {
-                    block[at..at + 2].copy_from_slice(&half::f16::from_f32(v).to_le_bytes());
-                };
-                put(scale_at, scale);
-                offset_at.iter().for_each(|&at| put(at, offset * scale));
-            }
-        };
-        set_scales(&mut bytes, 1.0);
-        let mut values = vec![0.0; len];
-        dequantize(format, &bytes, &mut values);
-        let unscaled = (values.iter().map(|v| f64::from(v * v)).sum::<f64>() / len as f64).sqrt();
-        set_scales(&mut bytes, rms / unscaled as f32);
-        bytes
-    }
+    };
+    set_scales(&mut bytes, 1.0);
+    let mut values = vec![0.0; len];
+    dequantize(format, &bytes, &mut values);
+    let unscaled = (values.iter().map(|v| f64::from(v * v)).sum::<f64>() / len as f64).sqrt();
+    set_scales(&mut bytes, rms / unscaled as f32);
+    bytes
 }

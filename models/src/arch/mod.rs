@@ -131,6 +131,9 @@ fn metadata(key: &str, problem: String) -> Error {
     Error::Metadata { key: key.into(), problem }
 }
 
+/// Far beyond any model; keeps a corrupt file from asking for gigabytes of rotary frequencies.
+const MAX_HEAD_DIM: usize = 1 << 14;
+
 /// What every decoder's metadata gives in the same way.
 struct Common {
     vocab: usize,
@@ -152,10 +155,11 @@ struct Common {
 impl Common {
     fn read(config: &Config<'_>) -> Result<Common> {
         let embed = Names::GGUF.embed;
+        let dim = config.size("embedding_length")?;
         let vocab = match config.source().tensor(embed)?.map(|t| t.shape) {
-            Some(shape) if shape.len() == 2 => shape[0],
+            Some(shape) if shape.len() == 2 && shape[1] == dim => shape[0],
             Some(shape) => {
-                let expected = "[vocabulary, embedding_length]".into();
+                let expected = format!("[vocabulary, {dim}]");
                 return Err(Error::Shape { name: embed.into(), expected, got: format!("{shape:?}") });
             }
             None => {
@@ -167,8 +171,13 @@ impl Common {
         {
             return Err(config.error("vocab_size", format!("is {n}, but `{embed}` has {vocab} rows")));
         }
-        let dim = config.size("embedding_length")?;
         let layers = config.size("block_count")?;
+        let tensors = config.source().tensors().len();
+        if layers > tensors {
+            return Err(
+                config.error("block_count", format!("is {layers}, but the file has {tensors} tensors"))
+            );
+        }
         let heads = config.sizes("attention.head_count", layers)?;
         let kv_heads = config.opt_sizes("attention.head_count_kv", layers)?.unwrap_or_else(|| heads.clone());
         if let Some((h, kv)) = heads.iter().zip(&kv_heads).find(|(h, kv)| !h.is_multiple_of(**kv)) {
@@ -187,6 +196,12 @@ impl Common {
                 ));
             }
         };
+        if head_dim > MAX_HEAD_DIM {
+            return Err(config.error(
+                "attention.key_length",
+                format!("heads of {head_dim} elements are not supported; at most {MAX_HEAD_DIM} are"),
+            ));
+        }
         if let Some(n) = config.opt_size("attention.value_length")?
             && n != head_dim
         {

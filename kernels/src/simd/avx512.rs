@@ -16,7 +16,7 @@ impl Simd for Avx512Vnni {
     type Codes = __m512i;
     type Acc = __m512i;
     const SIGNED_BYTES: bool = false;
-    const TILE: usize = 6;
+    const TILE: usize = 4;
     const TILE_GROUPS: usize = 2;
 
     #[inline(always)]

@@ -2,7 +2,7 @@
 //!
 //! A [`Backend`] offers *primitives*, which every device must implement, and *stages*, which are composed of
 //! primitives here and which a fast device overrides by fused versions. An override must equal its default: the
-//! adaptor [`Unfused`] runs the defaults of any backend, and the backend suite compares the two.
+//! adaptor [`Unfused`](crate::Unfused) runs the defaults of any backend, and the backend suite compares the two.
 //!
 //! Overrides destructure the specs with every field named, so that a new field in [`crate::spec`] is a compile
 //! error in each fused path until it is dealt with.

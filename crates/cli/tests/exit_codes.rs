@@ -32,8 +32,15 @@ fn a_missing_flag_of_llama_cpp_says_what_to_do() {
 
 #[test]
 fn out_of_memory_is_3() {
-    // A cache for 2^40 tokens fits nowhere.
-    World::new().run(&["run", &smollm2(), "hi", "-c", "1099511627776"]).fails(3, "memory");
+    let mut model = std::fs::read(smollm2()).unwrap();
+    // The file claims to have been trained for 4 G tokens; a cache for them fits nowhere.
+    let key = b"llama.context_length";
+    let at = model.windows(key.len()).position(|w| w == key).unwrap() + key.len() + 4;
+    model[at..at + 4].copy_from_slice(&u32::MAX.to_le_bytes());
+    let world = World::new();
+    let path = world.file("model.gguf", model);
+    world.run(&["run", &path, "hi", "-c", "4000000000"]).fails(3, "memory");
+    world.run(&["run", &smollm2(), "hi", "-c", "10000"]).fails(2, "8192");
 }
 
 #[test]

@@ -33,7 +33,7 @@ fn korean_is_edited_by_syllable() {
     tty.last_line(">>> 봄은 어떤 계절");
     // 4 columns of prompt, 6 syllables of 2 columns, 2 spaces.
     assert_eq!(tty.column(), 18);
-    for _ in 0..5 {
+    for _ in 0..6 {
         tty.types(LEFT);
     }
     tty.types(BACKSPACE);
@@ -149,8 +149,12 @@ fn ctrl_c_stops_a_reply_and_keeps_the_conversation() {
     tty.sees("messages 2");
     tty.prompt();
     // Twice on an empty line: a hint, no exit.
-    tty.types(CTRL_C);
-    tty.types(CTRL_C);
+    for _ in 0..2 {
+        let row = tty.row();
+        tty.types(CTRL_C);
+        tty.below(row);
+        tty.prompt();
+    }
     tty.sees("Ctrl+D or /bye leaves.");
     tty.prompt();
     tty.types(CTRL_D);

@@ -86,6 +86,17 @@ impl Tty {
         self.seen.lock().unwrap().screen.screen().cursor_position().1
     }
 
+    /// The row of the cursor.
+    pub fn row(&self) -> u16 {
+        self.seen.lock().unwrap().screen.screen().cursor_position().0
+    }
+
+    /// Waits until the cursor is below this row.
+    #[track_caller]
+    pub fn below(&self, row: u16) {
+        self.wait("new line", || self.row() > row);
+    }
+
     /// Waits until the screen shows it.
     #[track_caller]
     pub fn sees(&self, text: &str) {
@@ -124,7 +135,10 @@ impl Tty {
         self.types(line);
         let end: String =
             line.trim_end().chars().rev().take(8).collect::<Vec<_>>().into_iter().rev().collect();
-        self.wait(&format!("echo of {line:?}"), || self.line().ends_with(&end));
+        self.wait(&format!("echo of {line:?}"), || {
+            // A long line is wrapped.
+            self.screen().replace('\n', "").trim_end().ends_with(&end)
+        });
         self.enter();
     }
 

@@ -248,7 +248,7 @@ fn blocks(random: &mut Random, format: Format, len: usize, rms: f32) -> Vec<u8> 
         _ => (0, None, 0.0),
     };
     let mut bytes: Vec<u8> =
-        (0..format.bytes_for(len).unwrap()).map(|_| (random.next() >> 56) as u8).collect();
+        (0..format.bytes_for(len).unwrap()).map(|_| (random.bits() >> 56) as u8).collect();
     let set_scales = |bytes: &mut [u8], scale: f32| {
         for block in bytes.chunks_exact_mut(format.block_bytes()) {
             let mut put = |at: usize, v: f32| {

@@ -41,7 +41,7 @@ def timed(command):
 def ours(kinfer, model, threads, n_prompt, n_gen):
     sizes = ["-p", str(n_prompt), "-n", str(n_gen), "-r", "1", "-t", str(threads), "--output", "json"]
     report = json.loads(run([kinfer, "bench", model, *sizes]))
-    speed = {t["kind"]: t["tokens_per_second"]["median"] for g in report["models"] for t in g["tests"]}
+    speed = {t["kind"]: t["tokens_per_s"]["median"] for t in report["results"]}
     context = str(n_prompt + n_gen + 64)
     seconds, peak = timed([kinfer, "run", model, "-p", "a", "-n", "1", "--raw", "-t", str(threads), "-c", context])
     return {"prefill": speed["prefill"], "decode": speed["decode"], "first": seconds, "peak_mb": peak}

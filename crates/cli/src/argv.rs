@@ -29,7 +29,7 @@ const THREADS: &str = "kinfer has one number of threads for prompt and answer, -
 const HUB_FILE: &str = "write the file into the model's name: user/repo/file.gguf";
 
 /// llama.cpp's flags that kinfer does not have, and what to do instead.
-const UNSUPPORTED: [(&[&str], &str); 14] = [
+const UNSUPPORTED: [(&[&str], &str); 15] = [
     (&["-ngl", "--gpu-layers", "--n-gpu-layers", "-sm", "--split-mode", "-mg", "--main-gpu"], GPU),
     (&["-ot", "--override-tensor", "-ncmoe", "--n-cpu-moe", "-ts", "--tensor-split"], SPLIT),
     (&["--grammar", "--grammar-file", "--json-schema", "-j", "-jf", "--json-schema-file"], GRAMMAR),
@@ -53,6 +53,10 @@ const UNSUPPORTED: [(&[&str], &str); 14] = [
     (&["-fa", "--flash-attn"], "attention is always fused in kinfer"),
     (&["--jinja", "--no-jinja"], "kinfer always renders chat templates with Jinja"),
     (&["--lora", "--lora-scaled", "--control-vector"], "kinfer has no adapters yet"),
+    (
+        &["--warmup", "--no-warmup"],
+        "kinfer answers at once, without a warm-up run; only `kinfer bench` has one",
+    ),
     (&["--numa"], "kinfer has no NUMA placement yet; numactl in front of it works"),
 ];
 

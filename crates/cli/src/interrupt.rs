@@ -1,6 +1,7 @@
 //! Ctrl+C.
 
 use crate::exit::INTERRUPTED;
+use crate::keyboard;
 use kinfer::CancelToken;
 use kinfer::hub::CancelFlag;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -53,7 +54,7 @@ impl Interrupt {
             }
             Work::Download if !again => {}
             Work::Chat => {}
-            _ => std::process::exit(INTERRUPTED.into()),
+            _ => keyboard::exit(INTERRUPTED),
         }
     }
 

@@ -7,6 +7,7 @@ mod cmd;
 mod ctx;
 mod exit;
 mod interrupt;
+mod keyboard;
 mod model;
 mod progress;
 mod system;
@@ -30,8 +31,8 @@ struct Cli {
 const EXAMPLES: &str = "\
 Examples:
   kinfer run                              chat with the default model
-  kinfer run gemma3:270m \"봄은 어떤 계절이야?\"
-  git diff | kinfer run smollm2 -p \"Explain this change:\" -f -
+  kinfer run gemma3:270m --raw \"봄이 오면\" -n 60
+  git show --stat | kinfer run smollm2 -p \"Explain this change:\" -f -
 
 `kinfer help COMMAND` shows what a command can do.";
 

@@ -5,7 +5,7 @@
 mod common;
 mod tty;
 
-use common::{World, smollm2};
+use common::{World, gemma3, smollm2};
 use tty::Tty;
 
 const CTRL_C: &str = "\x03";
@@ -16,9 +16,12 @@ const BACKSPACE: &str = "\x7f";
 const TAB: &str = "\t";
 
 fn chat(world: &World, args: &[&str]) -> Tty {
-    let model = smollm2();
+    chat_with(world, &smollm2(), args)
+}
+
+fn chat_with(world: &World, model: &str, args: &[&str]) -> Tty {
     let mut command = world.kinfer();
-    command.args(["run", &model, "--temp", "0"]).args(args);
+    command.args(["run", model, "--temp", "0"]).args(args);
     let tty = Tty::spawn(&command);
     tty.sees("/help shows");
     tty.prompt();
@@ -142,9 +145,12 @@ fn ctrl_c_stops_a_reply_and_keeps_the_conversation() {
     let mut tty = chat(&world, &["--ignore-eos"]);
     tty.says("Count from 1 to 100, with commas.");
     tty.sees(", 3");
+    // What is typed meanwhile does not mix with the reply.
+    tty.types("나중에");
     tty.types(CTRL_C);
     tty.sees("(stopped)");
     tty.prompt();
+    assert!(!tty.raw().contains("나중에"));
     tty.says("/show");
     tty.sees("messages 2");
     tty.prompt();
@@ -186,4 +192,26 @@ fn a_chat_without_colours_has_none() {
     tty.says("Hi");
     tty.prompt();
     assert!(!tty.raw().contains("\x1b[1m") && !tty.raw().contains("\x1b[2m"), "{:?}", tty.raw());
+}
+
+#[test]
+fn a_model_without_a_chat_template_continues_texts() {
+    let world = World::new();
+    let mut command = world.kinfer();
+    command.args(["run", &gemma3()]);
+    let tty = Tty::spawn(&command);
+    tty.sees("--raw");
+    assert_eq!(tty.code(), 2);
+
+    let mut tty = chat_with(&world, &gemma3(), &["--raw", "-n", "12"]);
+    tty.says("What is the capital of Japan?");
+    tty.sees("Tokyo");
+    tty.prompt();
+    tty.says("/regen");
+    tty.prompt();
+    tty.says("/undo");
+    tty.sees("there is no conversation");
+    tty.prompt();
+    tty.types(CTRL_D);
+    assert_eq!(tty.code(), 0);
 }

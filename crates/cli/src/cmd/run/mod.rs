@@ -71,9 +71,9 @@ fn help() -> String {
 
 Examples:
   kinfer run                                      chat with the default model
-  kinfer run gemma3:270m \"봄은 어떤 계절이야?\"
+  kinfer run gemma3:270m --raw \"봄이 오면\" -n 60
   kinfer run -sys \"Answer in one word.\" -p \"What is the capital of Japan?\" --temp 0
-  git diff | kinfer run smollm2 -p \"Explain this change:\" -f -
+  git show --stat | kinfer run smollm2 -p \"Explain this change:\" -f -
   kinfer run smollm2 \"Hi\" --seed 7 --json | jq .usage
   kinfer run smollm2 --raw \"Once upon a time\" -n 20
 
@@ -121,20 +121,16 @@ struct Ready {
 pub fn run(args: RunArgs, ctx: &Ctx) -> anyhow::Result<()> {
     let (model, text) = args.model_and_text(ctx)?;
     let task = args.prompt.task(text)?;
-    if matches!(task, prompt::Task::Chat) {
-        if args.json {
-            return Err(CliError::usage("--json needs a prompt: a chat has no single answer"));
-        }
-        if args.prompt.raw {
-            return Err(CliError::usage("--raw needs a prompt: a chat is made of a chat template"));
-        }
+    if matches!(task, prompt::Task::Chat) && args.json {
+        return Err(CliError::usage("--json needs a prompt: a chat has no single answer"));
     }
     let bias = args.sampling.logit_bias()?;
 
     let start = Instant::now();
     let model = args.load.load(ctx, model.as_deref())?;
     let loaded_in = start.elapsed();
-    if !matches!(task, prompt::Task::Raw(_)) {
+    if !args.prompt.raw {
+        // Before anything is typed.
         model.template()?;
     }
     let sampling = args.sampling.resolve(ctx, &model, bias);

@@ -29,7 +29,7 @@ pub struct PromptArgs {
     /// The same from a file, also written -sysf
     #[arg(long, env = "KINFER_SYSTEM_PROMPT_FILE", value_name = "FILE")]
     pub system_prompt_file: Option<PathBuf>,
-    /// Continue the prompt as it is, without a chat template
+    /// Continue the prompt as it is, without a chat template: for models that are not made for chats
     #[arg(long, env = "KINFER_RAW", value_parser = FalseyValueParser::new(), conflicts_with_all = ["system_prompt", "system_prompt_file"])]
     pub raw: bool,
 }

@@ -140,7 +140,7 @@ pub fn detail(finish: &Finish) -> String {
         Finish::Stop(StopCause::String(text)) => format!("stop string {text:?}"),
         Finish::Length(LengthLimit::MaxTokens) => "--predict reached".into(),
         Finish::Length(LengthLimit::Context) => "context full".into(),
-        Finish::Cancelled => "cancelled".into(),
+        Finish::Cancelled => "Ctrl+C".into(),
     }
 }
 

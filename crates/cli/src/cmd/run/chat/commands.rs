@@ -23,7 +23,8 @@ const HELP: &str = "\
 /stats            tokens and speed of the last reply
 /bye              leave, as Ctrl+D
 
-\"\"\" begins and ends a message of several lines. Ctrl+C stops a reply and keeps what was said.
+\"\"\" begins and ends a message of several lines.
+Ctrl+C stops a reply and keeps what was said.
 Arrow up brings back what you typed, Ctrl+R searches it.";
 
 /// A command with its argument.
@@ -77,6 +78,11 @@ pub fn parse(text: &str) -> Option<Result<Command, String>> {
 impl Chat<'_> {
     /// Does it. Failures are told; an error is one that ends the chat.
     pub fn command(&mut self, command: Command) -> anyhow::Result<()> {
+        use Command as C;
+        if self.raw && matches!(command, C::Clear | C::Undo | C::System(_) | C::Save(_) | C::Load(_)) {
+            self.ctx.fail("with --raw there is no conversation: each text is continued by itself");
+            return Ok(());
+        }
         match command {
             Command::Help => self.say(HELP),
             Command::Clear => {

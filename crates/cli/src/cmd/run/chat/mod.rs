@@ -6,13 +6,17 @@ mod editor;
 use super::stream::{self, Answer, Show};
 use super::{Ready, RunArgs};
 use crate::ctx::Ctx;
+use crate::keyboard::Muted;
 use editor::{Input, LineEditor};
-use kinfer::{Done, Finish, LengthLimit, Reply, Session};
+use kinfer::{CancelToken, Done, Event, Finish, LengthLimit, Session};
 
 /// A conversation and what the commands need to know of it.
 struct Chat<'a> {
     ctx: &'a Ctx,
     session: Session,
+    /// Each text is continued by itself; nothing is remembered but the last one.
+    raw: bool,
+    said: Option<String>,
     last: Option<Done>,
 }
 
@@ -26,7 +30,7 @@ pub fn run(ctx: &Ctx, ready: Ready, args: &RunArgs) -> anyhow::Result<()> {
     }
     let mut editor = LineEditor::new(ctx, !args.no_history)?;
     let _working = ctx.interrupt.chat();
-    let mut chat = Chat { ctx, session, last: None };
+    let mut chat = Chat { ctx, session, raw: args.prompt.raw, said: None, last: None };
     chat.greet();
     let mut interrupts = 0;
     loop {
@@ -57,7 +61,10 @@ impl Chat<'_> {
     fn greet(&self) {
         let model = self.session.engine().model();
         let name = model.path().file_stem().map_or_else(String::new, |n| n.to_string_lossy().into_owned());
-        self.say(&format!("{name} on {}. /help shows what you can do, Ctrl+D leaves.", model.device()));
+        self.say(&format!("{name} on {}\n/help shows what you can do, Ctrl+D leaves.", model.device()));
+        if self.raw {
+            self.say("Each text is continued as it is, by itself.");
+        }
     }
 
     /// Something of kinfer's, not of the model's.
@@ -68,16 +75,26 @@ impl Chat<'_> {
     }
 
     fn send(&mut self, text: String) -> anyhow::Result<()> {
-        let reply = self.session.send(text);
-        let done = show(self.ctx, reply)?;
+        let ctx = self.ctx;
+        let done = if self.raw {
+            let params = self.session.params.clone();
+            let generation = self.session.engine().complete(&text, params);
+            self.said = Some(text);
+            show(ctx, generation.map(|g| (g.cancel_token(), g)))?
+        } else {
+            show(ctx, self.session.send(text).map(|r| (r.cancel_token(), r)))?
+        };
         self.ended(done);
         Ok(())
     }
 
     fn regenerate(&mut self) -> anyhow::Result<()> {
         let ctx = self.ctx;
+        if let Some(text) = self.said.clone() {
+            return self.send(text);
+        }
         let done = match self.session.regenerate().transpose() {
-            Some(reply) => show(ctx, reply)?,
+            Some(reply) => show(ctx, reply.map(|r| (r.cancel_token(), r)))?,
             None => {
                 ctx.fail("there is no reply yet");
                 None
@@ -102,7 +119,8 @@ impl Chat<'_> {
         }
         let (used, context) = (tokens(&done), self.session.engine().limits().context);
         // With less than an eighth left, the next reply may not fit.
-        if !matches!(done.finish, Finish::Length(LengthLimit::Context)) && used > context - context / 8 {
+        let full = matches!(done.finish, Finish::Length(LengthLimit::Context));
+        if !full && !self.raw && used > context - context / 8 {
             self.ctx.warn(&format!(
                 "{used} of the context's {context} tokens are used; /clear begins anew, --ctx-size makes it longer"
             ));
@@ -118,15 +136,19 @@ fn tokens(done: &Done) -> usize {
 }
 
 /// Shows a reply as it comes. Its failure is told, and does not end the chat; that of stdout does.
-fn show(ctx: &Ctx, reply: kinfer::Result<Reply<'_>>) -> anyhow::Result<Option<Done>> {
-    let reply = match reply {
+fn show<R>(ctx: &Ctx, reply: kinfer::Result<(CancelToken, R)>) -> anyhow::Result<Option<Done>>
+where
+    R: Iterator<Item = kinfer::Result<Event>>,
+{
+    let (cancel, reply) = match reply {
         Ok(reply) => reply,
         Err(e) => {
             ctx.fail(&e.to_string());
             return Ok(None);
         }
     };
-    let _working = ctx.interrupt.generation(reply.cancel_token());
+    let _working = ctx.interrupt.generation(cancel);
+    let _muted = Muted::new();
     let mut answer = Answer::new(ctx, Show::Streams);
     for event in reply {
         match event {

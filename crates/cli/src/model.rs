@@ -39,17 +39,6 @@ pub fn resolve(ctx: &Ctx, name: Option<&str>) -> anyhow::Result<ResolvedModel> {
     Ok(hub.resolve(&wanted, &mut Downloads::new(ctx), &cancel)?)
 }
 
-/// The chat template that the catalogue names for a short name, where the model's file has none.
-fn catalogue_template(ctx: &Ctx, name: Option<&str>) -> anyhow::Result<Option<String>> {
-    let hub = hub(ctx)?;
-    let ModelRef::Alias(alias) = parse(&hub, name)? else { return Ok(None) };
-    let template = hub.catalog().find(&alias).and_then(|entry| entry.chat_template.clone());
-    if let Some(template) = &template {
-        ctx.detail(&format!("chat template: {template}, from the catalogue"));
-    }
-    Ok(template)
-}
-
 /// How a model is loaded.
 #[derive(clap::Args, Default)]
 #[command(next_help_heading = "Model and device")]
@@ -104,10 +93,7 @@ impl LoadArgs {
             let device = self.device.name().to_owned();
             return Err(kinfer::Error::Device { device, reason: reason.to_owned() }.into());
         }
-        let mut chat_template = self.template()?;
-        if chat_template.is_none() {
-            chat_template = catalogue_template(ctx, name)?;
-        }
+        let chat_template = self.template()?;
         let found = resolve(ctx, name)?;
         let options = LoadOptions {
             device: self.device,

@@ -28,9 +28,6 @@ pub struct CatalogEntry {
     /// The exact file, when the catalogue vouches for it. A source that has another is refused.
     #[serde(default)]
     pub file: Option<PinnedFile>,
-    /// The built-in chat template for a file that has none of its own.
-    #[serde(default)]
-    pub chat_template: Option<String>,
     /// Where to get it, in the order to try.
     pub sources: Vec<Source>,
 }

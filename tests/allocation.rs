@@ -2,7 +2,7 @@
 
 mod common;
 
-use kinfer_core::{Batch, KvType, RunnerLimits};
+use kinfer_core::{Batch, KvType, Role, RunnerLimits};
 use kinfer_cpu::{Cpu, Isa, Numerics};
 use kinfer_load::gguf::Gguf;
 use std::alloc::{GlobalAlloc, Layout, System};
@@ -31,7 +31,7 @@ static ALLOCATOR: Counting = Counting;
 fn a_warm_step_allocates_nothing() {
     for file in ["SmolLM2-135M-Instruct.Q4_1.gguf", "gemma-3-270m-q4_k_m.gguf"] {
         let gguf = Gguf::open(common::model(file)).unwrap();
-        let cpu = Cpu::new(2, Isa::best(), Numerics::Int8).unwrap();
+        let cpu = Cpu::new(2, Isa::best(), Numerics::Auto).unwrap();
         let model = kinfer_models::load(cpu, &gguf, &mut |_, _| {}).unwrap();
         let limits = RunnerLimits { rows: 128, outputs: 4, blocks: 16, kv: KvType::F16 };
         let mut runner = model.runner(limits).unwrap();
@@ -39,7 +39,8 @@ fn a_warm_step_allocates_nothing() {
         let ids: Vec<u32> = (300..400).collect();
         let mut step = |start: usize, ids: &[u32], batch: &mut Batch| {
             batch.clear();
-            batch.push(ids, start, &blocks, true);
+            let role = if ids.len() == 1 { Role::Generated } else { Role::Prompt };
+            batch.push(role, ids, start, &blocks, true);
             std::hint::black_box(runner.step(batch).unwrap().row(0)[0]);
         };
         let mut batch = Batch::default();

@@ -6,7 +6,7 @@ mod toy;
 
 use common::Random;
 use kinfer_candle::Candle;
-use kinfer_core::{Batch, KvType, Model, RunnerLimits, Unfused, batch::BLOCK_LEN};
+use kinfer_core::{Batch, KvType, Model, Role, RunnerLimits, Unfused, batch::BLOCK_LEN};
 use kinfer_cpu::{Cpu, Isa, Numerics};
 use std::sync::{Arc, Mutex, PoisonError};
 use toy::Toy;
@@ -55,6 +55,7 @@ macro_rules! backends {
 backends! {
     candle_f32: Candle::cpu(), Bounds { unfused: 0.0, reference: 0.0, chunks: 1e-6 };
     cpu_f32: cpu(Numerics::F32), Bounds { unfused: 0.0, reference: 1e-6, chunks: 0.0 };
+    cpu_auto: cpu(Numerics::Auto), Bounds { unfused: 0.0, reference: 2e-3, chunks: 0.0 };
     cpu_int8: cpu(Numerics::Int8), Bounds { unfused: 0.0, reference: 2e-3, chunks: 0.0 };
 }
 
@@ -116,10 +117,10 @@ impl Sequence {
     }
 
     /// Puts the next `n` tokens into a batch.
-    fn push(&mut self, batch: &mut Batch, n: usize, output: bool) {
+    fn push(&mut self, batch: &mut Batch, role: Role, n: usize, output: bool) {
         let tokens = &self.tokens[self.done..self.done + n];
         let needed = (self.done + n).div_ceil(BLOCK_LEN);
-        batch.push(tokens, self.done, &self.blocks[..needed], output);
+        batch.push(role, tokens, self.done, &self.blocks[..needed], output);
         self.done += n;
     }
 }
@@ -146,7 +147,8 @@ fn mixed(model: &Arc<dyn Model>, kv: KvType) -> Vec<f32> {
     for step in STEPS {
         batch.clear();
         for &(i, n, output) in *step {
-            sequences[i].push(&mut batch, n, output);
+            let role = if n == 1 { Role::Generated } else { Role::Prompt };
+            sequences[i].push(&mut batch, role, n, output);
         }
         let logits = runner.step(&batch).unwrap();
         assert_eq!(logits.data.len(), batch.outputs.len() * logits.vocab);
@@ -163,9 +165,12 @@ fn in_chunks(model: &Arc<dyn Model>, kv: KvType, chunk: usize) -> Vec<f32> {
     let (mut batch, mut all) = (Batch::default(), Vec::new());
     while sequence.done < PROMPT + 4 {
         batch.clear();
-        let n = if sequence.done < PROMPT { chunk.min(PROMPT - sequence.done) } else { 1 };
+        let (role, n) = match PROMPT.saturating_sub(sequence.done) {
+            0 => (Role::Generated, 1),
+            left => (Role::Prompt, chunk.min(left)),
+        };
         let wanted = sequence.done + n >= PROMPT;
-        sequence.push(&mut batch, n, wanted);
+        sequence.push(&mut batch, role, n, wanted);
         all.extend_from_slice(runner.step(&batch).unwrap().data);
     }
     all

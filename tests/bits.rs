@@ -3,7 +3,7 @@
 
 mod common;
 
-use kinfer_core::{Batch, KvType, Model, Runner, RunnerLimits, batch::BLOCK_LEN};
+use kinfer_core::{Batch, KvType, Model, Role, Runner, RunnerLimits, batch::BLOCK_LEN};
 use kinfer_cpu::{Cpu, Isa, Numerics};
 use kinfer_load::gguf::Gguf;
 use std::sync::Arc;
@@ -14,9 +14,9 @@ const PROMPT: usize = 540;
 const DECODE: usize = 6;
 const TABLE: usize = (PROMPT + DECODE).div_ceil(BLOCK_LEN);
 
-fn load(file: &str, threads: usize, isa: Isa) -> Arc<dyn Model> {
+fn load(file: &str, threads: usize, isa: Isa, numerics: Numerics) -> Arc<dyn Model> {
     let gguf = Gguf::open(common::model(file)).unwrap();
-    kinfer_models::load(Cpu::new(threads, isa, Numerics::Int8).unwrap(), &gguf, &mut |_, _| {}).unwrap()
+    kinfer_models::load(Cpu::new(threads, isa, numerics).unwrap(), &gguf, &mut |_, _| {}).unwrap()
 }
 
 fn runner(model: &Arc<dyn Model>, sequences: usize) -> Box<dyn Runner> {
@@ -49,7 +49,7 @@ fn generate(runner: &mut dyn Runner, ids: &[u32], chunk: usize, k: usize, n: usi
     for part in ids.chunks(chunk) {
         batch.clear();
         position += part.len();
-        batch.push(part, position - part.len(), &table, position == ids.len());
+        batch.push(Role::Prompt, part, position - part.len(), &table, position == ids.len());
         let logits = runner.step(&batch).unwrap();
         if position == ids.len() {
             all.push(logits.row(0).to_vec());
@@ -57,7 +57,7 @@ fn generate(runner: &mut dyn Runner, ids: &[u32], chunk: usize, k: usize, n: usi
     }
     for _ in 0..DECODE {
         batch.clear();
-        batch.push(&[argmax(&all[all.len() - 1])], position, &table, true);
+        batch.push(Role::Generated, &[argmax(&all[all.len() - 1])], position, &table, true);
         position += 1;
         all.push(runner.step(&batch).unwrap().row(0).to_vec());
     }
@@ -77,7 +77,7 @@ fn same(what: &str, want: &[Vec<u32>], got: &[Vec<u32>]) {
 fn chunks_and_threads() {
     for file in MODELS {
         let ids = prompt(0, PROMPT);
-        let model = load(file, 2, Isa::best());
+        let model = load(file, 2, Isa::best(), Numerics::Auto);
         let want = generate(&mut *runner(&model, 1), &ids, PROMPT, 0, 1);
         for chunk in [64, 7, 1] {
             let ids = if chunk == 1 { &ids[..70] } else { &ids[..] };
@@ -86,7 +86,13 @@ fn chunks_and_threads() {
             same(&format!("{file}: chunks of {chunk}"), want, &got);
         }
         for threads in [1, 3] {
-            let got = generate(&mut *runner(&load(file, threads, Isa::best()), 1), &ids, PROMPT, 0, 1);
+            let got = generate(
+                &mut *runner(&load(file, threads, Isa::best(), Numerics::Auto), 1),
+                &ids,
+                PROMPT,
+                0,
+                1,
+            );
             same(&format!("{file}: {threads} threads against 2"), &want, &got);
         }
     }
@@ -96,7 +102,7 @@ fn chunks_and_threads() {
 #[test]
 fn batch_mates() {
     for file in MODELS {
-        let model = load(file, 2, Isa::best());
+        let model = load(file, 2, Isa::best(), Numerics::Auto);
         let lens = [33usize, 70, 5, 300, 64, 1, 129, 90];
         let alone: Vec<_> =
             (0..8).map(|k| generate(&mut *runner(&model, 8), &prompt(k, lens[k]), PROMPT, k, 8)).collect();
@@ -115,11 +121,17 @@ fn batch_mates() {
                 if fed[k] < ids.len() {
                     let n = (17 + k).min(ids.len() - fed[k]);
                     let done = fed[k] + n == ids.len();
-                    batch.push(&ids[fed[k]..fed[k] + n], fed[k], &table(k, 8), done);
+                    batch.push(Role::Prompt, &ids[fed[k]..fed[k] + n], fed[k], &table(k, 8), done);
                     fed[k] += n;
                     wanted.extend(done.then_some(k));
                 } else {
-                    batch.push(&[argmax(&logits[k][logits[k].len() - 1])], fed[k], &table(k, 8), true);
+                    batch.push(
+                        Role::Generated,
+                        &[argmax(&logits[k][logits[k].len() - 1])],
+                        fed[k],
+                        &table(k, 8),
+                        true,
+                    );
                     fed[k] += 1;
                     wanted.push(k);
                 }
@@ -140,16 +152,16 @@ fn batch_mates() {
 fn instruction_sets() {
     for file in MODELS {
         let ids = prompt(0, 40);
-        let want = generate(&mut *runner(&load(file, 2, Isa::best()), 1), &ids, 64, 0, 1);
+        let want = generate(&mut *runner(&load(file, 2, Isa::best(), Numerics::Int8), 1), &ids, 64, 0, 1);
         for isa in Isa::ALL.into_iter().filter(|i| i.available() && *i != Isa::best()) {
             // The scalar kernels take minutes for a long prompt: eight tokens show the same.
             let n = if isa == Isa::Scalar { 8 } else { ids.len() };
             let want = if n == ids.len() {
                 want.clone()
             } else {
-                generate(&mut *runner(&load(file, 2, Isa::best()), 1), &ids[..n], 64, 0, 1)
+                generate(&mut *runner(&load(file, 2, Isa::best(), Numerics::Int8), 1), &ids[..n], 64, 0, 1)
             };
-            let got = generate(&mut *runner(&load(file, 2, isa), 1), &ids[..n], 64, 0, 1);
+            let got = generate(&mut *runner(&load(file, 2, isa, Numerics::Int8), 1), &ids[..n], 64, 0, 1);
             same(&format!("{file}: {isa} against {}", Isa::best()), &want, &got);
         }
     }

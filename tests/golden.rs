@@ -3,7 +3,7 @@
 
 mod common;
 
-use kinfer_core::{Batch, KvType, Model, Runner, RunnerLimits, batch::BLOCK_LEN};
+use kinfer_core::{Batch, KvType, Model, Role, Runner, RunnerLimits, batch::BLOCK_LEN};
 use kinfer_cpu::{Cpu, Isa, Numerics, machine};
 use kinfer_load::gguf::Gguf;
 use kinfer_load::tokenizer::{Encode, Tokenizer, VocabSpec};
@@ -35,7 +35,7 @@ enum MaxKl {
 }
 
 /// Activations rounded to 8 bits.
-const QUANTISED: Rules = Rules { kl: MaxKl::TimesLlamaCpp(1.2), top5: None, perplexity: 5e-3 };
+const QUANTISED: Rules = Rules { kl: MaxKl::TimesLlamaCpp(1.0), top5: None, perplexity: 5e-3 };
 
 /// Float32 throughout: differs from truth by the order of sums only.
 const EXACT: Rules = Rules { kl: MaxKl::Below(1e-4), top5: Some(0.05), perplexity: 1e-3 };
@@ -69,6 +69,12 @@ targets! {
         load: |gguf| load_cpu(gguf, Numerics::F32),
         kv: KvType::F32,
         rules: EXACT,
+    };
+    cpu_auto: Target {
+        name: "cpu auto",
+        load: |gguf| load_cpu(gguf, Numerics::Auto),
+        kv: KvType::F16,
+        rules: QUANTISED,
     };
     cpu_int8: Target {
         name: "cpu int8",
@@ -199,7 +205,7 @@ fn log_sum_exp(row: &[f32]) -> f64 {
 
 fn prefix_kl(mut runner: Box<dyn Runner>, prefix: &Prefix) -> f64 {
     let mut batch = Batch::default();
-    batch.push(&prefix.ids, 0, &blocks(0, 1), true);
+    batch.push(Role::Prompt, &prefix.ids, 0, &blocks(0, 1), true);
     batch.outputs = (0..prefix.ids.len() as u32).collect();
     let logits = runner.step(&batch).unwrap();
     let kl = |(i, truth): (usize, &Vec<Scored>)| {
@@ -230,7 +236,7 @@ fn follow_paths(mut runner: Box<dyn Runner>, prompts: &[Prompt]) -> Paths {
     let n = prompts.len();
     let mut batch = Batch::default();
     for (k, p) in prompts.iter().enumerate() {
-        batch.push(&p.prompt_ids, 0, &blocks(k, n), true);
+        batch.push(Role::Prompt, &p.prompt_ids, 0, &blocks(k, n), true);
     }
     let mut active: Vec<usize> = (0..n).collect();
     let (mut top5, mut excess) = (0f64, Vec::new());
@@ -255,7 +261,7 @@ fn follow_paths(mut runner: Box<dyn Runner>, prompts: &[Prompt]) -> Paths {
             }
             excess.push(gap);
             if step + 1 < p.llama_cpp_greedy_ids.len() {
-                batch.push(&[reference], p.prompt_ids.len() + step, &blocks(k, n), true);
+                batch.push(Role::Generated, &[reference], p.prompt_ids.len() + step, &blocks(k, n), true);
             }
         }
         active.retain(|&k| step + 1 < prompts[k].llama_cpp_greedy_ids.len());
@@ -283,7 +289,7 @@ fn perplexity(gguf: &Gguf, mut runner: Box<dyn Runner>, golden: &Perplexity) -> 
         }
         for start in (0..WINDOW).step_by(ROWS) {
             batch.clear();
-            batch.push(&input[start..start + ROWS], start, &blocks(0, 1), false);
+            batch.push(Role::Prompt, &input[start..start + ROWS], start, &blocks(0, 1), false);
             let wanted = (WINDOW / 2..WINDOW - 1).filter(|p| (start..start + ROWS).contains(p));
             batch.outputs = wanted.map(|p| (p - start) as u32).collect();
             let logits = runner.step(&batch).unwrap();

@@ -4,7 +4,7 @@ mod common;
 
 use common::Random;
 use kinfer_candle::Candle;
-use kinfer_core::{Batch, Error, Format, KvType, Model, Result, RunnerLimits};
+use kinfer_core::{Batch, Error, Format, KvType, Model, Result, Role, RunnerLimits};
 use kinfer_load::gguf::{Gguf, write::Writer};
 use kinfer_models::source::{Source, Stored, Value};
 use std::cell::RefCell;
@@ -71,7 +71,7 @@ fn load(tensors: &Tensors) -> Result<Arc<dyn Model>> {
 
 fn logits(model: Arc<dyn Model>) -> Vec<f32> {
     let mut batch = Batch::default();
-    batch.push(&[1, 2, 3, 9, 0], 0, &[0], true);
+    batch.push(Role::Prompt, &[1, 2, 3, 9, 0], 0, &[0], true);
     model.runner(LIMITS).unwrap().step(&batch).unwrap().data.to_vec()
 }
 
@@ -200,7 +200,7 @@ fn a_step_beyond_the_limits_is_refused_and_the_next_one_works() {
     let mut runner = model.runner(LIMITS).unwrap();
     let mut step = |tokens: &[u32], start: usize, blocks: &[u32]| {
         let mut batch = Batch::default();
-        batch.push(tokens, start, blocks, true);
+        batch.push(Role::Prompt, tokens, start, blocks, true);
         runner.step(&batch).map(|l| l.data.to_vec())
     };
     for (tokens, start, blocks, what) in [

@@ -11,11 +11,13 @@ pub enum Isa {
     Avx2,
     /// AVX-512 F, BW, DQ, VL and VNNI (Intel Ice Lake 2019, AMD Zen 4).
     Avx512Vnni,
+    /// The same, with AMX tiles in bf16 for prompts (Intel Sapphire Rapids 2023).
+    Amx,
 }
 
 impl Isa {
     /// All levels, lowest first.
-    pub const ALL: [Isa; 3] = [Isa::Scalar, Isa::Avx2, Isa::Avx512Vnni];
+    pub const ALL: [Isa; 4] = [Isa::Scalar, Isa::Avx2, Isa::Avx512Vnni, Isa::Amx];
 
     /// The name that `KINFER_ISA` takes.
     pub fn name(self) -> &'static str {
@@ -23,6 +25,7 @@ impl Isa {
             Isa::Scalar => "scalar",
             Isa::Avx2 => "avx2",
             Isa::Avx512Vnni => "avx512vnni",
+            Isa::Amx => "amx",
         }
     }
 
@@ -44,6 +47,12 @@ impl Isa {
                     && is_x86_feature_detected!("avx512dq")
                     && is_x86_feature_detected!("avx512vl")
                     && is_x86_feature_detected!("avx512vnni")
+            }
+            #[cfg(target_arch = "x86_64")]
+            Isa::Amx => {
+                Isa::Avx512Vnni.available()
+                    && is_x86_feature_detected!("avx512bf16")
+                    && crate::amx::available()
             }
             #[cfg(not(target_arch = "x86_64"))]
             _ => false,

@@ -52,8 +52,8 @@ pub struct LoadArgs {
     /// Instruction set instead of the best one: scalar, avx2, avx512vnni, ...
     #[arg(long, env = "KINFER_ISA", value_name = "NAME")]
     pub isa: Option<String>,
-    /// How the CPU computes: int8 is fast, f32 exact and slow
-    #[arg(long, env = "KINFER_NUMERICS", value_name = "KIND", default_value = "int8")]
+    /// How the CPU computes: the best way for each token's role, all in int8, or all in f32 (exact and slow)
+    #[arg(long, env = "KINFER_NUMERICS", value_name = "KIND", default_value = "auto")]
     pub numerics: NumericsArg,
     /// Pre-tokenizer by name, instead of the one that the model file names
     #[arg(long, env = "KINFER_PRE", value_name = "NAME")]
@@ -78,8 +78,10 @@ pub fn device(name: &str) -> Result<Device, String> {
 /// [`Numerics`] on the command line.
 #[derive(Clone, Copy, Debug, Default, clap::ValueEnum)]
 pub enum NumericsArg {
-    /// Quantised weights by 8-bit activations
+    /// 8-bit activations; prompts in bf16 where the CPU has AMX
     #[default]
+    Auto,
+    /// 8-bit activations throughout: the same bits on every CPU
     Int8,
     /// Single precision activations
     F32,
@@ -100,6 +102,7 @@ impl LoadArgs {
             threads: self.threads.map(usize::from),
             isa: self.isa.clone(),
             numerics: match self.numerics {
+                NumericsArg::Auto => Numerics::Auto,
                 NumericsArg::Int8 => Numerics::Int8,
                 NumericsArg::F32 => Numerics::F32,
             },

@@ -20,9 +20,22 @@ pub struct Batch {
     pub outputs: Vec<u32>,
 }
 
-/// Consecutive tokens of one sequence: a prefill chunk, or one generated token.
+/// Where a token came from. A backend may compute the rows of the two roles by different arithmetic, but never let the choice
+/// depend on anything else: then a request's tokens do not depend on chunking or batch mates.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Role {
+    /// Given by the caller: many at once, worth dequantising a weight for.
+    #[default]
+    Prompt,
+    /// Sampled: one per sequence and step.
+    Generated,
+}
+
+/// Consecutive tokens of one sequence and one role: a prefill chunk, or one generated token.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Run {
+    /// Role of its tokens.
+    pub role: Role,
     /// Its rows of the batch.
     pub rows: Range<usize>,
     /// Position of its first row in the sequence. Keys `0..start` are in the cache already.
@@ -48,14 +61,14 @@ impl Batch {
 
     /// Appends `tokens` of a sequence whose first new position is `start` and whose block table is `blocks`;
     /// `output` asks for the logits after the last of them.
-    pub fn push(&mut self, tokens: &[u32], start: usize, blocks: &[u32], output: bool) {
+    pub fn push(&mut self, role: Role, tokens: &[u32], start: usize, blocks: &[u32], output: bool) {
         let (row, block) = (self.tokens.len(), self.blocks.len());
         self.tokens.extend_from_slice(tokens);
         self.blocks.extend_from_slice(blocks);
         if output && !tokens.is_empty() {
             self.outputs.push((self.tokens.len() - 1) as u32);
         }
-        self.runs.push(Run { rows: row..self.tokens.len(), start, blocks: block..self.blocks.len() });
+        self.runs.push(Run { role, rows: row..self.tokens.len(), start, blocks: block..self.blocks.len() });
     }
 
     /// Checks everything that a backend relies on, against the limits of a runner. Returns what is wrong.

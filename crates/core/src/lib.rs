@@ -13,7 +13,7 @@ pub mod spec;
 mod unfused;
 
 pub use backend::Backend;
-pub use batch::{Batch, Run};
+pub use batch::{Batch, Role, Run};
 pub use error::{Error, Result};
 pub use kinfer_kernels::quant::{Format, dequantize};
 pub use model::{Logits, Model, Runner, RunnerLimits};

@@ -1,11 +1,12 @@
 //! Activations, and the views through which the workers of a stage share them.
 
 use crate::mem::Buffer;
+use kinfer_kernels::amx::{STRIP, TileRows, strip_len};
 use kinfer_kernels::pack::{ActBlock, BLOCK, QuantRows, padded_cols};
 use std::ops::Range;
 use std::sync::Mutex;
 
-/// Activations, `[rows, width]`, and their 8-bit form.
+/// Activations, `[rows, width]`, and their rounded form.
 pub struct Act {
     data: Buffer<f32>,
     /// Floats from one row to the next: the largest width.
@@ -13,33 +14,37 @@ pub struct Act {
     /// Rows and width last written.
     rows: usize,
     width: usize,
-    /// The 8-bit form of the rows; a stage fills it before it multiplies.
-    pub(crate) quant: Mutex<Quantised>,
+    /// The rows as the products take them; a stage fills it before it multiplies.
+    pub(crate) rounded: Mutex<Rounded>,
 }
 
-/// Rows of 8-bit activations.
-pub(crate) struct Quantised {
-    /// Integers and block scales; allocated when first used, since not all activations are multiplied.
-    data: Option<(Buffer<i8>, Buffer<ActBlock>)>,
+/// Rows of activations as products with quantised weights take them: 8-bit integers with block scales, or bf16 tiles.
+pub(crate) struct Rounded {
+    /// Allocated when first used, since not all activations are multiplied.
+    data: Option<(Buffer<i8>, Buffer<ActBlock>, Buffer<u16>)>,
     /// Integers for the largest rows.
-    len: usize,
+    ints: usize,
+    /// Elements of tiles for the largest rows; 0 where there are no tiles.
+    tiles: usize,
 }
 
 impl Act {
-    pub(crate) fn new(rows: usize, width: usize) -> Act {
+    pub(crate) fn new(rows: usize, width: usize, tiles: bool) -> Act {
+        let tiles = if tiles { rows.div_ceil(STRIP) * strip_len(width) } else { 0 };
         Act {
             data: Buffer::new(rows * width),
             stride: width,
             rows: 0,
             width,
-            quant: Mutex::new(Quantised { data: None, len: rows * padded_cols(width) }),
+            rounded: Mutex::new(Rounded { data: None, ints: rows * padded_cols(width), tiles }),
         }
     }
 
     /// Bytes of activations for `rows` rows.
-    pub(crate) fn bytes(rows: usize, width: usize) -> u64 {
-        let quant = padded_cols(width) * (1 + size_of::<ActBlock>() / BLOCK);
-        (rows * (width * 4 + quant)) as u64
+    pub(crate) fn bytes(rows: usize, width: usize, tiles: bool) -> u64 {
+        let ints = rows * padded_cols(width);
+        let tiles = if tiles { rows.div_ceil(STRIP) * strip_len(width) } else { 0 };
+        (rows * width * 4 + ints + ints / BLOCK * size_of::<ActBlock>() + 2 * tiles) as u64
     }
 
     pub(crate) fn width(&self) -> usize {
@@ -84,15 +89,20 @@ impl Act {
     }
 }
 
-impl Quantised {
+impl Rounded {
     /// A view for rows of `cols` activations.
-    pub(crate) fn view(&mut self, cols: usize) -> QuantView {
-        let len = self.len;
-        let (q, meta) = self.data.get_or_insert_with(|| (Buffer::new(len), Buffer::new(len / BLOCK)));
-        QuantView {
+    pub(crate) fn view(&mut self, cols: usize) -> RoundedView {
+        let (ints, tiles) = (self.ints, self.tiles);
+        let (q, meta, tiles) = self
+            .data
+            .get_or_insert_with(|| (Buffer::new(ints), Buffer::new(ints / BLOCK), Buffer::new(tiles)));
+        RoundedView {
             q: q.as_mut_slice().as_mut_ptr(),
             meta: meta.as_mut_slice().as_mut_ptr(),
+            cols,
             stride: padded_cols(cols),
+            tiles: tiles.as_mut_slice().as_mut_ptr(),
+            strip: strip_len(cols),
         }
     }
 }
@@ -130,53 +140,66 @@ impl View {
     }
 }
 
-/// Rows of 8-bit activations that several workers access at once, each its own part.
+/// Rows of rounded activations that several workers access at once, each its own part.
 #[derive(Clone, Copy)]
-pub(crate) struct QuantView {
+pub(crate) struct RoundedView {
     q: *mut i8,
     meta: *mut ActBlock,
+    cols: usize,
     stride: usize,
+    tiles: *mut u16,
+    strip: usize,
 }
 
 // SAFETY: as `View`.
-unsafe impl Send for QuantView {}
+unsafe impl Send for RoundedView {}
 // SAFETY: as `View`.
-unsafe impl Sync for QuantView {}
+unsafe impl Sync for RoundedView {}
 
-impl QuantView {
-    /// The integers and block scales of row `r` from column `start` (a multiple of 32) for `len` columns; up to the end of the
-    /// padded row when `len` reaches the row's end.
+impl RoundedView {
+    /// The integers and block scales of row `r` from column `start` (a multiple of 32) to column `end` (another, or the end of the
+    /// row: then with its padding).
     ///
     /// # Safety
     /// They lie in the buffer, which lives, and nobody else accesses them meanwhile.
-    pub unsafe fn part_mut<'a>(
+    pub unsafe fn ints_mut<'a>(
         self,
         r: usize,
         start: usize,
-        len: usize,
+        end: usize,
     ) -> (&'a mut [i8], &'a mut [ActBlock]) {
-        debug_assert!(start.is_multiple_of(BLOCK) && len.is_multiple_of(BLOCK) && start + len <= self.stride);
+        let end = if end == self.cols { self.stride } else { end };
+        debug_assert!(start.is_multiple_of(BLOCK) && start <= end && end <= self.stride);
         // SAFETY: by this function's contract.
         unsafe {
             (
-                std::slice::from_raw_parts_mut(self.q.add(r * self.stride + start), len),
-                std::slice::from_raw_parts_mut(self.meta.add((r * self.stride + start) / BLOCK), len / BLOCK),
+                std::slice::from_raw_parts_mut(self.q.add(r * self.stride + start), end - start),
+                std::slice::from_raw_parts_mut(
+                    self.meta.add((r * self.stride + start) / BLOCK),
+                    (end - start) / BLOCK,
+                ),
             )
         }
     }
 
-    /// Padded columns of a row.
-    pub fn padded(self) -> usize {
-        self.stride
-    }
-
-    /// The rows from `first` on, for a kernel.
-    pub fn rows(self, first: usize) -> QuantRows {
+    /// The 8-bit rows from `first` on, for a kernel.
+    pub fn ints(self, first: usize) -> QuantRows {
         let at = first * self.stride;
         QuantRows {
             q: self.q.wrapping_add(at),
             meta: self.meta.wrapping_add(at / BLOCK),
             stride: self.stride,
         }
+    }
+
+    /// The strip of row `r` from column `start` (a multiple of 32) on.
+    pub fn strip(self, r: usize, start: usize) -> *mut u16 {
+        debug_assert!(start.is_multiple_of(BLOCK));
+        self.tiles.wrapping_add(r / STRIP * self.strip + start * STRIP)
+    }
+
+    /// The tiles, for a kernel.
+    pub fn tiles(self) -> TileRows {
+        TileRows { ptr: self.tiles, strip: 2 * self.strip }
     }
 }

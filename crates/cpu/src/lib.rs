@@ -23,6 +23,7 @@ pub use weight::Weight;
 
 use kinfer_core::backend::{AttnWeights, Backend, FfnWeights, Matrix, Scratch};
 use kinfer_core::{Activation, AttnSpec, Batch, Error, FfnSpec, Format, KvType, ModelSpec, Result, RopeSpec};
+use kinfer_kernels::amx::TileConvert;
 use kinfer_kernels::ops::Ops;
 use kinfer_kernels::pack::Quantize;
 use mem::Arena;
@@ -33,8 +34,10 @@ use weight::Input;
 /// How products with quantised weights are computed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Numerics {
-    /// Activations in 8-bit blocks of 32, exact integer dot products: fast.
+    /// Prompt rows in bf16 on AMX tiles where the instruction set has them; all else as [`Numerics::Int8`].
     #[default]
+    Auto,
+    /// Activations in 8-bit blocks, exact integer dot products: the same for prompt and generated rows, on every instruction set.
     Int8,
     /// Weights dequantised to f32 at load, f32 activations: the reference, eight times the memory of 4-bit weights.
     F32,
@@ -46,6 +49,8 @@ pub struct Cpu {
     isa: Isa,
     ops: &'static Ops,
     quantize: Quantize,
+    /// Where prompt rows are computed on tiles.
+    convert: Option<TileConvert>,
     numerics: Numerics,
     arena: Arena,
 }
@@ -61,7 +66,8 @@ impl Cpu {
         let ops = Ops::new(isa).ok_or_else(missing)?;
         let quantize = Quantize::new(isa).ok_or_else(missing)?;
         let team = Team::new(threads).map_err(|e| fail(format!("starting {threads} threads: {e}")))?;
-        Ok(Cpu { team, isa, ops, quantize, numerics, arena: Arena::default() })
+        let convert = if numerics == Numerics::Auto { TileConvert::new(isa) } else { None };
+        Ok(Cpu { team, isa, ops, quantize, convert, numerics, arena: Arena::default() })
     }
 }
 
@@ -77,12 +83,16 @@ impl Backend for Cpu {
             1 => "1 thread".into(),
             n => format!("{n} threads"),
         };
-        let numerics = if self.numerics == Numerics::F32 { ", f32" } else { "" };
+        let numerics = match self.numerics {
+            Numerics::Auto => "",
+            Numerics::Int8 => ", int8",
+            Numerics::F32 => ", f32",
+        };
         format!("cpu ({}, {threads}{numerics})", self.isa)
     }
 
     fn weight(&self, parts: &[Matrix<'_>]) -> Result<Weight> {
-        Weight::pack(parts, self.isa, self.numerics == Numerics::F32, &self.arena, &self.team)
+        Weight::pack(parts, self)
     }
 
     fn weight_bytes(&self, rows: usize, cols: usize, format: Format) -> u64 {
@@ -94,11 +104,11 @@ impl Backend for Cpu {
     }
 
     fn act(&self, rows: usize, width: usize) -> Result<Act> {
-        Ok(Act::new(rows, width))
+        Ok(Act::new(rows, width, self.convert.is_some()))
     }
 
     fn act_bytes(&self, rows: usize, width: usize) -> u64 {
-        Act::bytes(rows, width)
+        Act::bytes(rows, width, self.convert.is_some())
     }
 
     fn kv(&self, spec: &ModelSpec, blocks: usize, kind: KvType) -> Result<Kv> {
@@ -114,7 +124,7 @@ impl Backend for Cpu {
     }
 
     fn begin(&self, step: &mut Step, ropes: &[RopeSpec], batch: &Batch) -> Result<()> {
-        step.begin(ropes, batch, &self.team);
+        step.begin(ropes, batch, self);
         Ok(())
     }
 
@@ -156,21 +166,22 @@ impl Backend for Cpu {
         Ok(())
     }
 
-    fn linear(&self, _step: &Step, weight: &Weight, x: &Act, out: &mut Act) -> Result<()> {
+    fn linear(&self, step: &Step, weight: &Weight, x: &Act, out: &mut Act) -> Result<()> {
         out.shape(x.rows(), weight.rows());
-        let mut quant = x.quant.lock().unwrap_or_else(PoisonError::into_inner);
-        let input = Input { float: x.view(), quant: quant.view(x.width()) };
-        let out = out.view_mut();
+        let mut guard = x.rounded.lock().unwrap_or_else(PoisonError::into_inner);
+        let input = Input { float: x.view(), rounded: guard.view(x.width()) };
+        let (out, roles) = (out.view_mut(), step.roles_of(x.rows()));
         self.team.run(|w| {
-            // SAFETY: rows are quantised each by one worker before the barrier, read after it; each output column is
+            // SAFETY: rows are rounded each by one worker before the barrier, read after it; each output column is
             // written by the one worker that has its group.
             unsafe {
-                if weight.wants_quantised() {
-                    let rows = w.share(x.rows());
-                    weight::quantise_rows(self.quantize, input.float, input.quant, x.width(), rows);
+                if weight.wants_rounded() {
+                    for r in w.share(x.rows()) {
+                        weight.round(self, input, roles, r, 0..x.width());
+                    }
                     w.barrier();
                 }
-                weight.multiply(weight.share(w), input, x.rows(), out);
+                weight.multiply(weight.share(w), input, roles, out);
             }
         });
         Ok(())
@@ -262,23 +273,23 @@ impl Backend for Cpu {
 
     fn attn_out(
         &self,
-        _step: &mut Step,
+        step: &mut Step,
         spec: &AttnSpec,
         w: &AttnWeights<Self>,
         s: &mut Scratch<Self>,
     ) -> Result<()> {
-        stages::attn_out(self, spec, w, s);
+        stages::attn_out(self, step, spec, w, s);
         Ok(())
     }
 
     fn ffn(
         &self,
-        _step: &mut Step,
+        step: &mut Step,
         spec: &FfnSpec,
         w: &FfnWeights<Self>,
         s: &mut Scratch<Self>,
     ) -> Result<()> {
-        stages::ffn(self, spec, w, s);
+        stages::ffn(self, step, spec, w, s);
         Ok(())
     }
 }

@@ -108,6 +108,8 @@ pub unsafe trait Zero: Copy {}
 unsafe impl Zero for f32 {}
 // SAFETY: plain numbers.
 unsafe impl Zero for i8 {}
+// SAFETY: plain numbers.
+unsafe impl Zero for u16 {}
 // SAFETY: a struct of plain numbers.
 unsafe impl Zero for kinfer_kernels::pack::ActBlock {}
 

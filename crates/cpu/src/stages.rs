@@ -1,13 +1,13 @@
 //! Fused stages. Each equals its default in [`kinfer_core::backend`] bit for bit; the backend suite compares them.
 
-use crate::act::{QuantView, View};
+use crate::act::View;
 use crate::kv::by_kind;
 use crate::step::ATTN_ROWS;
 use crate::team::Worker;
-use crate::weight::{Input, Weight, quantise_rows};
+use crate::weight::{Input, Weight};
 use crate::{Act, Cpu, Kv, Step};
 use kinfer_core::backend::{AttnWeights, FfnWeights, Scratch};
-use kinfer_core::batch::BLOCK_LEN;
+use kinfer_core::batch::{BLOCK_LEN, Role};
 use kinfer_core::{AttnSpec, FfnSpec};
 use kinfer_kernels::ops::{Attend, KvElem, KvRows, partial_len};
 use std::ops::Range;
@@ -15,10 +15,10 @@ use std::sync::PoisonError;
 
 const _: () = assert!(BLOCK_LEN == kinfer_kernels::ops::BLOCK_LEN);
 
-/// Locks the 8-bit form of activations for the caller's stage.
-macro_rules! quant_view {
+/// Locks the rounded form of activations for the caller's stage.
+macro_rules! rounded {
     ($act:expr, $guard:ident) => {{
-        $guard = $act.quant.lock().unwrap_or_else(PoisonError::into_inner);
+        $guard = $act.rounded.lock().unwrap_or_else(PoisonError::into_inner);
         $guard.view($act.width())
     }};
 }
@@ -40,15 +40,15 @@ pub(crate) fn attn_in(
     let mut guard;
     let (x, out) = (s.x.view(), s.qkv.view_mut());
     let normed = s.norm.view_mut();
-    let input = Input { float: normed, quant: quant_view!(s.norm, guard) };
-    let kv = &*kv;
+    let input = Input { float: normed, rounded: rounded!(s.norm, guard) };
+    let (kv, roles) = (&*kv, step.roles_of(rows));
     cpu.team.run(|worker| {
         // SAFETY: rows are normed each by one worker, output columns written each by the worker that has their group,
         // heads finished each by one worker; barriers lie between.
         unsafe {
-            norm_rows(cpu, x, norm, *norm_eps, input, qkv, worker.share(rows));
+            norm_rows(cpu, x, norm, *norm_eps, input, qkv, roles, worker.share(rows));
             worker.barrier();
-            let cols = qkv.multiply(qkv.share(worker), input, rows, out);
+            let cols = qkv.multiply(qkv.share(worker), input, roles, out);
             if let Some(bias) = qkv_bias {
                 add_bias(cpu, out, &bias[cols.clone()], rows, cols);
             }
@@ -291,13 +291,13 @@ impl Scratches {
     }
 }
 
-pub(crate) fn attn_out(cpu: &Cpu, spec: &AttnSpec, w: &AttnWeights<Cpu>, s: &mut Scratch<Cpu>) {
+pub(crate) fn attn_out(cpu: &Cpu, step: &Step, spec: &AttnSpec, w: &AttnWeights<Cpu>, s: &mut Scratch<Cpu>) {
     let AttnWeights { norm: _, qkv: _, qkv_bias: _, q_norm: _, k_norm: _, out, out_bias, post_norm } = w;
     let rows = s.attn.rows();
     s.proj.shape(rows, out.rows());
     s.norm.shape(rows, out.rows());
     let mut guard;
-    let input = Input { float: s.attn.view(), quant: quant_view!(s.attn, guard) };
+    let input = Input { float: s.attn.view(), rounded: rounded!(s.attn, guard) };
     let residual = Residual {
         x: s.x.view_mut(),
         proj: s.proj.view_mut(),
@@ -306,19 +306,22 @@ pub(crate) fn attn_out(cpu: &Cpu, spec: &AttnSpec, w: &AttnWeights<Cpu>, s: &mut
         post_norm: post_norm.as_deref(),
         eps: spec.norm_eps,
     };
+    let roles = step.roles_of(rows);
     cpu.team.run(|worker| {
-        // SAFETY: rows are quantised each by one worker before the barrier; see `Residual::run`.
+        // SAFETY: rows are rounded each by one worker before the barrier; see `Residual::run`.
         unsafe {
-            if out.wants_quantised() {
-                quantise_rows(cpu.quantize, input.float, input.quant, out.cols(), worker.share(rows));
+            if out.wants_rounded() {
+                for r in worker.share(rows) {
+                    out.round(cpu, input, roles, r, 0..out.cols());
+                }
                 worker.barrier();
             }
-            residual.run(cpu, worker, out, input, rows);
+            residual.run(cpu, worker, out, input, roles);
         }
     });
 }
 
-pub(crate) fn ffn(cpu: &Cpu, spec: &FfnSpec, w: &FfnWeights<Cpu>, s: &mut Scratch<Cpu>) {
+pub(crate) fn ffn(cpu: &Cpu, step: &Step, spec: &FfnSpec, w: &FfnWeights<Cpu>, s: &mut Scratch<Cpu>) {
     let FfnSpec { hidden, act, norm_eps } = *spec;
     let FfnWeights { norm, gate_up, down, post_norm } = w;
     let rows = s.x.rows();
@@ -329,8 +332,8 @@ pub(crate) fn ffn(cpu: &Cpu, spec: &FfnSpec, w: &FfnWeights<Cpu>, s: &mut Scratc
     let (x, both, gated) = (s.x.view_mut(), s.gate_up.view_mut(), s.hidden.view_mut());
     let (mut guard, mut hidden_guard);
     let normed = s.norm.view_mut();
-    let input = Input { float: normed, quant: quant_view!(s.norm, guard) };
-    let inner = Input { float: gated, quant: quant_view!(s.hidden, hidden_guard) };
+    let input = Input { float: normed, rounded: rounded!(s.norm, guard) };
+    let inner = Input { float: gated, rounded: rounded!(s.hidden, hidden_guard) };
     let residual = Residual {
         x,
         proj: s.proj.view_mut(),
@@ -339,60 +342,44 @@ pub(crate) fn ffn(cpu: &Cpu, spec: &FfnSpec, w: &FfnWeights<Cpu>, s: &mut Scratc
         post_norm: post_norm.as_deref(),
         eps: norm_eps,
     };
-    // Gate, up and 8-bit form of the same 32 columns can be one worker's when every block of 32 is two whole groups.
+    let roles = step.roles_of(rows);
+    // Gate, up and rounded form of the same 32 columns can be one worker's when every block of 32 is two whole groups.
     let local = hidden.is_multiple_of(32) && gate_up.whole_groups();
     cpu.team.run(|worker| {
         // SAFETY: rows are normed each by one worker; hidden columns belong to the worker that computes gate and up of them
         // (or, if not local, rows after a barrier); see `Residual::run`.
         unsafe {
-            norm_rows(cpu, x, norm, norm_eps, input, gate_up, worker.share(rows));
+            norm_rows(cpu, x, norm, norm_eps, input, gate_up, roles, worker.share(rows));
             worker.barrier();
             let gate = |cols: Range<usize>, rows: Range<usize>| {
                 for r in rows {
                     let up = both.row(r, hidden + cols.start..hidden + cols.end);
                     cpu.glu_row(act, both.row(r, cols.clone()), up, gated.row_mut(r, cols.clone()));
-                    if down.wants_quantised() {
-                        quantise_part(cpu, gated, inner.quant, r, cols.clone(), hidden);
-                    }
+                    down.round(cpu, inner, roles, r, cols.clone());
                 }
             };
             if local {
                 let blocks = worker.share(hidden / 32);
                 let (groups, up) = (2 * blocks.start..2 * blocks.end, hidden / 16);
-                gate_up.multiply(groups.clone(), input, rows, both);
-                gate_up.multiply(groups.start + up..groups.end + up, input, rows, both);
+                gate_up.multiply(groups.clone(), input, roles, both);
+                gate_up.multiply(groups.start + up..groups.end + up, input, roles, both);
                 gate(32 * blocks.start..32 * blocks.end, 0..rows);
             } else {
-                gate_up.multiply(gate_up.share(worker), input, rows, both);
+                gate_up.multiply(gate_up.share(worker), input, roles, both);
                 worker.barrier();
                 gate(0..hidden, worker.share(rows));
             }
             worker.barrier();
-            residual.run(cpu, worker, down, inner, rows);
+            residual.run(cpu, worker, down, inner, roles);
         }
     });
-}
-
-/// Quantises columns `cols` of row `r`; the row's padding too, for whoever has its end.
-///
-/// # Safety
-/// The columns are the caller's alone; `cols` begins at a multiple of 32 and ends at one or at `width`.
-unsafe fn quantise_part(cpu: &Cpu, x: View, q: QuantView, r: usize, cols: Range<usize>, width: usize) {
-    if cols.is_empty() {
-        return;
-    }
-    let end = if cols.end == width { q.padded() } else { cols.end };
-    // SAFETY: by this function's contract.
-    unsafe {
-        let (ints, meta) = q.part_mut(r, cols.start, end - cols.start);
-        cpu.quantize.row(x.row(r, cols), ints, meta);
-    }
 }
 
 /// Norms rows of `x` into the input of `weight`.
 ///
 /// # Safety
 /// The rows are the caller's alone.
+#[allow(clippy::too_many_arguments)]
 unsafe fn norm_rows(
     cpu: &Cpu,
     x: View,
@@ -400,15 +387,14 @@ unsafe fn norm_rows(
     eps: f32,
     input: Input,
     weight: &Weight,
+    roles: &[Role],
     rows: Range<usize>,
 ) {
     for r in rows {
         // SAFETY: by this function's contract.
         unsafe {
             cpu.ops.rms_norm(x.row(r, 0..x.width), norm, eps, input.float.row_mut(r, 0..x.width));
-            if weight.wants_quantised() {
-                quantise_rows(cpu.quantize, input.float, input.quant, x.width, r..r + 1);
-            }
+            weight.round(cpu, input, roles, r, 0..x.width);
         }
     }
 }
@@ -438,10 +424,11 @@ impl Residual<'_> {
     /// # Safety
     /// Inputs are complete; no other work on `x`, `proj` and `norm` goes on. Output columns are written by the worker that
     /// has their group; with a post-norm, whole rows each by one worker after a barrier.
-    unsafe fn run(&self, cpu: &Cpu, worker: &Worker<'_>, weight: &Weight, input: Input, rows: usize) {
+    unsafe fn run(&self, cpu: &Cpu, worker: &Worker<'_>, weight: &Weight, input: Input, roles: &[Role]) {
+        let rows = roles.len();
         // SAFETY: by this function's contract.
         unsafe {
-            let cols = weight.multiply(weight.share(worker), input, rows, self.proj);
+            let cols = weight.multiply(weight.share(worker), input, roles, self.proj);
             if let Some(bias) = self.bias {
                 add_bias(cpu, self.proj, &bias[cols.clone()], rows, cols.clone());
             }

@@ -1,8 +1,8 @@
 //! The state of one step.
 
+use crate::Cpu;
 use crate::mem::Buffer;
-use crate::team::Team;
-use kinfer_core::batch::BLOCK_LEN;
+use kinfer_core::batch::{BLOCK_LEN, Role};
 use kinfer_core::{Batch, ModelSpec, RopeSpec, Run};
 use kinfer_kernels::ops::{PARTITION_LEN, partial_len, rope_table};
 
@@ -20,6 +20,10 @@ pub struct Step {
     pub(crate) positions: Vec<u32>,
     /// Run of each row.
     pub(crate) run_of: Vec<u32>,
+    /// Role of each row, as far as this backend tells them apart: without tiles every row counts as generated.
+    roles: Vec<Role>,
+    /// Role of each output row.
+    output_roles: Vec<Role>,
     /// Rotary tables: for each rope, `[rows, half]` cosines, then as many sines.
     ropes: Vec<Vec<f32>>,
     /// Attention items of a layer: `(run, first row, rows)`; each stands for one item per KV head.
@@ -48,6 +52,8 @@ impl Step {
             outputs: Vec::with_capacity(rows),
             positions: Vec::with_capacity(rows),
             run_of: Vec::with_capacity(rows),
+            roles: Vec::with_capacity(rows),
+            output_roles: Vec::with_capacity(rows),
             ropes: spec.ropes.iter().map(|r| vec![0.0; 2 * rows * r.inv_freq.len()]).collect(),
             tiles: Vec::with_capacity(rows),
             chunks: Vec::with_capacity(rows),
@@ -58,7 +64,7 @@ impl Step {
         }
     }
 
-    pub(crate) fn begin(&mut self, ropes: &[RopeSpec], batch: &Batch, team: &Team) {
+    pub(crate) fn begin(&mut self, ropes: &[RopeSpec], batch: &Batch, cpu: &Cpu) {
         fn copy<T: Clone>(to: &mut Vec<T>, from: &[T]) {
             to.clear();
             to.extend_from_slice(from);
@@ -69,11 +75,15 @@ impl Step {
         copy(&mut self.outputs, &batch.outputs);
         self.positions.clear();
         self.run_of.clear();
+        self.roles.clear();
+        self.output_roles.clear();
         self.tiles.clear();
         self.chunks.clear();
         for (i, run) in self.runs.iter().enumerate() {
             self.positions.extend((run.start..run.start + run.rows.len()).map(|p| p as u32));
             self.run_of.extend(std::iter::repeat_n(i as u32, run.rows.len()));
+            let role = if cpu.convert.is_some() { run.role } else { Role::Generated };
+            self.roles.extend(std::iter::repeat_n(role, run.rows.len()));
             let mut row = run.rows.start;
             while row < run.rows.end {
                 let n = ATTN_ROWS.min(run.rows.end - row);
@@ -88,12 +98,13 @@ impl Step {
                 row += n;
             }
         }
+        self.output_roles.extend(self.outputs.iter().map(|&r| self.roles[r as usize]));
         let rows = self.positions.len();
         for (spec, table) in ropes.iter().zip(&mut self.ropes) {
             let half = spec.inv_freq.len();
             let (cos, sin) = table.split_at_mut(self.max_rows * half);
             let (cos, sin) = (Chunks::new(cos, half), Chunks::new(sin, half));
-            team.run(|w| {
+            cpu.team.run(|w| {
                 for r in w.share(rows) {
                     // SAFETY: row `r` of both tables is this worker's.
                     let (cos, sin) = unsafe { (cos.chunk(r), sin.chunk(r)) };
@@ -109,6 +120,12 @@ impl Step {
         let half = table.len() / 2 / self.max_rows;
         let (cos, sin) = table.split_at(self.max_rows * half);
         (&cos[r * half..(r + 1) * half], &sin[r * half..(r + 1) * half])
+    }
+
+    /// Roles of activations of `rows` rows: either all rows of the step, or its output rows. If there are as many of both,
+    /// every row is an output row.
+    pub(crate) fn roles_of(&self, rows: usize) -> &[Role] {
+        if rows == self.roles.len() { &self.roles } else { &self.output_roles }
     }
 
     /// The block table of a run.

@@ -1,11 +1,13 @@
 //! Packed weights and their matrix products.
 
-use crate::act::{QuantView, View};
-use crate::mem::{Arena, Region};
-use crate::team::{Team, Worker};
+use crate::act::{RoundedView, View};
+use crate::mem::Region;
+use crate::team::Worker;
+use crate::{Cpu, Numerics};
 use kinfer_core::backend::Matrix;
+use kinfer_core::batch::Role;
 use kinfer_core::{Format, Result};
-use kinfer_kernels::isa::Isa;
+use kinfer_kernels::amx::{STRIP, TileMatmul};
 use kinfer_kernels::pack::{Matmul, Packing, ROWS, padded_cols};
 use kinfer_kernels::quant::dequantize;
 use std::ops::Range;
@@ -23,6 +25,8 @@ pub struct Weight {
 
 struct Part {
     matmul: Matmul,
+    /// The product for prompt rows, where they have one of their own.
+    tiles: Option<TileMatmul>,
     data: Region,
     rows: usize,
     /// Output column of its first row.
@@ -35,35 +39,31 @@ impl Part {
     }
 }
 
-/// The inputs of a product: floats, and their 8-bit form where a part needs it.
+/// The inputs of a product: floats, and their rounded form where a part needs it.
 #[derive(Clone, Copy)]
 pub(crate) struct Input {
     pub float: View,
-    pub quant: QuantView,
+    pub rounded: RoundedView,
 }
 
 impl Weight {
-    /// Packs the rows of `parts`, in parallel, straight from where they lie. With `exact`, quantised formats are
+    /// Packs the rows of `parts`, in parallel, straight from where they lie. With [`Numerics::F32`], quantised formats are
     /// dequantised to f32.
-    pub(crate) fn pack(
-        parts: &[Matrix<'_>],
-        isa: Isa,
-        exact: bool,
-        arena: &Arena,
-        team: &Team,
-    ) -> Result<Weight> {
+    pub(crate) fn pack(parts: &[Matrix<'_>], cpu: &Cpu) -> Result<Weight> {
+        let (isa, exact) = (cpu.isa, cpu.numerics == Numerics::F32);
         let cols = parts.first().map_or(0, |p| p.cols);
         let mut weight = Weight { parts: Vec::with_capacity(parts.len()), rows: 0, cols };
         for m in parts {
             let packing = packing(m.format, exact);
             let bytes = packing.bytes(m.rows, cols);
-            let data = arena.alloc(bytes, &format!("weight `{}`", m.name))?;
+            let data = cpu.arena.alloc(bytes, &format!("weight `{}`", m.name))?;
             let matmul = Matmul::new(packing, isa).ok_or_else(|| kinfer_core::Error::Device {
                 device: "cpu".into(),
                 reason: format!("this machine has no {isa}"),
             })?;
-            let part = Part { matmul, data, rows: m.rows, first: weight.rows };
-            team.run(|w| pack_share(&part, m, exact, w));
+            let tiles = cpu.convert.and_then(|_| TileMatmul::new(packing, isa));
+            let part = Part { matmul, tiles, data, rows: m.rows, first: weight.rows };
+            cpu.team.run(|w| pack_share(&part, m, exact, w));
             weight.rows += m.rows;
             weight.parts.push(part);
         }
@@ -79,8 +79,38 @@ impl Weight {
     }
 
     /// Whether some part multiplies 8-bit activations.
-    pub(crate) fn wants_quantised(&self) -> bool {
+    fn wants_ints(&self) -> bool {
         self.parts.iter().any(|p| matches!(p.matmul.packing(), Packing::Quantised(_)))
+    }
+
+    /// Whether some part multiplies tiles.
+    fn wants_tiles(&self) -> bool {
+        self.parts.iter().any(|p| p.tiles.is_some())
+    }
+
+    /// Whether some part multiplies rounded activations.
+    pub(crate) fn wants_rounded(&self) -> bool {
+        self.wants_ints() || self.wants_tiles()
+    }
+
+    /// Rounds columns `cols` of row `r` of the input as the row's role wants them.
+    ///
+    /// # Safety
+    /// The columns are the caller's alone and begin at a multiple of 32; they end at one or at the row's end.
+    pub(crate) unsafe fn round(&self, cpu: &Cpu, x: Input, roles: &[Role], r: usize, cols: Range<usize>) {
+        if cols.is_empty() {
+            return;
+        }
+        // SAFETY: by this function's contract.
+        unsafe {
+            let row = x.float.row(r, cols.clone());
+            if let (Role::Prompt, Some(convert), true) = (roles[r], cpu.convert, self.wants_tiles()) {
+                convert.row(row, r, x.rounded.strip(r, cols.start));
+            } else if self.wants_ints() {
+                let (ints, meta) = x.rounded.ints_mut(r, cols.start, cols.end);
+                cpu.quantize.row(row, ints, meta);
+            }
+        }
     }
 
     /// Groups of sixteen rows over all parts.
@@ -100,19 +130,18 @@ impl Weight {
         (2 * pairs.start).min(groups)..(2 * pairs.end).min(groups)
     }
 
-    /// `out[r][rows of groups] = weight . x[r]` for the groups `range`; returns the output columns.
+    /// `out[r][rows of groups] = weight . x[r]` for the groups `range`, a row per role; returns the output columns.
     ///
     /// # Safety
-    /// `x` holds `rows` rows of [`Weight::cols`] columns, the 8-bit form too if [`Weight::wants_quantised`]; `out` has room for
-    /// `rows` rows of [`Weight::rows`] columns; nobody else accesses the output columns of these groups meanwhile.
+    /// `x` holds as many rows of [`Weight::cols`] columns, rounded by [`Weight::round`]; `out` has room for
+    /// them with [`Weight::rows`] columns; nobody else accesses the output columns of these groups meanwhile.
     pub(crate) unsafe fn multiply(
         &self,
         range: Range<usize>,
         x: Input,
-        rows: usize,
+        roles: &[Role],
         out: View,
     ) -> Range<usize> {
-        let block = (TOKEN_BLOCK / padded_cols(self.cols)).max(16);
         let mut cols: Option<Range<usize>> = None;
         let mut before = 0;
         for part in &self.parts {
@@ -126,11 +155,10 @@ impl Weight {
             let end = (part.first + groups.end * ROWS).min(part.first + part.rows);
             cols = Some(cols.map_or(first, |c| c.start)..end);
             let mut t = 0;
-            while t < rows {
-                let n = block.min(rows - t);
-                // SAFETY: rows `t..t + n` and these groups are within the caller's promise.
-                unsafe { part.multiply(groups.clone(), self.cols, x, t, n, out) };
-                t += n;
+            for same in roles.chunk_by(|a, b| a == b) {
+                // SAFETY: these rows and groups are within the caller's promise.
+                unsafe { part.multiply(groups.clone(), self.cols, x, same[0], t..t + same.len(), out) };
+                t += same.len();
             }
         }
         cols.unwrap_or(0..0)
@@ -150,51 +178,77 @@ impl Weight {
 
 impl Part {
     /// # Safety
-    /// As [`Weight::multiply`], for rows `t..t + n`.
-    unsafe fn multiply(&self, groups: Range<usize>, cols: usize, x: Input, t: usize, n: usize, out: View) {
+    /// As [`Weight::multiply`], for rows of one role.
+    unsafe fn multiply(
+        &self,
+        groups: Range<usize>,
+        cols: usize,
+        x: Input,
+        role: Role,
+        rows: Range<usize>,
+        out: View,
+    ) {
         // A last group with fewer than sixteen rows must not write past them: it goes through a buffer.
         let whole = groups.end.min(self.rows / ROWS);
         // SAFETY: the region holds the groups; inputs and outputs by the caller's promise.
         unsafe {
             if whole > groups.start {
-                let y = out.ptr.add(t * out.stride + self.first + groups.start * ROWS);
-                self.call(groups.start, whole - groups.start, cols, x, t, n, y, out.stride);
+                let y = out.ptr.add(self.first + groups.start * ROWS);
+                self.call(groups.start..whole, cols, x, role, rows.clone(), y, out.stride);
             }
             if groups.end > whole {
-                let cut = self.rows - whole * ROWS;
-                let mut y = [0f32; ROWS];
-                for r in t..t + n {
-                    self.call(whole, 1, cols, x, r, 1, y.as_mut_ptr(), ROWS);
-                    let first = self.first + whole * ROWS;
-                    out.row_mut(r, first..first + cut).copy_from_slice(&y[..cut]);
+                let (first, cut) = (self.first + whole * ROWS, self.rows - whole * ROWS);
+                let mut y = [[0f32; ROWS]; STRIP];
+                let mut t = rows.start;
+                while t < rows.end {
+                    // Not across the bounds of strips: the tile product takes whole ones.
+                    let n = (STRIP - t % STRIP).min(rows.end - t);
+                    let row_0 = y.as_mut_ptr().cast::<f32>().wrapping_sub(t * ROWS);
+                    self.call(whole..whole + 1, cols, x, role, t..t + n, row_0, ROWS);
+                    for (r, y) in (t..t + n).zip(&y) {
+                        out.row_mut(r, first..first + cut).copy_from_slice(&y[..cut]);
+                    }
+                    t += n;
                 }
             }
         }
     }
 
+    /// `y` is the address of row 0, whether or not it exists.
+    ///
     /// # Safety
-    /// As [`Matmul::quantised`].
+    /// As [`Weight::multiply`], for groups of sixteen rows and rows of one role.
     #[allow(clippy::too_many_arguments)]
     unsafe fn call(
         &self,
-        first: usize,
-        groups: usize,
+        groups: Range<usize>,
         cols: usize,
         x: Input,
-        t: usize,
-        n: usize,
+        role: Role,
+        rows: Range<usize>,
         y: *mut f32,
         ldy: usize,
     ) {
         let packing = self.matmul.packing();
         // SAFETY: passed on.
         unsafe {
-            let w = self.data.as_ptr().add(first * packing.group_bytes(cols));
-            match packing {
-                Packing::Quantised(_) => self.matmul.quantised(w, groups, cols, x.quant.rows(t), n, y, ldy),
-                Packing::Float(_) => {
-                    let xf = x.float.ptr.add(t * x.float.stride);
-                    self.matmul.float(w, groups, cols, xf, x.float.stride, n, y, ldy);
+            let w = self.data.as_ptr().add(groups.start * packing.group_bytes(cols));
+            let groups = groups.len();
+            if let (Role::Prompt, Some(tiles)) = (role, self.tiles) {
+                return tiles.multiply(w, groups, cols, x.rounded.tiles(), rows, y, ldy);
+            }
+            let block = (TOKEN_BLOCK / padded_cols(cols)).max(16);
+            for t in rows.clone().step_by(block) {
+                let n = block.min(rows.end - t);
+                let y = y.wrapping_add(t * ldy);
+                match packing {
+                    Packing::Quantised(_) => {
+                        self.matmul.quantised(w, groups, cols, x.rounded.ints(t), n, y, ldy);
+                    }
+                    Packing::Float(_) => {
+                        let xf = x.float.ptr.add(t * x.float.stride);
+                        self.matmul.float(w, groups, cols, xf, x.float.stride, n, y, ldy);
+                    }
                 }
             }
         }
@@ -241,26 +295,6 @@ fn pack_share(part: &Part, m: &Matrix<'_>, exact: bool, w: &Worker<'_>) {
                 *s = m.row(r);
             }
             packing.pack_group(m.format, &stored[..rows.len()], m.cols, out);
-        }
-    }
-}
-
-/// Quantises a worker's share of rows.
-///
-/// # Safety
-/// `x` holds `rows` rows of `cols` columns that nobody writes meanwhile; `q` has room for them and nobody else accesses it.
-pub(crate) unsafe fn quantise_rows(
-    kernel: kinfer_kernels::pack::Quantize,
-    x: View,
-    q: QuantView,
-    cols: usize,
-    rows: Range<usize>,
-) {
-    for r in rows {
-        // SAFETY: row `r` is this worker's.
-        unsafe {
-            let (ints, meta) = q.part_mut(r, 0, q.padded());
-            kernel.row(x.row(r, 0..cols), ints, meta);
         }
     }
 }

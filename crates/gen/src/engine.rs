@@ -5,7 +5,7 @@ use crate::scheduler::{Chunk, Scheduler};
 use crate::sequence::{Sequence, Tools};
 use crate::{Error, Event, Limits, Request, Result, ScoreRequest, TokenLogprobs, Vocabulary};
 use kinfer_core::batch::BLOCK_LEN;
-use kinfer_core::{Batch, Runner, RunnerLimits};
+use kinfer_core::{Batch, Role, Runner, RunnerLimits};
 use std::sync::Arc;
 use std::sync::mpsc::Sender;
 
@@ -145,7 +145,14 @@ impl Engine {
                 return;
             }
             let (row, end) = (self.batch.rows(), start + rows);
-            self.batch.push(&s.tokens[start..end], start, &s.blocks[..end.div_ceil(BLOCK_LEN)], false);
+            // A sequence that is computed again has drawn tokens of its own.
+            let drawn = s.prompt.clamp(start, end);
+            for (role, run) in [(Role::Prompt, start..drawn), (Role::Generated, drawn..end)] {
+                if !run.is_empty() {
+                    let blocks = &s.blocks[..run.end.div_ceil(BLOCK_LEN)];
+                    self.batch.push(role, &s.tokens[run.clone()], run.start, blocks, false);
+                }
+            }
             self.batch.outputs.extend((start.max(from)..end).map(|p| (row + p - start) as u32));
             self.runs.push(Chunk { sequence: chunk.sequence, rows });
             chunk.rows -= rows;

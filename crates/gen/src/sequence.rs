@@ -15,6 +15,8 @@ use std::time::{Duration, Instant};
 pub(crate) struct Sequence {
     /// Prompt and drawn tokens.
     pub tokens: Vec<u32>,
+    /// How many of them are the prompt.
+    pub prompt: usize,
     /// Positions `0..computed` are in the cache.
     pub computed: usize,
     /// The cache's blocks, in order of position.
@@ -97,6 +99,7 @@ impl Sequence {
     fn new(tokens: Vec<u32>, cancel: CancelToken, limits: Limits, work: Work) -> Self {
         let blocks = Vec::with_capacity(limits.context.div_ceil(BLOCK_LEN));
         Self {
+            prompt: tokens.len(),
             tokens,
             computed: 0,
             blocks,

@@ -129,6 +129,7 @@ fn cpu(options: &LoadOptions) -> Result<Cpu> {
         None => Isa::from_env(),
     };
     let numerics = match options.numerics {
+        Numerics::Auto => kinfer_cpu::Numerics::Auto,
         Numerics::Int8 => kinfer_cpu::Numerics::Int8,
         Numerics::F32 => kinfer_cpu::Numerics::F32,
     };

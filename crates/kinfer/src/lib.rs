@@ -52,5 +52,5 @@ pub use session::{Message, Reply, Role, Session, Thinking};
 /// Single steps of a model, below the engine: for benchmarks and for tests of numerics.
 pub mod step {
     pub use kinfer_core::batch::BLOCK_LEN;
-    pub use kinfer_core::{Batch, Logits, Run, Runner, RunnerLimits};
+    pub use kinfer_core::{Batch, Logits, Role, Run, Runner, RunnerLimits};
 }

@@ -16,8 +16,11 @@ use std::sync::Arc;
 /// How the CPU computes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub enum Numerics {
-    /// Quantised weights by 8-bit activations: the fast path.
+    /// The fast path: quantised weights by 8-bit activations; prompts in bf16 where the CPU has AMX, which is both faster and nearer
+    /// to the exact values. Reused cache entries of generated text then differ in rounding from a prompt's.
     #[default]
+    Auto,
+    /// Quantised weights by 8-bit activations, prompt and generated tokens alike: the same bits on every CPU.
     Int8,
     /// Single precision weights and activations: slow and large, for checking a model against its exact values.
     F32,

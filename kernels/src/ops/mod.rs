@@ -135,7 +135,7 @@ impl Ops {
             #[cfg(target_arch = "x86_64")]
             Isa::Avx2 => Some(&avx2::OPS),
             #[cfg(target_arch = "x86_64")]
-            Isa::Avx512Vnni => Some(&avx512vnni::OPS),
+            Isa::Avx512Vnni | Isa::Amx => Some(&avx512vnni::OPS),
             #[cfg(not(target_arch = "x86_64"))]
             _ => None,
         }

@@ -52,20 +52,30 @@ pub(super) unsafe fn quantize_row<S: Simd>(x: &[f32], q: &mut [i8], meta: &mut [
         };
         // SAFETY: `src` has 32 floats, `q` 32 bytes; the caller vouches for the instruction set.
         unsafe {
-            let mut half = |i: usize| {
-                let v = S::load(src.add(16 * i));
-                let q = &mut q[16 * i..16 * i + 16];
-                let amax = S::hmax(S::abs(v));
-                if !(1e-30..=f32::MAX).contains(&amax) {
-                    q.fill(0);
-                    return (if amax < 1e-30 { 0.0 } else { f32::NAN }, 0);
-                }
-                S::store_i8(q.as_mut_ptr(), S::to_i(S::mul(v, S::splat(127.0 / amax))));
-                (amax / 127.0, q.iter().map(|&v| i32::from(v)).sum::<i32>())
-            };
-            let ((d0, n0), (d1, n1)) = (half(0), half(1));
+            let (low, high) = q.split_at_mut(16);
+            let (d0, n0) = half::<S>(src, low);
+            let (d1, n1) = half::<S>(src.add(16), high);
             let s = [d0 * n0 as f32, d1 * n1 as f32];
             *meta = ActBlock { d: [d0, d1], s, s32: s[0] + s[1], neg: [-n0, -n1], pad: 0 };
         }
+    }
+}
+
+/// Quantises sixteen activations; their scale, and the sum of the integers.
+///
+/// # Safety
+/// The CPU has the instruction set of `S`; `x` has sixteen floats, `q` sixteen elements.
+#[inline(always)]
+unsafe fn half<S: Simd>(x: *const f32, q: &mut [i8]) -> (f32, i32) {
+    // SAFETY: by this function's contract.
+    unsafe {
+        let v = S::load(x);
+        let amax = S::hmax(S::abs(v));
+        if !(1e-30..=f32::MAX).contains(&amax) {
+            q.fill(0);
+            return (if amax < 1e-30 { 0.0 } else { f32::NAN }, 0);
+        }
+        S::store_i8(q.as_mut_ptr(), S::to_i(S::mul(v, S::splat(127.0 / amax))));
+        (amax / 127.0, q.iter().map(|&v| i32::from(v)).sum::<i32>())
     }
 }

@@ -1,4 +1,7 @@
 //! The matrix-product kernels: one body for all layouts and instruction sets.
+//!
+//! No closure may call a [`Simd`] method here: a closure, or a function of the standard library that calls it, does not take on the
+//! target features of the kernel around it, and then every vector operation in it becomes a call (prefill was half as fast).
 #![allow(clippy::needless_range_loop)] // register tiles: the indices are the tile's coordinates
 
 use super::act::ActBlock;
@@ -51,8 +54,10 @@ unsafe fn tile<
     unsafe {
         let mut acc = [[S::zero(); T]; G];
         for u in 0..units {
-            let unit: [*const u8; G] =
-                std::array::from_fn(|g| w.add(g * group_bytes + u * layout.unit_bytes()));
+            let mut unit = [w; G];
+            for g in 0..G {
+                unit[g] = w.add(g * group_bytes + u * layout.unit_bytes());
+            }
             let (mut d, mut dmin) = ([S::zero(); G], [S::zero(); G]);
             if TWO {
                 for g in 0..G {
@@ -116,7 +121,7 @@ unsafe fn tile<
 
 /// Effective scale and minimum of one scale group of a two-level format; both products are exact in f32.
 #[inline(always)]
-unsafe fn sub_scales<S: Simd>(
+pub(crate) unsafe fn sub_scales<S: Simd>(
     layout: Layout,
     unit: *const u8,
     i: usize,
@@ -175,7 +180,12 @@ unsafe fn dots<S: Simd, const BITS: u32, const G: usize, const T: usize>(
         let every = if S::flush_every(BITS) < QUADS { S::flush_every(BITS) } else { QUADS };
         let mut first = 0;
         while first < QUADS {
-            let mut acc = sums.map(|s| s.map(|s| S::acc_start(s)));
+            let mut acc = [[S::acc_start(sums[0][0]); T]; G];
+            for g in 0..G {
+                for t in 0..T {
+                    acc[g][t] = S::acc_start(sums[g][t]);
+                }
+            }
             for i in first..first + every {
                 let quad = half * QUADS + i;
                 for g in 0..G {
@@ -200,7 +210,7 @@ unsafe fn dots<S: Simd, const BITS: u32, const G: usize, const T: usize>(
 
 /// The codes of one quad from their bit planes; see [`Layout`].
 #[inline(always)]
-unsafe fn quad_codes<S: Simd, const BITS: u32>(vectors: *const u8, quad: usize) -> S::Codes {
+pub(crate) unsafe fn quad_codes<S: Simd, const BITS: u32>(vectors: *const u8, quad: usize) -> S::Codes {
     // SAFETY: the vectors of a block are `64 * BITS` bytes.
     unsafe {
         let at = |v: usize| S::load_codes(vectors.add(64 * v));

@@ -5,7 +5,7 @@
 
 mod act;
 mod float;
-mod kernel;
+pub(crate) mod kernel;
 mod layout;
 
 pub use act::{ActBlock, padded_cols};
@@ -94,7 +94,7 @@ impl Matmul {
             #[cfg(target_arch = "x86_64")]
             Isa::Avx2 => avx2::kernels(packing),
             #[cfg(target_arch = "x86_64")]
-            Isa::Avx512Vnni => avx512vnni::kernels(packing),
+            Isa::Avx512Vnni | Isa::Amx => avx512vnni::kernels(packing),
             #[cfg(not(target_arch = "x86_64"))]
             _ => return None,
         };
@@ -173,7 +173,7 @@ impl Quantize {
             #[cfg(target_arch = "x86_64")]
             Isa::Avx2 => Some(Quantize(avx2::quantize)),
             #[cfg(target_arch = "x86_64")]
-            Isa::Avx512Vnni => Some(Quantize(avx512vnni::quantize)),
+            Isa::Avx512Vnni | Isa::Amx => Some(Quantize(avx512vnni::quantize)),
             #[cfg(not(target_arch = "x86_64"))]
             _ => None,
         }
@@ -188,25 +188,29 @@ impl Quantize {
     }
 }
 
-/// Picks the instance of a kernel for a layout. A layout that a format has must have a row here: the tests iterate
-/// the table of formats and would find [`no_quant`].
+/// Picks the instance of a kernel for a layout, or `$none`. A layout that a format has must have a row here: the tests iterate
+/// the table of formats and would find the other.
 macro_rules! by_layout {
-    ($layout:expr, $kernel:ident) => {
+    ($layout:expr, $kernel:ident, $none:expr) => {
+        $crate::pack::by_layout!($layout, $kernel, $none, std::convert::identity)
+    };
+    ($layout:expr, $kernel:ident, $none:expr, $wrap:expr) => {
         match ($layout.bits, $layout.group, $layout.two_level, $layout.min) {
-            (4, 32, false, false) => $kernel::<4, 32, false, false>, // Q4_0
-            (4, 32, false, true) => $kernel::<4, 32, false, true>,   // Q4_1
-            (5, 32, false, false) => $kernel::<5, 32, false, false>, // Q5_0
-            (5, 32, false, true) => $kernel::<5, 32, false, true>,   // Q5_1
-            (8, 32, false, false) => $kernel::<8, 32, false, false>, // Q8_0
-            (2, 16, true, true) => $kernel::<2, 16, true, true>,     // Q2_K
-            (3, 16, true, false) => $kernel::<3, 16, true, false>,   // Q3_K
-            (4, 32, true, true) => $kernel::<4, 32, true, true>,     // Q4_K
-            (5, 32, true, true) => $kernel::<5, 32, true, true>,     // Q5_K
-            (6, 16, true, false) => $kernel::<6, 16, true, false>,   // Q6_K
-            _ => no_quant,
+            (4, 32, false, false) => $wrap($kernel::<4, 32, false, false>), // Q4_0
+            (4, 32, false, true) => $wrap($kernel::<4, 32, false, true>),   // Q4_1
+            (5, 32, false, false) => $wrap($kernel::<5, 32, false, false>), // Q5_0
+            (5, 32, false, true) => $wrap($kernel::<5, 32, false, true>),   // Q5_1
+            (8, 32, false, false) => $wrap($kernel::<8, 32, false, false>), // Q8_0
+            (2, 16, true, true) => $wrap($kernel::<2, 16, true, true>),     // Q2_K
+            (3, 16, true, false) => $wrap($kernel::<3, 16, true, false>),   // Q3_K
+            (4, 32, true, true) => $wrap($kernel::<4, 32, true, true>),     // Q4_K
+            (5, 32, true, true) => $wrap($kernel::<5, 32, true, true>),     // Q5_K
+            (6, 16, true, false) => $wrap($kernel::<6, 16, true, false>),   // Q6_K
+            _ => $none,
         }
     };
 }
+pub(crate) use by_layout;
 
 /// Compiles every kernel for one instruction set.
 macro_rules! instantiate {
@@ -216,7 +220,7 @@ macro_rules! instantiate {
 
             pub(super) fn kernels(packing: Packing) -> (QuantFn, FloatFn) {
                 match packing {
-                    Packing::Quantised(layout) => (by_layout!(layout, quant), no_float),
+                    Packing::Quantised(layout) => (by_layout!(layout, quant, no_quant), no_float),
                     Packing::Float(Float::F32) => (no_quant, float::<float::F32>),
                     Packing::Float(Float::F16) => (no_quant, float::<float::F16>),
                     Packing::Float(Float::BF16) => (no_quant, float::<float::BF16>),

@@ -1,6 +1,6 @@
 //! The tests of `kinfer bench`: steps of a model, timed one by one.
 
-use kinfer::step::{BLOCK_LEN, Batch, Runner, RunnerLimits};
+use kinfer::step::{BLOCK_LEN, Batch, Role, Runner, RunnerLimits};
 use kinfer::{KvType, Model};
 use std::fmt;
 use std::sync::Arc;
@@ -146,7 +146,7 @@ impl Bench {
         for chunk in prompt.chunks(ubatch) {
             self.batch.clear();
             let last = at + chunk.len() == start + count;
-            self.batch.push(chunk, at, &self.blocks[sequence], last);
+            self.batch.push(Role::Prompt, chunk, at, &self.blocks[sequence], last);
             at += chunk.len();
             self.step(&mut run)?;
         }
@@ -160,7 +160,7 @@ impl Bench {
         for i in 0..case.tokens {
             self.batch.clear();
             for (&token, blocks) in next.iter().zip(&self.blocks) {
-                self.batch.push(&[token], case.depth + i, blocks, true);
+                self.batch.push(Role::Generated, &[token], case.depth + i, blocks, true);
             }
             self.step(&mut run)?;
             next.copy_from_slice(&run.tokens[i * case.parallel..]);

@@ -87,8 +87,8 @@ pub struct BenchArgs {
     /// Instruction set instead of the best one: scalar, avx2, avx512vnni, ...
     #[arg(long, env = "KINFER_ISA", value_name = "NAME")]
     isa: Option<String>,
-    /// How the CPU computes: int8 is fast, f32 exact and slow
-    #[arg(long, env = "KINFER_NUMERICS", value_name = "KIND", default_value = "int8")]
+    /// How the CPU computes: the best way for each token's role, all in int8, or all in f32
+    #[arg(long, env = "KINFER_NUMERICS", value_name = "KIND", default_value = "auto")]
     numerics: NumericsArg,
     /// Count from the first run on, without a warm-up
     #[arg(long, env = "KINFER_NO_WARMUP", value_parser = FalseyValueParser::new())]

@@ -1,0 +1,173 @@
+//! Products on AMX tiles: the path of prompt rows where the CPU has it.
+//!
+//! Weights are dequantised to bf16 in cache-sized panels, activations rounded to bf16, sums are f32. One fused multiply-add per
+//! weight and no scale after it: on Sapphire Rapids that reaches 2.4-2.8 TFLOPS on two cores where the exact integer product with
+//! its scale per 32 columns ends at 1.1, and its error against f32 is smaller (0.25 % of a dot product against 0.6-1.2 %).
+//!
+//! [`TileRows`] is the activations' form: strips of sixteen rows, a strip being one [`weights::TILE`] after the other, each
+//! `[row][32 columns]`.
+
+#[cfg(target_arch = "x86_64")]
+mod gemm;
+#[cfg(target_arch = "x86_64")]
+mod tile;
+#[cfg(target_arch = "x86_64")]
+mod weights;
+
+#[cfg(all(test, target_arch = "x86_64"))]
+mod tests;
+
+use crate::isa::Isa;
+use crate::pack::Packing;
+use std::ops::Range;
+
+#[cfg(target_arch = "x86_64")]
+pub(crate) use tile::available;
+
+/// Rows of a strip of activations.
+pub const STRIP: usize = 16;
+
+/// Activations in bf16 tiles.
+#[derive(Clone, Copy, Debug)]
+pub struct TileRows {
+    /// `[strip][column / 32][row % 16][column % 32]`, aligned to 64 bytes.
+    pub ptr: *const u16,
+    /// Bytes of a strip: [`strip_len`] elements.
+    pub strip: usize,
+}
+
+/// Elements of a strip of `cols` columns.
+pub const fn strip_len(cols: usize) -> usize {
+    cols.next_multiple_of(32) * STRIP
+}
+
+type TileFn = unsafe fn(*const u8, usize, usize, TileRows, Range<usize>, *mut f32, usize);
+
+/// The tile product of one packing. That a value exists proves that this process may use AMX.
+#[derive(Clone, Copy, Debug)]
+pub struct TileMatmul(TileFn);
+
+impl TileMatmul {
+    /// The product for `packing`; `None` when `isa` is not [`Isa::Amx`], when this machine lacks it, and for single-precision
+    /// weights, which bf16 would round.
+    pub fn new(packing: Packing, isa: Isa) -> Option<TileMatmul> {
+        if isa != Isa::Amx || !isa.available() {
+            return None;
+        }
+        #[cfg(target_arch = "x86_64")]
+        return kernels::of(packing).map(TileMatmul);
+        #[cfg(not(target_arch = "x86_64"))]
+        {
+            let _ = packing;
+            None
+        }
+    }
+
+    /// `y[t][16 g + lane] = w[g] . x[t]` for the rows `rows`, which need not be whole strips; the bits of a row depend on no
+    /// other row, and not on how groups are split over calls.
+    ///
+    /// # Safety
+    /// `w` points to `groups` packed groups of `cols` columns; `x` holds the strips of `rows`, padded with zeros to a multiple of
+    /// 32 columns; `y` is the address of row 0, whether or not it exists; the rows `rows`, `ldy` floats apart, have room for
+    /// `16 * groups` floats each, which nothing else accesses meanwhile.
+    #[allow(clippy::too_many_arguments)]
+    pub unsafe fn multiply(
+        &self,
+        w: *const u8,
+        groups: usize,
+        cols: usize,
+        x: TileRows,
+        rows: Range<usize>,
+        y: *mut f32,
+        ldy: usize,
+    ) {
+        // SAFETY: passed on; `self` proves the instruction set.
+        unsafe { (self.0)(w, groups, cols, x, rows, y, ldy) }
+    }
+}
+
+/// Rounds activations to bf16 for [`TileMatmul`].
+#[derive(Clone, Copy, Debug)]
+pub struct TileConvert(());
+
+impl TileConvert {
+    /// `None` when `isa` is not [`Isa::Amx`] or this machine lacks it.
+    pub fn new(isa: Isa) -> Option<TileConvert> {
+        (isa == Isa::Amx && isa.available()).then_some(TileConvert(()))
+    }
+
+    /// Writes `x`, a row or a part of it that begins at a multiple of 32, to row `row % 16` of a strip, of which `strip` is the part
+    /// from `x`'s first column on. Columns up to the next multiple of 32 become zero.
+    ///
+    /// # Safety
+    /// `strip` is aligned to 64 bytes and has [`strip_len`]`(x.len())` elements; nobody else accesses this row of it.
+    pub unsafe fn row(&self, x: &[f32], row: usize, strip: *mut u16) {
+        // SAFETY: passed on; `self` proves the instruction set.
+        #[cfg(target_arch = "x86_64")]
+        unsafe {
+            kernels::convert(x, row % STRIP, strip)
+        }
+        #[cfg(not(target_arch = "x86_64"))]
+        let _ = (x, row, strip);
+    }
+}
+
+#[cfg(target_arch = "x86_64")]
+mod kernels {
+    use super::{STRIP, TileFn, TileRows, gemm, weights};
+    use crate::pack::{Float, Packing, by_layout};
+    use std::arch::x86_64::*;
+    use std::ops::Range;
+
+    pub(super) fn of(packing: Packing) -> Option<TileFn> {
+        match packing {
+            Packing::Quantised(layout) => by_layout!(layout, quant, None, |f: TileFn| Some(f)),
+            Packing::Float(Float::F16) => Some(half::<weights::F16>),
+            Packing::Float(Float::BF16) => Some(half::<weights::Bf16>),
+            Packing::Float(Float::F32) => None,
+        }
+    }
+
+    macro_rules! instance {
+        ($name:ident [$($generics:tt)*] $weights:ty) => {
+            #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma,f16c")]
+            unsafe fn $name<$($generics)*>(
+                w: *const u8,
+                groups: usize,
+                cols: usize,
+                x: TileRows,
+                rows: Range<usize>,
+                y: *mut f32,
+                ldy: usize,
+            ) {
+                // SAFETY: passed on.
+                unsafe { gemm::multiply::<$weights>(w, groups, cols, x, rows, y, ldy) }
+            }
+        };
+    }
+    instance!(quant[const BITS: u32, const GROUP: usize, const TWO: bool, const MIN: bool] weights::Quant<BITS, GROUP, TWO, MIN>);
+    instance!(half[E: weights::Element] weights::Half<E>);
+
+    /// Rounds to nearest even.
+    ///
+    /// # Safety
+    /// As [`super::TileConvert::row`]; the CPU has AVX-512 with BF16.
+    #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512bf16")]
+    pub(super) unsafe fn convert(x: &[f32], row: usize, strip: *mut u16) {
+        let mut tail = [0f32; 32];
+        for (k, part) in x.chunks(32).enumerate() {
+            let p = if part.len() == 32 {
+                part.as_ptr()
+            } else {
+                tail[..part.len()].copy_from_slice(part);
+                tail.as_ptr()
+            };
+            // SAFETY: 32 floats at `p`, 32 elements of this row at the address written.
+            unsafe {
+                let v = _mm512_cvtne2ps_pbh(_mm512_loadu_ps(p.add(16)), _mm512_loadu_ps(p));
+                let to = strip.add((k * STRIP + row) * 32);
+                _mm512_storeu_si512(to.cast(), std::mem::transmute::<__m512bh, __m512i>(v));
+            }
+        }
+    }
+}

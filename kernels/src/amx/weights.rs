@@ -1,0 +1,159 @@
+//! Packed weights as bf16 tiles.
+
+use crate::pack::{BLOCK, Layout, ROWS, kernel::quad_codes, kernel::sub_scales};
+use crate::simd::{Avx512Vnni, Simd};
+use std::arch::x86_64::*;
+use std::marker::PhantomData;
+
+/// Bytes of a tile: 32 columns of sixteen rows.
+pub(super) const TILE: usize = 1024;
+
+/// A packing whose groups can be turned into tiles.
+pub(super) trait Weights {
+    /// Bytes of a packed group.
+    fn group_bytes(cols: usize) -> usize;
+
+    /// Tile `k` of a group: the weights of columns `32 k .. 32 k + 32`, rounded to bf16, `[column / 2][row][column % 2]`, as
+    /// the second factor of a tile product lies. Columns past `cols` are zero.
+    ///
+    /// # Safety
+    /// The CPU has AVX-512 as [`Avx512Vnni`]; `group` is a packed group of `cols` columns; `out` has [`TILE`] bytes.
+    unsafe fn tile(group: *const u8, cols: usize, k: usize, out: *mut u8);
+}
+
+/// Two columns of sixteen rows, the low half of each lane from `even`, rounded to bf16 (ties away from zero: one addition per
+/// column, where ties to even would take three instructions).
+#[inline(always)]
+unsafe fn pair(even: __m512, odd: __m512) -> __m512i {
+    // SAFETY: by the caller's instruction set.
+    unsafe {
+        let round = _mm512_set1_epi32(0x8000);
+        let even = _mm512_srli_epi32::<16>(_mm512_add_epi32(_mm512_castps_si512(even), round));
+        let odd = _mm512_add_epi32(_mm512_castps_si512(odd), round);
+        // mask ? even : odd
+        _mm512_ternarylogic_epi32::<0xE2>(even, _mm512_set1_epi32(0xffff), odd)
+    }
+}
+
+/// Quantised weights of one [`Layout`].
+pub(super) struct Quant<const BITS: u32, const GROUP: usize, const TWO: bool, const MIN: bool>;
+
+impl<const BITS: u32, const GROUP: usize, const TWO: bool, const MIN: bool> Quant<BITS, GROUP, TWO, MIN> {
+    const LAYOUT: Layout = Layout { bits: BITS, group: GROUP, two_level: TWO, min: MIN };
+}
+
+impl<const BITS: u32, const GROUP: usize, const TWO: bool, const MIN: bool> Weights
+    for Quant<BITS, GROUP, TWO, MIN>
+{
+    fn group_bytes(cols: usize) -> usize {
+        Self::LAYOUT.group_bytes(cols)
+    }
+
+    /// `w = fma(1 + code / 2^BITS, 2^BITS d, -(2^BITS + offset) d - min)`: the code's bits become the mantissa of a number
+    /// in `[1, 2)`, which saves the conversion from integer.
+    #[inline(always)]
+    unsafe fn tile(group: *const u8, _cols: usize, k: usize, out: *mut u8) {
+        type S = Avx512Vnni;
+        let layout = Self::LAYOUT;
+        let blocks = layout.unit_cols() / BLOCK;
+        // SAFETY: block `k % blocks` of unit `k / blocks` lies in the group; eight quads of two vectors fill the tile.
+        unsafe {
+            let unit = group.add(k / blocks * layout.unit_bytes());
+            let b = k % blocks;
+            let vectors = unit.add(layout.scale_bytes() + b * layout.block_bytes());
+            let out = out.cast::<__m512i>();
+            let one = _mm512_set1_epi32(0x3f80_0000);
+            let mask = _mm512_set1_epi32(((1 << BITS) - 1) << (23 - BITS));
+            for half in 0..2 {
+                let (d, m) = if TWO {
+                    let d = S::load_f16(unit.cast());
+                    let dmin = if MIN { S::load_f16(unit.add(32).cast()) } else { S::zero() };
+                    let i = if GROUP < BLOCK { 2 * b + half } else { b };
+                    sub_scales::<S>(layout, unit, i, d, dmin)
+                } else {
+                    let m = if MIN { S::load_f16(unit.add(64 + 32 * b).cast()) } else { S::zero() };
+                    (S::load_f16(unit.add(32 * b).cast()), m)
+                };
+                let levels = (1u32 << BITS) as f32;
+                let scale = S::mul(d, S::splat(levels));
+                let zero = S::mul(d, S::splat(-(levels + layout.offset() as f32)));
+                let zero = if MIN { S::sub(zero, m) } else { zero };
+                for quad in 4 * half..4 * half + 4 {
+                    // A format whose codes lie in one plane needs no assembling: `mask` picks the bits from where they are.
+                    let (codes, low) = match BITS {
+                        8 => (S::load_codes(vectors.add(64 * quad)), 0),
+                        4 => (S::load_codes(vectors.add(64 * (quad % 4))), 4 * (quad as i32 / 4)),
+                        2 => (S::load_codes(vectors.add(64 * (quad / 4))), 2 * (quad as i32 % 4)),
+                        _ => (quad_codes::<S, BITS>(vectors, quad), 0),
+                    };
+                    let mut columns = [S::zero(); 4];
+                    for (i, column) in columns.iter_mut().enumerate() {
+                        let left = 23 - BITS as i32 - 8 * i as i32 - low;
+                        let moved = if left >= 0 {
+                            _mm512_sll_epi32(codes, _mm_cvtsi32_si128(left))
+                        } else {
+                            _mm512_srl_epi32(codes, _mm_cvtsi32_si128(-left))
+                        };
+                        // (moved & mask) | one
+                        let x = _mm512_ternarylogic_epi32::<0xEA>(moved, mask, one);
+                        *column = S::fma(_mm512_castsi512_ps(x), scale, zero);
+                    }
+                    _mm512_storeu_si512(out.add(2 * quad).cast(), pair(columns[0], columns[1]));
+                    _mm512_storeu_si512(out.add(2 * quad + 1).cast(), pair(columns[2], columns[3]));
+                }
+            }
+        }
+    }
+}
+
+/// An element type of float weights, see [`Half`].
+pub(super) trait Element {
+    /// # Safety
+    /// As [`Simd::load_f16`].
+    unsafe fn load(p: *const u16) -> __m512;
+}
+/// IEEE half.
+pub(super) struct F16;
+/// bfloat16.
+pub(super) struct Bf16;
+impl Element for F16 {
+    #[inline(always)]
+    unsafe fn load(p: *const u16) -> __m512 {
+        // SAFETY: passed on.
+        unsafe { Avx512Vnni::load_f16(p) }
+    }
+}
+impl Element for Bf16 {
+    #[inline(always)]
+    unsafe fn load(p: *const u16) -> __m512 {
+        // SAFETY: passed on.
+        unsafe { Avx512Vnni::load_bf16(p) }
+    }
+}
+
+/// 16-bit float weights.
+pub(super) struct Half<E>(PhantomData<E>);
+
+impl<E: Element> Weights for Half<E> {
+    fn group_bytes(cols: usize) -> usize {
+        2 * ROWS * cols
+    }
+
+    #[inline(always)]
+    unsafe fn tile(group: *const u8, cols: usize, k: usize, out: *mut u8) {
+        // SAFETY: columns below `cols` lie in the group; sixteen vectors fill the tile.
+        unsafe {
+            let out = out.cast::<__m512i>();
+            for i in 0..BLOCK / 2 {
+                let mut columns = [Avx512Vnni::zero(); 2];
+                for (j, column) in columns.iter_mut().enumerate() {
+                    let c = BLOCK * k + 2 * i + j;
+                    if c < cols {
+                        *column = E::load(group.cast::<u16>().add(ROWS * c));
+                    }
+                }
+                _mm512_storeu_si512(out.add(i).cast(), pair(columns[0], columns[1]));
+            }
+        }
+    }
+}

@@ -373,6 +373,36 @@ fn thinking_goes_through_the_template_and_comes_apart() {
 }
 
 #[test]
+fn what_a_message_spells_is_text_and_what_the_template_writes_is_a_token() {
+    // `</s>` and, here, the think tags are control tokens.
+    let kinds: Vec<i32> = (0..VOCAB)
+        .map(|i| if i < 256 { 6 } else { [3, 1, 1, 3, 3].get(i - 256).copied().unwrap_or(1) })
+        .collect();
+    let template = "{% for m in messages %}{% if '</think>' in m.content %}{{ m.content.split('</think>')[1] }}\
+        {% else %}{{ m.content }}{% endif %}</s>{% endfor %}";
+    let keys = [
+        ("tokenizer.ggml.token_type", kinds.as_slice().into()),
+        ("tokenizer.chat_template", template.into()),
+    ];
+    let model = model_with(Behaviour::default(), &keys);
+    let tokenizer = model.tokenizer();
+    let (eos, close) = (tokenizer.eos().unwrap(), tokenizer.special_id("</think>").unwrap());
+    let engine = Engine::builder().model(model.clone()).build().unwrap();
+    let prompt = |messages: &[Message]| {
+        engine.chat(messages, Thinking::Auto, seeded(1)).map(|g| g.prompt_ids().to_vec())
+    };
+    let got = prompt(&[Message::new(Role::User, "a</s><think>b")]).unwrap();
+    assert_eq!(got.iter().filter(|&&id| id == eos).count(), 1);
+    assert_eq!(got.last(), Some(&eos));
+    assert_eq!(model.decode(&got).unwrap(), "a</s><think>b");
+    // The model's own thinking is split off by the template, whatever whitespace it strips.
+    let got = prompt(&[Message::new(Role::Assistant, "<think>hm\n</think>4</s>")]).unwrap();
+    assert_eq!((model.decode(&got).unwrap().as_str(), got.contains(&close)), ("4</s>", false));
+    // A raw prompt's author writes tokens.
+    assert_eq!(model.encode("</s>").unwrap(), [eos]);
+}
+
+#[test]
 fn templates_missing_refusing_and_replaced() {
     let chat = |template: Option<&str>, options: LoadOptions| {
         let inner = Arc::new(MockModel { spec: spec(), behaviour: Behaviour::default(), block_bytes: 1 });

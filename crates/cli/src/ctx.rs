@@ -1,5 +1,6 @@
 //! What every command is given.
 
+use crate::exit::exclusive;
 use crate::interrupt::Interrupt;
 use crate::term::{self, Color, Style};
 use clap::ArgMatches;
@@ -14,7 +15,7 @@ pub struct Common {
     #[arg(short, long, global = true, env = "KINFER_VERBOSE", value_parser = FalseyValueParser::new(), display_order = 900)]
     pub verbose: bool,
     /// Tell errors only
-    #[arg(short, long, global = true, env = "KINFER_QUIET", value_parser = FalseyValueParser::new(), conflicts_with = "verbose", display_order = 901)]
+    #[arg(short, long, global = true, env = "KINFER_QUIET", value_parser = FalseyValueParser::new(), display_order = 901)]
     pub quiet: bool,
     /// No network: use what is on this machine
     #[arg(long, global = true, env = "KINFER_OFFLINE", value_parser = FalseyValueParser::new(), display_order = 902)]
@@ -51,6 +52,7 @@ pub struct Ctx {
 
 impl Ctx {
     pub fn new(common: &Common, matches: &ArgMatches) -> anyhow::Result<Self> {
+        exclusive(("--verbose", common.verbose), ("--quiet", common.quiet))?;
         Ok(Self {
             verbose: common.verbose,
             quiet: common.quiet,

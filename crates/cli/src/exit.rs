@@ -38,6 +38,17 @@ impl CliError {
     }
 }
 
+/// Refuses two flags that exclude each other, when both are given. By hand, since clap's `conflicts_with` counts a flag
+/// that the environment switches off (`KINFER_RAW=0`) as given.
+pub fn exclusive(a: (&str, bool), b: (&str, bool)) -> anyhow::Result<()> {
+    match (a, b) {
+        ((a, true), (b, true)) => {
+            Err(CliError::usage(format!("{a} and {b} exclude each other; give one of them")))
+        }
+        _ => Ok(()),
+    }
+}
+
 impl fmt::Display for CliError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {

@@ -6,6 +6,7 @@ mod bandwidth;
 mod cmd;
 mod ctx;
 mod exit;
+mod input;
 mod interrupt;
 mod keyboard;
 mod model;

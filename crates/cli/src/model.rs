@@ -2,11 +2,12 @@
 
 use crate::ctx::Ctx;
 use crate::exit::CliError;
+use crate::input::read;
 use crate::progress::{self, Downloads};
-use anyhow::Context;
-use kinfer::hub::{Hub, HubConfig, ModelRef, ResolvedModel, human_size};
-use kinfer::template::builtin_templates;
-use kinfer::{Device, KvType, LoadOptions, Model, Numerics};
+use kinfer::hub::{Hub, HubConfig, HubError, ModelRef, ResolvedModel, human_size};
+use kinfer::template::{ChatTemplate, builtin_templates};
+use kinfer::tokenizer::pre_tokenizers;
+use kinfer::{Device, Isa, KvType, LoadOptions, Model, Numerics};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Instant;
@@ -28,7 +29,12 @@ pub fn hub(ctx: &Ctx) -> anyhow::Result<Hub> {
 
 /// The model that a name means; none is the catalogue's default.
 pub fn parse(hub: &Hub, name: Option<&str>) -> anyhow::Result<ModelRef> {
-    Ok(ModelRef::parse(name.unwrap_or(&hub.catalog().default)).map_err(kinfer::hub::HubError::from)?)
+    Ok(ModelRef::parse(name.unwrap_or(&hub.catalog().default)).map_err(HubError::from)?)
+}
+
+/// Refuses names that mean no model, before anything is done with the first.
+pub fn check_names(names: &[String]) -> anyhow::Result<()> {
+    names.iter().try_for_each(|name| ModelRef::parse(name).map(drop)).map_err(|e| HubError::from(e).into())
 }
 
 /// Finds a model's files, and fetches them where they are not on this machine.
@@ -90,26 +96,10 @@ pub enum NumericsArg {
 impl LoadArgs {
     /// Finds, fetches and loads a model.
     pub fn load(&self, ctx: &Ctx, name: Option<&str>) -> anyhow::Result<Arc<Model>> {
-        // A wrong device or template must not cost a download first.
-        if let Some(reason) = self.device.unavailable() {
-            let device = self.device.name().to_owned();
-            return Err(kinfer::Error::Device { device, reason: reason.to_owned() }.into());
-        }
-        let chat_template = self.template()?;
+        // A wrong option must not cost a download first.
+        let mut options = self.options()?;
         let found = resolve(ctx, name)?;
-        let options = LoadOptions {
-            device: self.device,
-            threads: self.threads.map(usize::from),
-            isa: self.isa.clone(),
-            numerics: match self.numerics {
-                NumericsArg::Auto => Numerics::Auto,
-                NumericsArg::Int8 => Numerics::Int8,
-                NumericsArg::F32 => Numerics::F32,
-            },
-            chat_template,
-            pre_tokenizer: self.pre.clone(),
-            progress: progress::loading(ctx),
-        };
+        options.progress = progress::loading(ctx);
         let start = Instant::now();
         let model = Model::load(&found.files[0], options)?;
         let seconds = start.elapsed().as_secs_f64();
@@ -119,24 +109,60 @@ impl LoadArgs {
         Ok(model)
     }
 
-    fn template(&self) -> anyhow::Result<Option<String>> {
-        if let Some(path) = &self.chat_template_file {
-            let text = std::fs::read_to_string(path)
-                .with_context(|| format!("the chat template {} cannot be read", path.display()))?;
-            return Ok(Some(text));
+    /// The options without progress; an error for each that is wrong whatever the model.
+    pub fn options(&self) -> anyhow::Result<LoadOptions> {
+        if let Some(reason) = self.device.unavailable() {
+            let device = self.device.name().to_owned();
+            return Err(kinfer::Error::Device { device, reason: reason.to_owned() }.into());
         }
-        if let Some(name) = &self.chat_template
-            && !name.contains("{{")
-            && !name.contains("{%")
-            && !builtin_templates().any(|known| known == name)
+        if let Some(name) = &self.isa {
+            Isa::parse(name).map_err(|e| CliError::usage(format!("--isa: {e}")))?;
+        }
+        if let Some(name) = &self.pre
+            && !pre_tokenizers().any(|known| known == name)
         {
-            let known = builtin_templates().collect::<Vec<_>>().join(", ");
-            return Err(CliError::usage(format!(
-                "--chat-template `{name}` is no built-in template ({known}), and no Jinja; --chat-template-file \
-                 reads one from a file"
-            )));
+            let known = pre_tokenizers().collect::<Vec<_>>().join(", ");
+            return Err(CliError::usage(format!("--pre `{name}` is no pre-tokenizer; there are: {known}")));
         }
-        Ok(self.chat_template.clone())
+        Ok(LoadOptions {
+            device: self.device,
+            threads: self.threads.map(usize::from),
+            isa: self.isa.clone(),
+            numerics: match self.numerics {
+                NumericsArg::Auto => Numerics::Auto,
+                NumericsArg::Int8 => Numerics::Int8,
+                NumericsArg::F32 => Numerics::F32,
+            },
+            chat_template: self.template()?,
+            pre_tokenizer: self.pre.clone(),
+            progress: None,
+        })
+    }
+
+    /// The name of a built-in template, or Jinja that compiles.
+    fn template(&self) -> anyhow::Result<Option<String>> {
+        let is_jinja = |text: &str| text.contains("{{") || text.contains("{%");
+        let (source, flag) = match (&self.chat_template_file, &self.chat_template) {
+            (Some(path), _) => (read(path)?, "--chat-template-file"),
+            (None, Some(name)) if builtin_templates().any(|known| known == name) => {
+                return Ok(Some(name.clone()));
+            }
+            (None, Some(source)) => (source.clone(), "--chat-template"),
+            (None, None) => return Ok(None),
+        };
+        if !is_jinja(&source) {
+            let known = builtin_templates().collect::<Vec<_>>().join(", ");
+            let problem = match &self.chat_template_file {
+                Some(path) => format!("{} has no Jinja in it, neither {{{{ nor {{%", path.display()),
+                None => format!(
+                    "`{source}` is no built-in template ({known}), and no Jinja; --chat-template-file reads one \
+                     from a file"
+                ),
+            };
+            return Err(CliError::usage(format!("{flag}: {problem}")));
+        }
+        ChatTemplate::new(&source, None, None).map_err(|e| CliError::usage(format!("{flag}: {e}")))?;
+        Ok(Some(source))
     }
 }
 
@@ -188,22 +214,24 @@ pub struct EngineArgs {
     pub cache_type_v: KvArg,
 }
 
+/// A number of tokens or of runs, at least 1.
 pub fn size(text: &str) -> Result<usize, String> {
-    match text.parse() {
-        Ok(0) => Err("it must be at least 1".into()),
-        Ok(n) => Ok(n),
-        Err(e) => Err(format!("{e}")),
+    match count(text)? {
+        0 => Err("it must be at least 1".into()),
+        n => Ok(n),
     }
+}
+
+/// A number of tokens. 32 bits, so that sums and products of some cannot overflow.
+pub fn count(text: &str) -> Result<usize, String> {
+    Ok(text.parse::<u32>().map_err(|e| e.to_string())? as usize)
 }
 
 impl EngineArgs {
     /// An engine of this model.
-    pub fn engine(&self, model: Arc<Model>) -> anyhow::Result<kinfer::Engine> {
-        let mut builder = kinfer::Engine::builder()
-            .model(model)
-            .batch(self.batch_size)
-            .ubatch(self.ubatch_size)
-            .kv(self.kv()?);
+    pub fn engine(&self, model: Arc<Model>, kv: KvType) -> anyhow::Result<kinfer::Engine> {
+        let mut builder =
+            kinfer::Engine::builder().model(model).batch(self.batch_size).ubatch(self.ubatch_size).kv(kv);
         if let Some(tokens) = self.ctx_size {
             builder = builder.context(tokens);
         }

@@ -377,3 +377,12 @@ fn bench_measures_and_checks() {
     assert!(kinfer.fails(&["bench", &smollm2, "-p", "0", "-n", "0"], 2).contains("nothing to measure"));
     assert!(kinfer.fails(&["bench", &smollm2, "--device", "cuda"], 4).contains("cuda"));
 }
+
+#[test]
+fn a_bench_that_cannot_run_is_refused() {
+    let kinfer = Kinfer::new();
+    let model = model(SMOLLM2);
+    let says = kinfer.fails(&["bench", &model, "-p", "8193", "-n", "0", "-r", "1"], 2);
+    assert!(says.contains("pp8193 takes 8193 tokens") && says.contains("8192"), "{says}");
+    kinfer.fails(&["bench", &model, "-p", "0", "-n", "4", "-np", "100000000"], 3);
+}

@@ -25,6 +25,28 @@ pub struct Params {
     pub reasoning: Option<Reasoning>,
 }
 
+impl Params {
+    /// Checks all that can be judged without a model; [`Request::new`] checks the rest too.
+    ///
+    /// # Errors
+    /// [`Error::Param`] for the first value that is out of its range.
+    pub fn check(&self) -> Result<()> {
+        let Self { sampling, max_tokens, stop, reasoning, stop_tokens: _, ignore_eog: _, logprobs: _ } = self;
+        sampling.check()?;
+        let wrong = |name, expected, got: &str| Err(Error::Param { name, expected, got: got.into() });
+        if *max_tokens == Some(0) {
+            return wrong("max_tokens", "at least 1", "0");
+        }
+        if stop.iter().any(String::is_empty) {
+            return wrong("stop", "strings that are not empty", "\"\"");
+        }
+        if reasoning.as_ref().is_some_and(|r| r.open.is_empty() || r.close.is_empty()) {
+            return wrong("reasoning", "two tags that are not empty", "an empty tag");
+        }
+        Ok(())
+    }
+}
+
 /// The tags between which a model thinks.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Reasoning {
@@ -96,22 +118,8 @@ impl Request {
         limits.check_prompt(&prompt)?;
         params.stop_tokens.iter().try_for_each(|&id| limits.check_token("stop_tokens", id))?;
         params.sampling.logit_bias.iter().try_for_each(|b| limits.check_token("logit_bias", b.0))?;
-        params.sampling.check()?;
-        if params.max_tokens == Some(0) {
-            return Err(Error::Param { name: "max_tokens", expected: "at least 1", got: "0".into() });
-        }
-        if params.stop.iter().any(String::is_empty) {
-            return Err(Error::Param {
-                name: "stop",
-                expected: "strings that are not empty",
-                got: "\"\"".into(),
-            });
-        }
         limits.check_top(params.logprobs.unwrap_or(0))?;
-        if params.reasoning.as_ref().is_some_and(|r| r.open.is_empty() || r.close.is_empty()) {
-            let expected = "two tags that are not empty";
-            return Err(Error::Param { name: "reasoning", expected, got: "an empty tag".into() });
-        }
+        params.check()?;
         // The seed of the standard library's hash maps is random per instance.
         let seed =
             params.sampling.seed.unwrap_or_else(|| std::hash::RandomState::new().build_hasher().finish());

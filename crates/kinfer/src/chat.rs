@@ -3,8 +3,8 @@
 use crate::{Error, Message, Result, Role, Thinking};
 use kinfer_gen::Reasoning;
 use kinfer_load::gguf::Metadata;
-use kinfer_load::template::{self, ChatTemplate, Render, TemplateError};
-use kinfer_load::tokenizer::{Encode, Tokenizer};
+use kinfer_load::template::{self, ChatTemplate, Guarded, Render, TemplateError};
+use kinfer_load::tokenizer::Tokenizer;
 use std::sync::Arc;
 
 /// A model's chat template, or why there is none.
@@ -65,13 +65,24 @@ impl Chat {
             }
         };
         let extra = switch.map(|on| [("enable_thinking".to_string(), on.into())].into_iter().collect());
-        let text = template.render(&Render {
+        let with = Render {
             messages: &messages,
             add_generation_prompt: true,
             extra: extra.as_ref(),
             ..Render::default()
-        })?;
-        let mut ids = tokenizer.encode(&text, Encode::rendered())?;
+        };
+        // What a message spells is text, never a control token; but the think tags in the model's own messages, which
+        // templates look for, are what they were.
+        let tags = Reasoning::default();
+        let spelled = |role: &str, text: &str| {
+            let mut found = tokenizer.control_texts(text);
+            if role == "assistant" {
+                found.retain(|range| ![tags.open.as_str(), &tags.close].contains(&&text[range.clone()]));
+            }
+            found
+        };
+        let Guarded { text, plain } = template.render_guarded(&with, &spelled)?;
+        let mut ids = tokenizer.encode_prompt(&text, &plain)?;
         // A template may leave BOS to the tokenizer.
         if let Some(bos) = tokenizer.bos().filter(|&b| tokenizer.add_bos() && ids.first() != Some(&b)) {
             ids.insert(0, bos);

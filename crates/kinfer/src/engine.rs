@@ -111,7 +111,8 @@ impl EngineBuilder {
                 "{parallel} sequences of {context} tokens are too many to count"
             )));
         };
-        let rows = self.ubatch.unwrap_or(DEFAULT_UBATCH.min(blocks.saturating_mul(BLOCK_LEN)));
+        // No step has more rows than the cache has places.
+        let rows = self.ubatch.unwrap_or(DEFAULT_UBATCH).min(blocks.saturating_mul(BLOCK_LEN));
         let batch = self.batch.unwrap_or(rows.max(parallel));
         let rows = rows.min(batch);
         let outputs = parallel.max(DEFAULT_OUTPUTS).min(rows);
@@ -139,13 +140,9 @@ impl EngineBuilder {
     pub fn build(self) -> Result<Engine> {
         let model = self.model.as_ref().ok_or_else(no_model)?;
         let (options, limits) = self.runner_limits(model.spec())?;
-        let plan = Plan::of_model(model, &limits);
-        let needed = plan.kv + plan.scratch;
-        if let Some(available) = plan.available.filter(|&a| a < needed) {
-            let Limits { context, .. } = options.limits;
-            let what = format!("an engine for {} sequences of {context} tokens", options.parallel);
-            return Err(Error::Memory { what, needed, available });
-        }
+        let what =
+            format!("an engine for {} sequences of {} tokens", options.parallel, options.limits.context);
+        Plan::of_model(model, &limits).check(what)?;
         let runner = model.inner().clone().runner(limits)?;
         let engine = kinfer_gen::Engine::new(runner, model.vocabulary(), options)?;
         Ok(Engine { worker: Arc::new(Worker::start(engine)?), model: model.clone(), options, limits })

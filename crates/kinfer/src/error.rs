@@ -115,6 +115,7 @@ impl Error {
                 TemplateError::Missing { .. }
                 | TemplateError::UnknownName { .. }
                 | TemplateError::Refused { .. }
+                | TemplateError::Inspected { .. }
                 | TemplateError::ReservedName { .. } => ErrorKind::Usage,
                 _ => ErrorKind::BadModel,
             },

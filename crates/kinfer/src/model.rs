@@ -240,8 +240,15 @@ impl Model {
     /// A runner of single steps with its own cache, below the engine: for benchmarks and for tests of numerics.
     ///
     /// # Errors
-    /// [`Error::Model`] when the cache or the scratch does not fit in memory.
+    /// [`Error::Memory`] or [`Error::Model`] when the cache or the scratch does not fit in memory, [`Error::Usage`] for
+    /// limits of more than 32 bits.
     pub fn runner(&self, limits: RunnerLimits) -> Result<Box<dyn Runner>> {
+        let RunnerLimits { rows, outputs, blocks, kv: _ } = limits;
+        let what = format!("a runner for {rows} rows, {outputs} outputs and {blocks} cache blocks");
+        if [rows, outputs, blocks].into_iter().any(|n| u32::try_from(n).is_err()) {
+            return Err(Error::Usage(format!("{what} is too large to count")));
+        }
+        Plan::of_model(self, &limits).check(what)?;
         Ok(self.inner.clone().runner(limits)?)
     }
 

@@ -1,6 +1,6 @@
 //! How much memory a model and an engine take.
 
-use crate::{Device, EngineBuilder, LoadOptions, Model, Result, device};
+use crate::{Device, EngineBuilder, Error, LoadOptions, Model, Result, device};
 use kinfer_core::{KvType, RunnerLimits};
 use kinfer_load::gguf::Gguf;
 
@@ -33,6 +33,15 @@ impl Plan {
         let plan = device::plan(gguf, &LoadOptions { device, ..LoadOptions::default() }, &limits)?;
         let available = device::available_memory();
         Ok(Self { weights: plan.weights, kv: plan.kv, scratch: plan.scratch, available })
+    }
+
+    /// Whether cache and scratch fit; `what` needs them.
+    pub(crate) fn check(&self, what: String) -> Result<()> {
+        let needed = self.kv.saturating_add(self.scratch);
+        match self.available.filter(|&a| a < needed) {
+            Some(available) => Err(Error::Memory { what, needed, available }),
+            None => Ok(()),
+        }
     }
 
     /// The plan for a loaded model.

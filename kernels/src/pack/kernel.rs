@@ -58,6 +58,9 @@ unsafe fn tile<
             for g in 0..G {
                 unit[g] = w.add(g * group_bytes + u * layout.unit_bytes());
             }
+            // Past its end, a stream goes on behind the groups that the other streams read now.
+            let ends = u * layout.unit_bytes() + PREFETCH >= group_bytes;
+            let ahead = if ends { PREFETCH + (G - 1) * group_bytes } else { PREFETCH };
             let (mut d, mut dmin) = ([S::zero(); G], [S::zero(); G]);
             if TWO {
                 for g in 0..G {
@@ -73,7 +76,7 @@ unsafe fn tile<
                     for g in 0..G {
                         let mut i = 0;
                         while i < lines {
-                            S::prefetch(unit[g].wrapping_add(b * lines + i + PREFETCH));
+                            S::prefetch(unit[g].wrapping_add(b * lines + i + ahead));
                             i += 64;
                         }
                     }

@@ -1,13 +1,14 @@
 //! `kinfer score`: what a model thinks of a text.
 
-use super::run::{Pairs, pairs, read};
+use super::run::{Pairs, pairs};
 use crate::ctx::Ctx;
 use crate::exit::{self, CliError};
+use crate::input::read;
 use crate::model::{self, LoadArgs};
 use crate::{progress, term};
 use clap::builder::FalseyValueParser;
 use kinfer::tokenizer::Encode;
-use kinfer::{Engine, KvType, Model, TokenLogprobs};
+use kinfer::{Engine, Model, TokenLogprobs};
 use serde::Serialize;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -32,7 +33,7 @@ pub struct ScoreArgs {
     #[arg(long, value_name = "FILE")]
     ids: Option<PathBuf>,
     /// Report the K likeliest tokens after each position (with --json)
-    #[arg(long, value_name = "K", default_value_t = 0, requires = "json")]
+    #[arg(long, value_name = "K", default_value_t = 0)]
     top: usize,
     /// Tokens per window
     #[arg(short, long, env = "KINFER_CTX_SIZE", value_name = "N", default_value_t = 512, value_parser = clap::value_parser!(u32).range(2..))]
@@ -67,8 +68,14 @@ after `ids[i]`, and `top[i]` are the likeliest tokens there. A window's last tok
 
 /// Runs it.
 pub fn run(args: ScoreArgs, ctx: &Ctx) -> anyhow::Result<()> {
+    if args.top > 0 && !args.json {
+        return Err(CliError::usage("--top needs --json, which is where its tokens are printed"));
+    }
     let input = read(args.text.as_deref().or(args.ids.as_deref()).unwrap_or("-".as_ref()))?;
     let given = if args.ids.is_some() { Some(parse_ids(&input)?) } else { None };
+    if let Some(ids) = &given {
+        enough(ids)?;
+    }
     let model = args.load.load(ctx, Some(&args.model))?;
     let tokenizer = model.tokenizer();
     let ids = match given {
@@ -79,9 +86,7 @@ pub fn run(args: ScoreArgs, ctx: &Ctx) -> anyhow::Result<()> {
             tokenizer.encode(&input, options).map_err(kinfer::Error::from)?
         }
     };
-    if ids.len() < 2 {
-        return Err(CliError::usage(format!("{} tokens: there is nothing to score below 2", ids.len())));
-    }
+    enough(&ids)?;
     let bos = tokenizer.bos().filter(|_| tokenizer.add_bos());
     let windows = windows(&ids, args.ctx_size as usize, bos);
     let engine = engine(model, &windows, args.cache_type)?;
@@ -114,6 +119,13 @@ pub fn run(args: ScoreArgs, ctx: &Ctx) -> anyhow::Result<()> {
     Ok(())
 }
 
+fn enough(ids: &[u32]) -> anyhow::Result<()> {
+    match ids.len() {
+        n @ 0..2 => Err(CliError::usage(format!("{n} tokens: there is nothing to score below 2"))),
+        _ => Ok(()),
+    }
+}
+
 /// Tokens that are scored together.
 struct Window {
     ids: Vec<u32>,
@@ -138,11 +150,7 @@ fn windows(ids: &[u32], size: usize, bos: Option<u32>) -> Vec<Window> {
 
 fn engine(model: Arc<Model>, windows: &[Window], cache: model::KvArg) -> anyhow::Result<Engine> {
     let longest = windows.iter().map(|w| w.ids.len()).max().unwrap_or(1);
-    let kv = match cache {
-        model::KvArg::F16 => KvType::F16,
-        model::KvArg::F32 => KvType::F32,
-    };
-    Ok(Engine::builder().model(model).context(longest).kv(kv).build()?)
+    Ok(Engine::builder().model(model).context(longest).kv(cache.into()).build()?)
 }
 
 fn parse_ids(text: &str) -> anyhow::Result<Vec<u32>> {

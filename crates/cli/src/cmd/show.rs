@@ -1,6 +1,7 @@
 //! `kinfer show`: what is in a model file, and the memory it takes.
 
 use crate::ctx::Ctx;
+use crate::exit::exclusive;
 use crate::table::{Table, grouped, printable};
 use crate::{model, term};
 use clap::builder::FalseyValueParser;
@@ -36,7 +37,7 @@ pub struct ShowArgs {
     #[arg(long, env = "KINFER_TENSORS", value_parser = FalseyValueParser::new())]
     tensors: bool,
     /// Print the chat template only
-    #[arg(long, env = "KINFER_TEMPLATE", value_parser = FalseyValueParser::new(), conflicts_with_all = ["tensors", "json"])]
+    #[arg(long, env = "KINFER_TEMPLATE", value_parser = FalseyValueParser::new())]
     template: bool,
     /// Print one JSON object
     #[arg(long, env = "KINFER_JSON", value_parser = FalseyValueParser::new())]
@@ -47,6 +48,8 @@ const TEMPLATE: &str = "tokenizer.chat_template";
 
 /// Runs it.
 pub fn run(args: ShowArgs, ctx: &Ctx) -> anyhow::Result<()> {
+    exclusive(("--template", args.template), ("--tensors", args.tensors))?;
+    exclusive(("--template", args.template), ("--json", args.json))?;
     let files = model::resolve(ctx, Some(&args.model))?.files;
     let path = files.first().cloned().unwrap_or_default();
     let gguf = Gguf::open(&path).map_err(kinfer::Error::from)?;

@@ -1,7 +1,8 @@
 //! `kinfer tokenize`: a text as the tokens of one or several models.
 
 use crate::ctx::Ctx;
-use crate::exit::CliError;
+use crate::exit::{CliError, exclusive};
+use crate::input::read;
 use crate::table::{Table, printable};
 use crate::{model, term};
 use anyhow::Context;
@@ -9,8 +10,7 @@ use clap::builder::FalseyValueParser;
 use kinfer::gguf::Gguf;
 use kinfer::tokenizer::{Encode, TokenKind, Tokenizer, VocabSpec};
 use serde_json::{Value, json};
-use std::fs;
-use std::io::{IsTerminal, Read};
+use std::io::IsTerminal;
 use std::path::PathBuf;
 use unicode_normalization::{UnicodeNormalization, is_nfc};
 use unicode_segmentation::UnicodeSegmentation;
@@ -38,7 +38,7 @@ pub struct TokenizeArgs {
     #[arg(short, long, env = "KINFER_FILE", value_name = "FILE")]
     file: Option<PathBuf>,
     /// Print the ids only, one line for each model
-    #[arg(long, env = "KINFER_IDS", value_parser = FalseyValueParser::new(), conflicts_with = "json")]
+    #[arg(long, env = "KINFER_IDS", value_parser = FalseyValueParser::new())]
     ids: bool,
     /// Print one JSON object
     #[arg(long, env = "KINFER_JSON", value_parser = FalseyValueParser::new())]
@@ -70,7 +70,9 @@ struct Length {
 
 /// Runs it.
 pub fn run(args: TokenizeArgs, ctx: &Ctx) -> anyhow::Result<()> {
+    exclusive(("--ids", args.ids), ("--json", args.json))?;
     let (models, text) = args.split()?;
+    model::check_names(models)?;
     let length = Length {
         bytes: text.len(),
         code_points: text.chars().count(),
@@ -153,27 +155,18 @@ impl TokenizeArgs {
     fn split(&self) -> anyhow::Result<(&[String], String)> {
         let text = match (&self.prompt, &self.file, self.words.as_slice()) {
             (Some(text), ..) => text.clone(),
-            (None, Some(path), _) if path.as_os_str() == "-" => stdin()?,
-            (None, Some(path), _) => {
-                fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?
-            }
+            (None, Some(path), _) => read(path)?,
             (None, None, [_]) if std::io::stdin().is_terminal() => {
                 return Err(CliError::usage(
                     "a text is needed: as the last argument, by -f FILE, or on stdin",
                 ));
             }
-            (None, None, [_]) => stdin()?,
+            (None, None, [_]) => read("-".as_ref())?,
             (None, None, [models @ .., text]) => return Ok((models, text.clone())),
             (None, None, []) => return Err(CliError::usage("a model is needed")),
         };
         Ok((&self.words, text))
     }
-}
-
-fn stdin() -> anyhow::Result<String> {
-    let mut text = String::new();
-    std::io::stdin().read_to_string(&mut text).context("cannot read the text from stdin")?;
-    Ok(text)
 }
 
 fn ratio(a: usize, b: usize) -> String {

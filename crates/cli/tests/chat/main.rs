@@ -168,6 +168,22 @@ fn ctrl_c_stops_a_reply_and_keeps_the_conversation() {
 }
 
 #[test]
+fn ctrl_c_while_a_model_loads_ends_it() {
+    let world = World::new();
+    for prompt in [&[][..], &["Hi"]] {
+        let mut command = world.kinfer();
+        // Single precision on one thread is slow to load.
+        command.args(["run", &smollm2(), "--numerics", "f32", "-t", "1"]).args(prompt);
+        let mut tty = Tty::spawn(&command);
+        tty.sees("loading");
+        tty.types(CTRL_C);
+        let (code, raw) = tty.end();
+        assert_eq!(code, 130, "{prompt:?}: {raw:?}");
+        assert!(!raw.contains("/help shows"), "{prompt:?}: {raw:?}");
+    }
+}
+
+#[test]
 fn a_full_context_is_told_and_does_not_end_the_chat() {
     let world = World::new();
     let mut tty = chat(&world, &["-c", "64", "--ignore-eos"]);

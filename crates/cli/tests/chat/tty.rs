@@ -144,11 +144,17 @@ impl Tty {
 
     /// Waits for the end and gives the exit code.
     #[track_caller]
-    pub fn code(mut self) -> u32 {
+    pub fn code(self) -> u32 {
+        self.end().0
+    }
+
+    /// Waits for the end and gives the exit code, and all that was written.
+    #[track_caller]
+    pub fn end(mut self) -> (u32, String) {
         let start = Instant::now();
         loop {
             if let Some(status) = self.child.try_wait().unwrap() {
-                return status.exit_code();
+                return (status.exit_code(), self.raw());
             }
             assert!(start.elapsed() < PATIENCE, "it did not end:\n{}", self.screen());
             std::thread::sleep(Duration::from_millis(10));

@@ -60,6 +60,12 @@ pub(crate) fn fetch(
         // A file of zero bytes would only puzzle whoever finds it.
         if partial.done == 0 {
             let _ = fs::remove_file(&job.partial);
+        } else if matches!(e, HubError::Cancelled) {
+            let (done, all) = (human_size(partial.done), human_size(job.size));
+            progress.event(Event::Note(&format!(
+                "{}: {done} of {all} are here and are kept: the same command goes on from there",
+                job.name
+            )));
         }
         return Err(e);
     }

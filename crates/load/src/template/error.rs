@@ -45,6 +45,15 @@ pub enum TemplateError {
         /// What the template engine said, with the line.
         reason: String,
     },
+    /// A message has the text of a control token, and what the template writes depends on it.
+    #[error(
+        "a message has the text {text:?}, which is a control token of this model, and the chat template does not pass it on \
+         as it stands; take it out of the message, or give another template with --chat-template"
+    )]
+    Inspected {
+        /// The text.
+        text: String,
+    },
     /// An extra variable has the name of one that rendering sets itself.
     #[error("the template variable '{name}' is set by rendering and cannot be given as an extra one")]
     ReservedName {

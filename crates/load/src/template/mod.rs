@@ -5,9 +5,11 @@
 //! fallback: a template that is missing or fails is an error that tells the way out.
 
 mod error;
+mod guard;
 mod python;
 
 pub use error::TemplateError;
+pub use guard::Guarded;
 
 use std::time::SystemTime;
 

@@ -22,6 +22,7 @@ pub use spec::{Strings, VocabSpec};
 pub use vocab::TokenKind;
 
 use std::borrow::Cow;
+use std::ops::Range;
 
 use unicode_normalization::{UnicodeNormalization, is_nfc};
 
@@ -159,6 +160,30 @@ impl Tokenizer {
     /// A character that the vocabulary has no token for, not even an unknown one; a BOS or EOS that was asked for but does
     /// not exist; a text of more than 1 GiB.
     pub fn encode(&self, text: &str, options: Encode) -> Result<Vec<u32>, TokenizerError> {
+        self.encode_around(text, options, &[])
+    }
+
+    /// The ids of a rendered chat template ([`Encode::rendered`]), in which no control token begins at a byte offset of
+    /// `plain` (ascending): there the text was typed, see [`Self::control_texts`].
+    ///
+    /// # Errors
+    /// As [`Self::encode`].
+    pub fn encode_prompt(&self, text: &str, plain: &[usize]) -> Result<Vec<u32>, TokenizerError> {
+        self.encode_around(text, Encode::rendered(), plain)
+    }
+
+    /// Where `text` spells control tokens (`<|im_start|>`), by ascending start. User-defined tokens are none: they are text
+    /// that is one token wherever it stands.
+    pub fn control_texts(&self, text: &str) -> Vec<Range<usize>> {
+        self.specials.controls(&self.vocab, text)
+    }
+
+    fn encode_around(
+        &self,
+        text: &str,
+        options: Encode,
+        plain: &[usize],
+    ) -> Result<Vec<u32>, TokenizerError> {
         // Offsets are u32, and an escaped or normalised text can be three times as long.
         const LIMIT: usize = 1 << 30;
         if text.len() > LIMIT {
@@ -172,8 +197,9 @@ impl Tokenizer {
         }
         let mut merger = Merger::default();
         let mut after_special = true;
-        let text = if self.squeeze_spaces { squeeze(text) } else { Cow::Borrowed(text) };
-        self.specials.split(&text, options.special, |part| {
+        let squeezed = if self.squeeze_spaces { squeeze(text) } else { Cow::Borrowed(text) };
+        let plain = moved(text, &squeezed, plain);
+        self.specials.split(&squeezed, options.special, &plain, |part| {
             match part {
                 Part::Token(id) => ids.push(id),
                 Part::Text(text) => self.encode_text(text, after_special, &mut merger, &mut ids)?,
@@ -342,6 +368,16 @@ fn plain_spaces(text: &str, spelling: Spelling) -> Cow<'_, str> {
     } else {
         Cow::Borrowed(text)
     }
+}
+
+/// The offsets in `squeezed` of the same characters: all but spaces are in both texts.
+fn moved<'o>(text: &str, squeezed: &str, offsets: &'o [usize]) -> Cow<'o, [usize]> {
+    if text.len() == squeezed.len() {
+        return Cow::Borrowed(offsets);
+    }
+    let others = |text: &str| text.bytes().filter(|&b| b != b' ').count();
+    let place = |n| squeezed.bytes().enumerate().filter(|&(_, b)| b != b' ').nth(n).map(|(at, _)| at);
+    offsets.iter().filter_map(|&at| place(others(&text[..at]))).collect()
 }
 
 /// Runs of spaces as one, none at the ends (sentencepiece's `remove_extra_whitespaces`).

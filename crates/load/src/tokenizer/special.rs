@@ -1,6 +1,8 @@
 //! Tokens that are cut out of a text before the model's own splitting, and the ids that end a generation.
 
-use aho_corasick::{AhoCorasick, AhoCorasickKind, MatchKind};
+use std::ops::Range;
+
+use aho_corasick::{AhoCorasick, AhoCorasickKind, Input, MatchKind};
 
 use super::TokenizerError;
 use super::spec::VocabSpec;
@@ -37,34 +39,66 @@ impl Specials {
         })
     }
 
-    /// Calls `part` with the parts of `text` in order; control tokens are looked for if `control`.
+    /// Calls `part` with the parts of `text` in order; control tokens are looked for if `control`, and none begins at an
+    /// offset in `plain` (ascending).
     pub fn split<'t, E>(
         &self,
         text: &'t str,
         control: bool,
+        plain: &[usize],
         mut part: impl FnMut(Part<'t>) -> Result<(), E>,
     ) -> Result<(), E> {
         let matcher = if control { &self.on_request } else { &self.always };
-        let mut done = 0;
-        for found in matcher.automaton.find_iter(text) {
-            if done < found.start() {
-                part(Part::Text(&text[done..found.start()]))?;
+        let (mut done, mut from) = (0, 0);
+        while let Some((mut id, mut found)) = matcher.find(text, from) {
+            if plain.binary_search(&found.start).is_ok() {
+                match self.always.find(text, found.start).filter(|(_, range)| range.start == found.start) {
+                    Some(user_defined) => (id, found) = user_defined,
+                    None => {
+                        from = after_char(text, found.start);
+                        continue;
+                    }
+                }
             }
-            part(Part::Token(matcher.ids[found.pattern().as_usize()]))?;
-            done = found.end();
+            if done < found.start {
+                part(Part::Text(&text[done..found.start]))?;
+            }
+            part(Part::Token(id))?;
+            (done, from) = (found.end, found.end);
         }
         if done < text.len() { part(Part::Text(&text[done..])) } else { Ok(()) }
     }
 
+    /// Where `text` spells control tokens, by ascending start; overlapping ones too.
+    pub fn controls(&self, vocab: &Vocab, text: &str) -> Vec<Range<usize>> {
+        let (mut out, mut from) = (Vec::new(), 0);
+        while let Some((id, found)) = self.on_request.find(text, from) {
+            from = after_char(text, found.start);
+            if vocab.kind(id) != Some(TokenKind::UserDefined) {
+                out.push(found);
+            }
+        }
+        out
+    }
+
     /// The token whose whole text is `text`.
     pub fn find(&self, text: &str) -> Option<u32> {
-        let found =
-            self.on_request.automaton.find(text).filter(|m| m.start() == 0 && m.end() == text.len())?;
-        self.on_request.ids.get(found.pattern().as_usize()).copied()
+        self.on_request.find(text, 0).filter(|(_, range)| *range == (0..text.len())).map(|(id, _)| id)
     }
 }
 
+/// The offset after the character at `at`.
+fn after_char(text: &str, at: usize) -> usize {
+    at + text[at..].chars().next().map_or(1, char::len_utf8)
+}
+
 impl Matcher {
+    /// The first token at or after `from`, and where it stands.
+    fn find(&self, text: &str, from: usize) -> Option<(u32, Range<usize>)> {
+        let found = self.automaton.find(Input::new(text).range(from..))?;
+        Some((self.ids[found.pattern().as_usize()], found.range()))
+    }
+
     fn new(vocab: &Vocab, kinds: &[TokenKind]) -> Result<Self, TokenizerError> {
         // Only whole characters can be cut out of a string.
         let texts = vocab.iter().filter(|(_, kind, bytes)| {

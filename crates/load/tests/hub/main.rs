@@ -330,7 +330,11 @@ fn cancelling_ends_even_a_silent_download() {
     hub.fail("resolve", Fault::Stall(60_000));
     let cancel = CancelFlag::new();
     let seen = cancel.clone();
+    let mut notes = Vec::new();
     let mut progress = |event: Event<'_>| {
+        if let Event::Note(text) = event {
+            notes.push(text.to_owned());
+        }
         if matches!(event, Event::Advance { done: 60_000, .. }) {
             // Later, so that the download is waiting for bytes by then.
             let cancel = seen.clone();
@@ -345,6 +349,7 @@ fn cancelling_ends_even_a_silent_download() {
     let got = Hub::new(config.clone(), no_catalog()).resolve(&model, &mut progress, &cancel);
     assert!(matches!(got, Err(HubError::Cancelled)), "{got:?}");
     assert!(start.elapsed() < Duration::from_secs(10), "{:?}", start.elapsed());
+    assert!(notes.iter().any(|note| note.contains("goes on from there")), "{notes:?}");
     assert_eq!(fs::metadata(partial(&config, &bytes)).unwrap().len(), 60_000);
 }
 

@@ -123,7 +123,7 @@ impl Bench {
             };
             self.once(&Case { tokens, ..*case })?;
         }
-        let mut runs = Vec::with_capacity(repetitions);
+        let mut runs = Vec::new();
         for _ in 0..repetitions {
             runs.push(self.once(case)?);
             tick();

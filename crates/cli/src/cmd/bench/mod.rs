@@ -8,10 +8,9 @@ use crate::exit::CliError;
 use crate::model::{KvArg, LoadArgs, NumericsArg};
 use crate::{model, progress, term};
 use clap::builder::FalseyValueParser;
-use kinfer::{Device, Model};
+use kinfer::Device;
 use measure::{Bench, Case, Kind};
 use report::{Format, Group, Measured};
-use std::sync::Arc;
 use std::time::Instant;
 
 /// Measure the speed of prompts and of generation
@@ -43,7 +42,8 @@ pub struct BenchArgs {
         env = "KINFER_N_PROMPT",
         value_name = "N,...",
         value_delimiter = ',',
-        default_value = "512"
+        default_value = "512",
+        value_parser = model::count
     )]
     n_prompt: Vec<usize>,
     /// Tokens to generate; 0: no decode test
@@ -53,7 +53,8 @@ pub struct BenchArgs {
         env = "KINFER_N_GEN",
         value_name = "N,...",
         value_delimiter = ',',
-        default_value = "128"
+        default_value = "128",
+        value_parser = model::count
     )]
     n_gen: Vec<usize>,
     /// Tokens in the cache before the test
@@ -63,7 +64,8 @@ pub struct BenchArgs {
         env = "KINFER_N_DEPTH",
         value_name = "N,...",
         value_delimiter = ',',
-        default_value = "0"
+        default_value = "0",
+        value_parser = model::count
     )]
     n_depth: Vec<usize>,
     /// Sequences that decode side by side, also written -np
@@ -104,6 +106,8 @@ pub fn run(args: BenchArgs, ctx: &Ctx) -> anyhow::Result<()> {
     if cases.is_empty() {
         return Err(CliError::usage("nothing to measure: give -p or -n a number above 0"));
     }
+    args.load_args(None).options()?;
+    model::check_names(&args.models)?;
     let threads: Vec<Option<u16>> =
         if args.threads.is_empty() { vec![None] } else { args.threads.iter().map(|&t| Some(t)).collect() };
     let total = args.models.len() * threads.len() * cases.len() * args.repetitions;
@@ -112,8 +116,9 @@ pub fn run(args: BenchArgs, ctx: &Ctx) -> anyhow::Result<()> {
     for name in &args.models {
         for &threads in &threads {
             let start = Instant::now();
-            let model = args.load(ctx, name, threads)?;
+            let model = args.load_args(threads).load(ctx, Some(name))?;
             let load = start.elapsed();
+            fits(&cases, model.spec().context)?;
             let mut group = Group::new(name, &model, threads, args.cache_type.into(), load);
             let mut bench = Bench::new(&model, &cases, args.cache_type.into())?;
             for case in &cases {
@@ -130,6 +135,17 @@ pub fn run(args: BenchArgs, ctx: &Ctx) -> anyhow::Result<()> {
         Some((group, test)) => {
             anyhow::bail!("{} {}: the repetitions gave different tokens", group.name, test.case)
         }
+    }
+}
+
+/// Refuses tests that are longer than the model's context.
+fn fits(cases: &[Case], context: usize) -> anyhow::Result<()> {
+    match cases.iter().find(|c| c.depth + c.tokens > context) {
+        Some(case) => Err(CliError::usage(format!(
+            "{case} takes {} tokens; the model was trained for {context}",
+            case.depth + case.tokens
+        ))),
+        None => Ok(()),
     }
 }
 
@@ -163,14 +179,13 @@ impl BenchArgs {
         cases
     }
 
-    fn load(&self, ctx: &Ctx, name: &str, threads: Option<u16>) -> anyhow::Result<Arc<Model>> {
-        let load = LoadArgs {
+    fn load_args(&self, threads: Option<u16>) -> LoadArgs {
+        LoadArgs {
             device: self.device,
             threads,
             isa: self.isa.clone(),
             numerics: self.numerics,
             ..LoadArgs::default()
-        };
-        load.load(ctx, Some(name))
+        }
     }
 }

@@ -7,7 +7,6 @@ mod sampling;
 mod stream;
 
 pub use answer::{Pairs, pairs};
-pub use prompt::read;
 
 use crate::ctx::Ctx;
 use crate::exit::{self, CliError};
@@ -57,7 +56,7 @@ pub struct RunArgs {
     #[arg(long, env = "KINFER_JSON", value_parser = FalseyValueParser::new(), help_heading = "Output")]
     json: bool,
     /// Add the K likeliest tokens of each step to --json, with natural logarithms of their probabilities
-    #[arg(long, env = "KINFER_LOGPROBS", value_name = "K", requires = "json", help_heading = "Output")]
+    #[arg(long, env = "KINFER_LOGPROBS", value_name = "K", help_heading = "Output")]
     logprobs: Option<usize>,
     /// Keep no history of what is typed in a chat
     #[arg(long, env = "KINFER_NO_HISTORY", value_parser = FalseyValueParser::new(), help_heading = "Output")]
@@ -121,10 +120,12 @@ struct Ready {
 pub fn run(args: RunArgs, ctx: &Ctx) -> anyhow::Result<()> {
     let (model, text) = args.model_and_text(ctx)?;
     let task = args.prompt.task(text)?;
-    if matches!(task, prompt::Task::Chat) && args.json {
+    if matches!(task, prompt::Task::Chat(_)) && args.json {
         return Err(CliError::usage("--json needs a prompt: a chat has no single answer"));
     }
-    let bias = args.sampling.logit_bias()?;
+    // All that can be wrong without a model is told before one is fetched or loaded.
+    let mut params = args.params()?;
+    let kv = args.engine.kv()?;
 
     let start = Instant::now();
     let model = args.load.load(ctx, model.as_deref())?;
@@ -133,26 +134,43 @@ pub fn run(args: RunArgs, ctx: &Ctx) -> anyhow::Result<()> {
         // Before anything is typed.
         model.template()?;
     }
-    let sampling = args.sampling.resolve(ctx, &model, bias);
-    let engine = args.engine.engine(model)?;
+    params.sampling = args.sampling.resolve(ctx, &model, params.sampling.logit_bias);
+    let engine = args.engine.engine(model, kv)?;
     ctx.detail(&format!("context: {} tokens", engine.limits().context));
-    let params = Params {
-        sampling,
-        max_tokens: usize::try_from(args.predict).ok(),
-        stop: args.sampling.stop.clone(),
-        ignore_eog: args.sampling.ignore_eos,
-        logprobs: args.logprobs,
-        ..Params::default()
-    };
     let ready = Ready { engine, params, thinking: args.think.into(), loaded_in };
     match task {
-        prompt::Task::Chat => chat::run(ctx, ready, &args),
+        prompt::Task::Chat(system) => chat::run(ctx, ready, &args, system),
         prompt::Task::Raw(text) => answer::run(ctx, ready, &args, answer::Ask::Raw(&text)),
         prompt::Task::Messages(messages) => answer::run(ctx, ready, &args, answer::Ask::Chat(&messages)),
     }
 }
 
 impl RunArgs {
+    /// The parameters as far as the flags say, checked.
+    fn params(&self) -> anyhow::Result<Params> {
+        if self.logprobs.is_some() && !self.json {
+            return Err(CliError::usage("--logprobs needs --json, which is where they are printed"));
+        }
+        if self.prompt.raw && !matches!(self.think, ThinkArg::Auto) {
+            return Err(CliError::usage(
+                "--think needs a chat template, and --raw uses none; give one of them",
+            ));
+        }
+        if self.predict == 0 {
+            return Err(CliError::usage("--predict is 0; it must be at least 1, or -1 for no limit"));
+        }
+        let params = Params {
+            sampling: self.sampling.given()?,
+            max_tokens: usize::try_from(self.predict).ok(),
+            stop: self.sampling.stop.clone(),
+            ignore_eog: self.sampling.ignore_eos,
+            logprobs: self.logprobs,
+            ..Params::default()
+        };
+        params.check().map_err(kinfer::Error::from)?;
+        Ok(params)
+    }
+
     /// MODEL and PROMPT. With --model on the command line, the first word without a flag is the prompt.
     fn model_and_text(&self, ctx: &Ctx) -> anyhow::Result<(Option<String>, Option<String>)> {
         match (ctx.source("model"), &self.first, &self.second) {

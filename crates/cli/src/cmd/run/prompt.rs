@@ -1,10 +1,10 @@
 //! What to say to the model, and where it comes from.
 
-use crate::exit::CliError;
-use anyhow::Context;
+use crate::exit::{CliError, exclusive};
+use crate::input::read;
 use clap::builder::FalseyValueParser;
 use kinfer::{Message, Role};
-use std::io::{IsTerminal, Read};
+use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
 
 /// The prompt.
@@ -30,14 +30,14 @@ pub struct PromptArgs {
     #[arg(long, env = "KINFER_SYSTEM_PROMPT_FILE", value_name = "FILE")]
     pub system_prompt_file: Option<PathBuf>,
     /// Continue the prompt as it is, without a chat template: for models that are not made for chats
-    #[arg(long, env = "KINFER_RAW", value_parser = FalseyValueParser::new(), conflicts_with_all = ["system_prompt", "system_prompt_file"])]
+    #[arg(long, env = "KINFER_RAW", value_parser = FalseyValueParser::new())]
     pub raw: bool,
 }
 
 /// What is to be done.
 pub enum Task {
-    /// Talk.
-    Chat,
+    /// Talk, with this system message.
+    Chat(Option<String>),
     /// Continue this text.
     Raw(String),
     /// Answer this conversation.
@@ -52,13 +52,16 @@ impl PromptArgs {
                 "the prompt is given twice: as PROMPT and by --prompt (or KINFER_PROMPT)",
             ));
         }
+        let (text_given, file_given) = (self.system_prompt.is_some(), self.system_prompt_file.is_some());
+        exclusive(("--raw", self.raw), ("--system-prompt", text_given))?;
+        exclusive(("--raw", self.raw), ("--system-prompt-file", file_given))?;
         let text = positional.or_else(|| self.prompt.clone());
         let file = self.file.as_deref().map(read).transpose()?;
         let prompt = match (text, file) {
             (Some(text), Some(file)) => format!("{text}\n\n{file}"),
             (Some(text), None) | (None, Some(text)) => text,
             (None, None) if !std::io::stdin().is_terminal() => read(Path::new("-"))?,
-            (None, None) if std::io::stdout().is_terminal() => return Ok(Task::Chat),
+            (None, None) if std::io::stdout().is_terminal() => return Ok(Task::Chat(self.system()?)),
             (None, None) => {
                 return Err(CliError::usage("a chat needs a terminal; give a prompt, or pipe one in"));
             }
@@ -83,32 +86,11 @@ impl PromptArgs {
     }
 
     /// The system message.
-    pub fn system(&self) -> anyhow::Result<Option<String>> {
+    fn system(&self) -> anyhow::Result<Option<String>> {
         match (&self.system_prompt, &self.system_prompt_file) {
             (Some(text), _) => Ok(Some(text.clone())),
             (None, Some(path)) => Ok(Some(read(path)?.trim_end().to_owned())),
             (None, None) => Ok(None),
         }
     }
-}
-
-/// A text file; `-` is standard input.
-pub fn read(path: &Path) -> anyhow::Result<String> {
-    let (bytes, name) = if path == Path::new("-") {
-        let mut bytes = Vec::new();
-        std::io::stdin().lock().read_to_end(&mut bytes).context("standard input cannot be read")?;
-        (bytes, "standard input".to_owned())
-    } else {
-        let name = path.display().to_string();
-        (std::fs::read(path).with_context(|| format!("{name} cannot be read"))?, name)
-    };
-    let mut text = String::from_utf8(bytes).map_err(|e| {
-        let at = e.utf8_error().valid_up_to();
-        CliError::usage(format!("{name} is not UTF-8 (byte {at}); convert it first, for example with iconv"))
-    })?;
-    if text.starts_with('\u{feff}') {
-        // A byte order mark is an editor's note to other editors.
-        text.remove(0);
-    }
-    Ok(text)
 }

@@ -30,9 +30,10 @@ pub struct SamplingArgs {
 }
 
 impl SamplingArgs {
-    /// The biases as ids and values.
-    pub fn logit_bias(&self) -> anyhow::Result<Vec<(u32, f32)>> {
-        self.logit_bias.iter().map(|text| parse_bias(text)).collect()
+    /// kinfer's defaults with what the user gave, for a check before a model is there.
+    pub fn given(&self) -> anyhow::Result<Sampling> {
+        let logit_bias = self.logit_bias.iter().map(|text| parse_bias(text)).collect::<Result<_, _>>()?;
+        Ok(Sampling { logit_bias, ..Sampling::default().with(&self.overrides) })
     }
 
     /// The values in use. Tells with `--verbose` where each comes from.

@@ -21,11 +21,11 @@ struct Chat<'a> {
 }
 
 /// Chats until Ctrl+D or `/bye`.
-pub fn run(ctx: &Ctx, ready: Ready, args: &RunArgs) -> anyhow::Result<()> {
+pub fn run(ctx: &Ctx, ready: Ready, args: &RunArgs, system: Option<String>) -> anyhow::Result<()> {
     let mut session = ready.engine.session();
     session.params = ready.params;
     session.thinking = ready.thinking;
-    if let Some(system) = args.prompt.system()? {
+    if let Some(system) = system {
         session.system(system);
     }
     let mut editor = LineEditor::new(ctx, !args.no_history)?;

@@ -165,15 +165,17 @@ pub fn pack_group(
             for (i, codes) in block.codes[..len].chunks_exact(BLOCK).enumerate() {
                 let at = layout.scale_bytes() + (first + i) * layout.block_bytes();
                 let vectors = &mut unit[at..at + layout.block_bytes()];
-                for (quad, codes) in codes.chunks_exact(4).enumerate() {
+                for (quad, codes) in codes.as_chunks::<4>().0.iter().enumerate() {
+                    // Four codes at once, one to a byte: what a shift moves across bytes, the mask removes.
+                    let codes = u32::from_le_bytes(codes.map(|c| (i32::from(c) - low) as u8));
                     for (vector, shift, bits, up) in layout.planes(quad) {
                         if bits == 0 {
                             continue;
                         }
-                        let mask = ((1u32 << bits) - 1) as i32;
-                        let dst = &mut vectors[64 * vector + 4 * r..64 * vector + 4 * r + 4];
-                        for (d, &c) in dst.iter_mut().zip(codes) {
-                            *d |= ((((i32::from(c) - low) >> up) & mask) << shift) as u8;
+                        let mask = 0x0101_0101 * ((1u32 << bits) - 1);
+                        if let Some(dst) = vectors[64 * vector + 4 * r..].first_chunk_mut::<4>() {
+                            let word = u32::from_le_bytes(*dst) | ((codes >> up) & mask) << shift;
+                            *dst = word.to_le_bytes();
                         }
                     }
                 }

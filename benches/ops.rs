@@ -70,7 +70,7 @@ fn prefill<E: KvElem>(c: &mut Criterion, name: &str, of: impl Fn(f32) -> E) {
                     for end in (chunk..=keys).step_by(chunk) {
                         let at = (end - chunk) * group * head_dim;
                         let a = cache.attend(&q[at..], group, chunk, end);
-                        ops.attention(&a, &mut scratch, &mut out[at..], group * head_dim);
+                        ops.attention(&a, &mut scratch, &mut out[at..], group * head_dim, None);
                     }
                 })
             });
@@ -91,7 +91,7 @@ fn decode<E: KvElem>(c: &mut Criterion, name: &str, keys: usize, of: impl Fn(f32
         for ops in all_ops() {
             g.bench_function(format!("hd{head_dim}_g{group}/{}", ops.isa()), |b| {
                 let a = cache.attend(&q, group, 1, keys);
-                b.iter(|| ops.attention(black_box(&a), &mut scratch, &mut out, group * head_dim))
+                b.iter(|| ops.attention(black_box(&a), &mut scratch, &mut out, group * head_dim, None))
             });
         }
     }

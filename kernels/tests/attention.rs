@@ -4,6 +4,8 @@ mod common;
 
 use common::{Rng, SPECIAL, all_ops, nmse, same_bits};
 use half::f16;
+use kinfer_kernels::amx::{TileAttend, TileConvert};
+use kinfer_kernels::isa::Isa;
 use kinfer_kernels::ops::{
     Attend, BLOCK_LEN, KvElem, KvLayout, KvRows, Ops, PARTITION_LEN, live_partitions, partial_len,
 };
@@ -121,14 +123,24 @@ impl<E: Round> Case<E> {
 
     /// All rows of all heads, `chunk` rows at a time.
     fn run(&self, ops: &Ops, chunk: usize) -> Vec<f32> {
+        self.run_on(ops, chunk, None)
+    }
+
+    /// [`Case::run`], on tiles if there is a proof that this machine has them.
+    fn run_on(&self, ops: &Ops, chunk: usize, tiles: Option<TileConvert>) -> Vec<f32> {
         let stride = self.q_stride();
         let mut out = vec![f32::NAN; self.len * stride];
         let mut scratch = vec![f32::NAN; 2 * chunk * self.group * partial_len(self.layout.head_dim)];
+        let len = TileAttend::scratch_len(self.layout.head_dim, chunk * self.group);
+        let mut lines = vec![0f32; len + 16];
+        let skip = lines.as_ptr().align_offset(64);
+        let mut tiles = tiles.map(|proof| TileAttend::new(proof, &mut lines[skip..][..len]));
         for h in 0..self.layout.kv_heads {
             for start in (0..self.len).step_by(chunk) {
                 let rows = start..(start + chunk).min(self.len);
                 let at = rows.start * stride + h * self.group * self.layout.head_dim;
-                ops.attention(&self.attend(h, rows), &mut scratch, &mut out[at..], stride);
+                let a = self.attend(h, rows);
+                ops.attention(&a, &mut scratch, &mut out[at..], stride, tiles.as_mut());
             }
         }
         out
@@ -178,6 +190,17 @@ fn check<E: Round>(s: Shape, chunks: &[usize]) {
         for &chunk in chunks {
             let got = case.run(ops, chunk);
             assert!(same_bits(&got, &want), "{what}: {} in chunks of {chunk}", ops.isa());
+        }
+    }
+    if let (true, Some(proof)) = (size_of::<E>() == 2, TileConvert::new(Isa::Amx)) {
+        let ops = Ops::new(Isa::Amx).unwrap();
+        let want = case.run_on(ops, chunks[0], Some(proof));
+        // Queries, keys, weights and values are rounded to 8 bits of mantissa each.
+        let err = nmse(&want, &case.oracle());
+        assert!(err < 2e-5, "{what}: error {err:e} on tiles");
+        for &chunk in chunks {
+            let got = case.run_on(ops, chunk, Some(proof));
+            assert!(same_bits(&got, &want), "{what}: tiles in chunks of {chunk}");
         }
     }
 }
@@ -257,7 +280,7 @@ fn partitions_apart() {
         let len = a.queries() * partial_len(32);
         let mut parts = vec![vec![f32::NAN; len]; live.len()];
         for i in (0..live.len()).rev() {
-            ops.attend(&a, live.start + i, &mut parts[i]);
+            ops.attend(&a, live.start + i, &mut parts[i], None);
         }
         let mut sum = parts[0].clone();
         for p in &parts[1..] {
@@ -304,13 +327,13 @@ fn dead_partitions_are_empty_and_merge_as_nothing() {
     for ops in all_ops() {
         let a = case.attend(0, 590..600);
         let mut dead = vec![f32::NAN; a.queries() * partial_len(16)];
-        ops.attend(&a, 0, &mut dead);
+        ops.attend(&a, 0, &mut dead, None);
         assert!(
             dead.chunks(partial_len(16))
                 .all(|p| p[0] == f32::NEG_INFINITY && p[1..].iter().all(|&x| x == 0.0))
         );
         let mut live = dead.clone();
-        ops.attend(&a, 2, &mut live);
+        ops.attend(&a, 2, &mut live, None);
         let before = live.clone();
         ops.merge(16, &mut live, &dead);
         assert!(same_bits(&live, &before));

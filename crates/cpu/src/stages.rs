@@ -9,6 +9,7 @@ use crate::{Act, Cpu, Kv, Step};
 use kinfer_core::backend::{AttnWeights, FfnWeights, Scratch};
 use kinfer_core::batch::{BLOCK_LEN, Role};
 use kinfer_core::{AttnSpec, FfnSpec};
+use kinfer_kernels::amx::TileAttend;
 use kinfer_kernels::ops::{Attend, KvElem, KvRows, partial_len};
 use std::ops::Range;
 use std::sync::PoisonError;
@@ -187,6 +188,9 @@ fn attend_as<E: KvElem>(
         };
         (a, first)
     };
+    let tiles_len = TileAttend::scratch_len(head_dim, ATTN_ROWS * group);
+    let on_tiles =
+        |first: usize| cpu.convert.filter(|_| step_ref.roles_of(step_ref.rows())[first] == Role::Prompt);
     let items = step.tiles.len() * kv_heads;
     let threads = cpu.team.threads();
     let len = partial_len(head_dim);
@@ -198,24 +202,26 @@ fn attend_as<E: KvElem>(
     let shared = View { ptr: partials.as_mut_slice().as_mut_ptr(), stride: 0, width: 0 };
     cpu.team.run(|worker| {
         // SAFETY: each worker has its own scratch.
-        let scratch = unsafe { pool.of(worker.id) };
+        let (tiles, scratch) = unsafe { pool.of(worker.id) }.split_at_mut(tiles_len);
         if !split {
             while let Some(i) = worker.claim(items) {
                 // The last rows of a prompt see the most keys: begin with them.
                 let (a, first) = item(items - 1 - i);
                 let n = a.queries() * len;
                 let (work, result) = scratch.split_at_mut(2 * ATTN_ROWS * group * len);
-                cpu.ops.attention(&a, &mut work[..2 * n], result, group * head_dim);
+                let mut tiles = on_tiles(first).map(|proof| TileAttend::new(proof, tiles));
+                cpu.ops.attention(&a, &mut work[..2 * n], result, group * head_dim, tiles.as_mut());
                 // SAFETY: this item's rows and columns are this worker's.
                 unsafe { put(result, &a, first, out) };
             }
             return;
         }
         while let Some(piece) = worker.claim(pieces) {
-            let (a, at, partition) = locate(items, piece, len, |i| item(i).0);
+            let (a, first, at, partition) = locate(items, piece, len, item);
             // SAFETY: each piece has its own part of the shared partial results.
             let dst = unsafe { shared.row_mut(0, at..at + a.queries() * len) };
-            cpu.ops.attend(&a, partition, dst);
+            let mut tiles = on_tiles(first).map(|proof| TileAttend::new(proof, tiles));
+            cpu.ops.attend(&a, partition, dst, tiles.as_mut());
         }
         worker.barrier();
         let mut at = 0;
@@ -240,20 +246,20 @@ fn attend_as<E: KvElem>(
     step.worker_scratch = scratch;
 }
 
-/// Item, place of its partial results, and partition of a piece, pieces counted through all items.
+/// Item, its first row, place of its partial results, and partition of a piece, pieces counted through all items.
 fn locate<'a, E: Copy>(
     items: usize,
     piece: usize,
     len: usize,
-    item: impl Fn(usize) -> Attend<'a, E>,
-) -> (Attend<'a, E>, usize, usize) {
+    item: impl Fn(usize) -> (Attend<'a, E>, usize),
+) -> (Attend<'a, E>, usize, usize, usize) {
     let (mut before, mut at, mut i) = (0, 0, 0);
     loop {
-        let a = item(i);
+        let (a, first) = item(i);
         let live = a.partitions();
         if piece < before + live.len() || i + 1 == items {
             let p = piece - before;
-            return (a, at + p * a.queries() * len, live.start + p);
+            return (a, first, at + p * a.queries() * len, live.start + p);
         }
         before += live.len();
         at += live.len() * a.queries() * len;

@@ -4,6 +4,7 @@ use crate::Cpu;
 use crate::mem::Buffer;
 use kinfer_core::batch::{BLOCK_LEN, Role};
 use kinfer_core::{Batch, ModelSpec, RopeSpec, Run};
+use kinfer_kernels::amx::TileAttend;
 use kinfer_kernels::ops::{PARTITION_LEN, partial_len, rope_table};
 
 /// Query rows that one attention item takes: enough to share each load of keys, few enough that its partial results (up to
@@ -30,7 +31,7 @@ pub struct Step {
     pub(crate) tiles: Vec<(u32, u32, u32)>,
     /// Rows of one run that lie in one cache block: `(run, first row, rows)`.
     pub(crate) chunks: Vec<(u32, u32, u32)>,
-    /// Scratch of each worker: two sets of partial results of one item, and its outputs.
+    /// Scratch of each worker: two sets of partial results of one item, its outputs, and what tiles need.
     pub(crate) worker_scratch: Vec<Buffer<f32>>,
     /// Partial results of a decode that is split by partitions.
     pub(crate) partials: Buffer<f32>,
@@ -42,7 +43,11 @@ pub struct Step {
 impl Step {
     pub(crate) fn new(spec: &ModelSpec, rows: usize, blocks: usize, threads: usize) -> Step {
         let attn = || spec.layers.iter().map(|l| &l.attn);
-        let item = attn().map(|a| a.heads / a.kv_heads.max(1) * partial_len(a.head_dim)).max().unwrap_or(0);
+        let item = |a: &kinfer_core::AttnSpec| {
+            let queries = ATTN_ROWS * a.heads / a.kv_heads.max(1);
+            3 * queries * partial_len(a.head_dim) + TileAttend::scratch_len(a.head_dim, queries)
+        };
+        let item = attn().map(item).max().unwrap_or(0);
         let all_heads = attn().map(|a| a.heads * partial_len(a.head_dim)).max().unwrap_or(0);
         let partitions = (blocks * BLOCK_LEN).div_ceil(PARTITION_LEN);
         Step {
@@ -57,7 +62,7 @@ impl Step {
             ropes: spec.ropes.iter().map(|r| vec![0.0; 2 * rows * r.inv_freq.len()]).collect(),
             tiles: Vec::with_capacity(rows),
             chunks: Vec::with_capacity(rows),
-            worker_scratch: (0..threads).map(|_| Buffer::new(3 * ATTN_ROWS * item)).collect(),
+            worker_scratch: (0..threads).map(|_| Buffer::new(item)).collect(),
             partials: Buffer::new(all_heads * partitions),
             compact: Vec::new(),
             max_rows: rows,

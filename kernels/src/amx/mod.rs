@@ -8,6 +8,8 @@
 //! `[row][32 columns]`.
 
 #[cfg(target_arch = "x86_64")]
+mod attn;
+#[cfg(target_arch = "x86_64")]
 mod gemm;
 #[cfg(target_arch = "x86_64")]
 mod tile;
@@ -18,7 +20,9 @@ mod weights;
 mod tests;
 
 use crate::isa::Isa;
+use crate::ops::Attend;
 use crate::pack::Packing;
+use half::f16;
 use std::ops::Range;
 
 #[cfg(target_arch = "x86_64")]
@@ -112,9 +116,46 @@ impl TileConvert {
     }
 }
 
+/// Attention on tiles, with its working memory.
+#[derive(Debug)]
+pub struct TileAttend<'a> {
+    scratch: &'a mut [f32],
+}
+
+impl<'a> TileAttend<'a> {
+    /// Floats of working memory for `queries` queries.
+    pub fn scratch_len(head_dim: usize, queries: usize) -> usize {
+        #[cfg(target_arch = "x86_64")]
+        return attn::scratch_len(head_dim, queries);
+        #[cfg(not(target_arch = "x86_64"))]
+        {
+            let _ = (head_dim, queries);
+            0
+        }
+    }
+
+    /// `_proof` shows that this process may use AMX. `scratch` is aligned to 64 bytes and holds [`TileAttend::scratch_len`] floats.
+    pub fn new(_proof: TileConvert, scratch: &'a mut [f32]) -> Self {
+        assert!(scratch.as_ptr().addr().is_multiple_of(64), "the tiles' working memory is not aligned");
+        TileAttend { scratch }
+    }
+
+    /// [`crate::ops::Ops::attend`] on tiles.
+    pub(crate) fn attend(&mut self, a: &Attend<'_, f16>, partition: usize, partials: &mut [f32]) {
+        // SAFETY: that `self` exists proves the instruction set; `new` checked the alignment.
+        #[cfg(target_arch = "x86_64")]
+        unsafe {
+            kernels::attend(a, partition, partials, self.scratch)
+        }
+        #[cfg(not(target_arch = "x86_64"))]
+        let _ = (a, partition, partials);
+    }
+}
+
 #[cfg(target_arch = "x86_64")]
 mod kernels {
-    use super::{STRIP, TileFn, TileRows, gemm, weights};
+    use super::{STRIP, TileFn, TileRows, attn, gemm, weights};
+    use crate::ops::Attend;
     use crate::pack::{Float, Packing, by_layout};
     use std::arch::x86_64::*;
     use std::ops::Range;
@@ -147,6 +188,17 @@ mod kernels {
     }
     instance!(quant[const BITS: u32, const GROUP: usize, const TWO: bool, const MIN: bool] weights::Quant<BITS, GROUP, TWO, MIN>);
     instance!(half[E: weights::Element] weights::Half<E>);
+
+    #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx512bf16,avx2,fma,f16c")]
+    pub(super) unsafe fn attend(
+        a: &Attend<'_, half::f16>,
+        partition: usize,
+        partials: &mut [f32],
+        scratch: &mut [f32],
+    ) {
+        // SAFETY: passed on.
+        unsafe { attn::attend(a, partition, partials, scratch) }
+    }
 
     /// Rounds to nearest even.
     ///

@@ -24,7 +24,7 @@ pub(super) trait Weights {
 /// Two columns of sixteen rows, the low half of each lane from `even`, rounded to bf16 (ties away from zero: one addition per
 /// column, where ties to even would take three instructions).
 #[inline(always)]
-unsafe fn pair(even: __m512, odd: __m512) -> __m512i {
+pub(super) unsafe fn pair(even: __m512, odd: __m512) -> __m512i {
     // SAFETY: by the caller's instruction set.
     unsafe {
         let round = _mm512_set1_epi32(0x8000);

@@ -7,7 +7,7 @@
 //! Slices that do not fit each other are a mistake of the caller: a debug build asserts; a release build stays
 //! within the shortest slice and leaves the rest of the output as it was.
 
-mod attn;
+pub(crate) mod attn;
 mod elementwise;
 mod lanes;
 mod norm;

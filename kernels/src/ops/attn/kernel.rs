@@ -5,8 +5,8 @@ use super::{Attend, BLOCK_LEN, KvElem, LIMIT, PARTIAL_HEAD, PARTITION_LEN, parti
 use crate::ops::lanes::{store_n, tanh};
 use crate::simd::{LANES, Scalar, Simd, exp};
 
-/// Most queries that share the loads of a tile of keys.
-const MAX_QUERIES: usize = 12;
+/// Most queries that go through a tile of keys together.
+const MAX_QUERIES: usize = 16;
 
 /// What of a product an instruction set keeps in registers: sums of a tile of rows, one or two vectors each, beside
 /// the operands.
@@ -87,17 +87,17 @@ macro_rules! by_count {
 
 /// Up to [`MAX_QUERIES`] queries at work on one tile of 32 keys.
 #[repr(align(64))]
-struct Tile<E> {
+pub(crate) struct Tile<E> {
     /// Scores, then weights.
-    weights: [[f32; BLOCK_LEN]; MAX_QUERIES],
+    pub(crate) weights: [[f32; BLOCK_LEN]; MAX_QUERIES],
     /// What the earlier weights and values are multiplied by, since the largest score has grown.
-    decay: [f32; LANES],
+    pub(crate) decay: [f32; LANES],
     /// The queries.
     q: [*const f32; MAX_QUERIES],
     /// The keys that each query sees: `from..to` within the tile, never empty.
-    seen: [(usize, usize); MAX_QUERIES],
+    pub(crate) seen: [(usize, usize); MAX_QUERIES],
     /// First query's partial result, and floats from one to the next.
-    partials: *mut f32,
+    pub(crate) partials: *mut f32,
     stride: usize,
     /// The head: its keys, `[head_dim, BLOCK_LEN]`, then its values, `[BLOCK_LEN, v_stride]`.
     keys: *const E,
@@ -105,6 +105,24 @@ struct Tile<E> {
     ahead: *const E,
     head_dim: usize,
     v_stride: usize,
+}
+
+impl<E: KvElem> Tile<E> {
+    /// The tile of a head's `keys`, without queries yet, with partial results `stride` floats apart.
+    pub(crate) fn new(a: &Attend<'_, E>, stride: usize, keys: *const E) -> Self {
+        Tile {
+            weights: [[0.0; BLOCK_LEN]; MAX_QUERIES],
+            decay: [0.0; LANES],
+            q: [a.q.as_ptr(); MAX_QUERIES],
+            seen: [(0, 0); MAX_QUERIES],
+            partials: std::ptr::null_mut(),
+            stride,
+            keys,
+            ahead: keys,
+            head_dim: a.layout.head_dim,
+            v_stride: a.layout.v_stride(),
+        }
+    }
 }
 
 /// `weights[r] = scale * q[r] . k` for the 32 keys of a tile.
@@ -193,7 +211,7 @@ unsafe fn sums<S: Simd, E: KvElem, const N: usize, const C: usize>(
 
 /// Turns scores into weights and updates `m` and `l` of `n` queries.
 #[inline(always)]
-unsafe fn softmax<S: Simd, E>(t: &mut Tile<E>, n: usize, softcap: Option<f32>) {
+pub(crate) unsafe fn softmax<S: Simd, E>(t: &mut Tile<E>, n: usize, softcap: Option<f32>) {
     // SAFETY: `n <= MAX_QUERIES`; a partial starts with a vector of which `m` is the first, and the vector `l`.
     unsafe {
         for r in 0..n {
@@ -293,18 +311,9 @@ pub unsafe fn attend<S: Width, E: KvElem>(a: &Attend<'_, E>, partition: usize, p
             debug_assert!(false, "position {tile} has no block");
             continue;
         };
-        let mut t = Tile {
-            weights: [[0.0; BLOCK_LEN]; MAX_QUERIES],
-            decay: [0.0; LANES],
-            q: [a.q.as_ptr(); MAX_QUERIES],
-            seen: [(0, 0); MAX_QUERIES],
-            partials: partials[rows.start * group * stride..].as_mut_ptr(),
-            stride,
-            keys,
-            ahead: head(tile + BLOCK_LEN).unwrap_or(keys),
-            head_dim: layout.head_dim,
-            v_stride: layout.v_stride(),
-        };
+        let mut t = Tile::new(a, stride, keys);
+        t.partials = partials[rows.start * group * stride..].as_mut_ptr();
+        t.ahead = head(tile + BLOCK_LEN).unwrap_or(keys);
         let (mut row, mut g) = (rows.start, 0);
         let mut left = rows.len() * group;
         let mut tiles = left.div_ceil(S::QUERIES);
@@ -312,8 +321,7 @@ pub unsafe fn attend<S: Width, E: KvElem>(a: &Attend<'_, E>, partition: usize, p
             let n = left.div_ceil(tiles);
             for r in 0..n {
                 t.q[r] = a.q[row * a.q_stride + g * layout.head_dim..].as_ptr();
-                let seen = a.visible(a.start + row);
-                t.seen[r] = (seen.start.saturating_sub(tile), (seen.end - tile).min(BLOCK_LEN));
+                t.seen[r] = a.seen(row, tile);
                 g += 1;
                 if g == group {
                     (row, g) = (row + 1, 0);

@@ -1,6 +1,7 @@
 //! Layout of the KV cache.
 
 use super::{Attend, BLOCK_LEN};
+use crate::amx::TileAttend;
 use crate::ops::{Ops, lanes::load_n};
 use crate::simd::{LANES, Simd};
 use half::f16;
@@ -79,7 +80,13 @@ pub trait KvElem: sealed::Sealed + Copy + Default + Send + Sync + 'static {
     /// [`Ops::kv_write`] for this type.
     fn kv_write(ops: &Ops, head_dim: usize, head: &mut [Self], rows: KvRows<'_>);
     /// [`Ops::attend`] for this type.
-    fn attend(ops: &Ops, a: &Attend<'_, Self>, partition: usize, partials: &mut [f32]);
+    fn attend(
+        ops: &Ops,
+        a: &Attend<'_, Self>,
+        partition: usize,
+        partials: &mut [f32],
+        tiles: Option<&mut TileAttend<'_>>,
+    );
 }
 
 impl KvElem for f32 {
@@ -96,7 +103,13 @@ impl KvElem for f32 {
     fn kv_write(ops: &Ops, head_dim: usize, head: &mut [f32], rows: KvRows<'_>) {
         ops.kv_write_f32(head_dim, head, rows);
     }
-    fn attend(ops: &Ops, a: &Attend<'_, f32>, partition: usize, partials: &mut [f32]) {
+    fn attend(
+        ops: &Ops,
+        a: &Attend<'_, f32>,
+        partition: usize,
+        partials: &mut [f32],
+        _: Option<&mut TileAttend<'_>>,
+    ) {
         ops.attend_f32(a, partition, partials);
     }
 }
@@ -115,8 +128,17 @@ impl KvElem for f16 {
     fn kv_write(ops: &Ops, head_dim: usize, head: &mut [f16], rows: KvRows<'_>) {
         ops.kv_write_f16(head_dim, head, rows);
     }
-    fn attend(ops: &Ops, a: &Attend<'_, f16>, partition: usize, partials: &mut [f32]) {
-        ops.attend_f16(a, partition, partials);
+    fn attend(
+        ops: &Ops,
+        a: &Attend<'_, f16>,
+        partition: usize,
+        partials: &mut [f32],
+        tiles: Option<&mut TileAttend<'_>>,
+    ) {
+        match tiles {
+            Some(tiles) => tiles.attend(a, partition, partials),
+            None => ops.attend_f16(a, partition, partials),
+        }
     }
 }
 

@@ -10,10 +10,13 @@
 mod kernel;
 mod kv;
 
+#[cfg(target_arch = "x86_64")]
+pub(crate) use kernel::{Tile, softmax};
 pub use kernel::{attend, finish, merge};
 pub use kv::{KvElem, KvLayout, KvRows, kv_write};
 
 use super::Ops;
+use crate::amx::TileAttend;
 use crate::simd::LANES;
 use std::ops::Range;
 
@@ -68,7 +71,7 @@ impl<E> Attend<'_, E> {
     }
 
     /// Rows that see some key of the tile at `tile`: neither is all of it before them nor are they a window past it.
-    fn rows_seeing(&self, tile: usize) -> Range<usize> {
+    pub(crate) fn rows_seeing(&self, tile: usize) -> Range<usize> {
         let end = match self.window {
             None => self.rows,
             Some(0) => 0,
@@ -83,8 +86,14 @@ impl<E> Attend<'_, E> {
         self.window.map_or(0, |w| end.saturating_sub(w))..end
     }
 
+    /// The keys of the tile at `tile` that row `row` sees, counted from the tile's first.
+    pub(crate) fn seen(&self, row: usize, tile: usize) -> (usize, usize) {
+        let seen = self.visible(self.start + row);
+        (seen.start.saturating_sub(tile), (seen.end - tile).min(BLOCK_LEN))
+    }
+
     /// Whether the slices hold what the other fields promise.
-    fn fits(&self, partials: usize) -> bool {
+    pub(crate) fn fits(&self, partials: usize) -> bool {
         let KvLayout { kv_heads, head_dim } = self.layout;
         let small = [kv_heads, head_dim, self.group, self.rows, self.start].iter().all(|&n| n <= LIMIT);
         small
@@ -107,7 +116,7 @@ pub fn live_partitions(start: usize, rows: usize, window: Option<usize>) -> Rang
 
 /// Floats before `o` in a partial result: a vector with `m` and whether any key was seen (1 or 0), and the sum of
 /// weights `l` as a vector whose lanes are added up at the end.
-const PARTIAL_HEAD: usize = 2 * LANES;
+pub(crate) const PARTIAL_HEAD: usize = 2 * LANES;
 
 /// Floats of a query's partial result: `m`, `l`, and `o`, padded to whole vectors.
 pub fn partial_len(head_dim: usize) -> usize {
@@ -122,9 +131,15 @@ impl Ops {
     }
 
     /// Computes the partial results of all queries over one partition: `partials`, `[rows, group, partial_len]`, is
-    /// overwritten. A query that sees no key of the partition gets an empty partial.
-    pub fn attend<E: KvElem>(&self, a: &Attend<'_, E>, partition: usize, partials: &mut [f32]) {
-        E::attend(self, a, partition, partials);
+    /// overwritten. A query that sees no key of the partition gets an empty partial. With `tiles`, 16-bit caches go through them.
+    pub fn attend<E: KvElem>(
+        &self,
+        a: &Attend<'_, E>,
+        partition: usize,
+        partials: &mut [f32],
+        tiles: Option<&mut TileAttend<'_>>,
+    ) {
+        E::attend(self, a, partition, partials, tiles);
     }
 
     /// Attention of all queries: every live partition in turn, merged and finished. Row `r`, head `g` goes to
@@ -135,6 +150,7 @@ impl Ops {
         scratch: &mut [f32],
         out: &mut [f32],
         stride: usize,
+        mut tiles: Option<&mut TileAttend<'_>>,
     ) {
         let head_dim = a.layout.head_dim;
         let len = a.queries() * partial_len(head_dim);
@@ -142,9 +158,9 @@ impl Ops {
         let (partials, next) = scratch.split_at_mut(len.min(scratch.len() / 2));
         let next = &mut next[..partials.len()];
         let live = a.partitions();
-        self.attend(a, live.start, partials);
+        self.attend(a, live.start, partials, tiles.as_deref_mut());
         for partition in live.skip(1) {
-            self.attend(a, partition, next);
+            self.attend(a, partition, next, tiles.as_deref_mut());
             self.merge(head_dim, partials, next);
         }
         self.finish(head_dim, a.group, partials, out, stride);

@@ -3,5 +3,6 @@
 pub mod isa;
 pub mod ops;
 pub mod pack;
+pub mod peak;
 pub mod quant;
 pub mod simd;

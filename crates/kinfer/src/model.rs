@@ -4,6 +4,7 @@ use crate::chat::{Chat, Prompt};
 use crate::plan::Plan;
 use crate::vocab::Vocab;
 use crate::{Device, Engine, Error, Message, Result, Thinking, device};
+use kinfer_core::batch::BLOCK_LEN;
 use kinfer_core::{KvType, ModelSpec, Runner, RunnerLimits};
 use kinfer_gen::{Sampling, SamplingOverrides, Vocabulary};
 use kinfer_load::gguf::{Gguf, Metadata};
@@ -237,8 +238,13 @@ impl Model {
     /// A runner of single steps with its own cache, below the engine: for benchmarks and for tests of numerics.
     ///
     /// # Errors
-    /// [`Error::Model`] when the cache or the scratch does not fit in memory.
+    /// [`Error::Memory`] or [`Error::Model`] when the cache or the scratch does not fit in memory.
     pub fn runner(&self, limits: RunnerLimits) -> Result<Box<dyn Runner>> {
+        let needed = self.inner.runner_bytes(&limits);
+        if let Some(available) = device::available_memory().filter(|&a| a < needed) {
+            let what = format!("a cache of {} tokens, and buffers,", limits.blocks * BLOCK_LEN);
+            return Err(Error::Memory { what, needed, available });
+        }
         Ok(self.inner.clone().runner(limits)?)
     }
 

@@ -108,7 +108,7 @@ struct Sequence {
 
 impl Sequence {
     fn new(i: usize, vocab: usize) -> Self {
-        let mut random = Random(100 + i as u64);
+        let mut random = Random::new(100 + i as u64);
         Sequence {
             tokens: (0..BLOCKS * BLOCK_LEN).map(|_| (random.bits() % vocab as u64) as u32).collect(),
             blocks: (0..BLOCKS).rev().map(|b| (b * SEQUENCES + i) as u32).collect(),

@@ -7,6 +7,7 @@ use kinfer_candle::Candle;
 use kinfer_core::{Batch, Error, Format, KvType, Model, Result, Role, RunnerLimits};
 use kinfer_load::gguf::{Gguf, write::Writer};
 use kinfer_models::source::{Source, Stored, Value};
+use kinfer_models::synthetic;
 use std::cell::RefCell;
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -17,7 +18,7 @@ const LIMITS: RunnerLimits = RunnerLimits { rows: 8, outputs: 1, blocks: 1, kv: 
 type Tensors = Vec<(String, Vec<u64>, Vec<u8>)>;
 
 fn tensors() -> Tensors {
-    let mut random = Random(7);
+    let mut random = Random::new(7);
     let mut tensors = Tensors::new();
     let mut add = |name: &str, shape: &[u64]| {
         let values = (0..shape.iter().product()).map(|_| random.uniform() / 4.0);
@@ -118,6 +119,20 @@ fn without_a_head_the_embedding_is_it() {
     assert_eq!(tied.bytes_per_token(), copied.bytes_per_token());
     assert_eq!(tied.weight_bytes() + 4 * 10 * 32, copied.weight_bytes());
     assert_eq!(logits(tied), logits(copied));
+}
+
+/// Models of random weights are sane: they load, and activations stay in range.
+#[test]
+fn synthetic_models_compute() {
+    for quant in synthetic::quants() {
+        let model: synthetic::Synthetic = format!("tiny:{quant}").parse().unwrap();
+        let mut file = Vec::new();
+        model.write(&mut file, |_| Ok(())).unwrap();
+        let gguf = Gguf::from_bytes(file).unwrap();
+        let logits = logits(kinfer_models::load(Candle::cpu(), &gguf, &mut |_, _| {}).unwrap());
+        let rms = (logits.iter().map(|v| v * v).sum::<f32>() / logits.len() as f32).sqrt();
+        assert!((0.3..3.0).contains(&rms), "{quant}: root mean square of the logits {rms}");
+    }
 }
 
 #[test]

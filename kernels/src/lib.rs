@@ -4,5 +4,6 @@ pub mod amx;
 pub mod isa;
 pub mod ops;
 pub mod pack;
+pub mod peak;
 pub mod quant;
 pub mod simd;

@@ -13,6 +13,7 @@ mod plan;
 mod rope;
 mod sampling;
 pub mod source;
+pub mod synthetic;
 
 pub use build::Progress;
 pub use decoder::Decoder;

@@ -1,11 +1,10 @@
 //! Small random models of every shape that a spec can have, for the backend suite.
 
 use crate::common::Random;
-use kinfer_core::{
-    Activation, AttnSpec, Backend, FfnSpec, Format, LayerSpec, Model, ModelSpec, RopeSpec, dequantize,
-};
+use kinfer_core::{Activation, AttnSpec, Backend, FfnSpec, Format, LayerSpec, Model, ModelSpec, RopeSpec};
 use kinfer_load::gguf::{Gguf, write::Writer};
 use kinfer_models::arch::{Blueprint, Names, QkRows};
+use kinfer_models::synthetic::Blocks;
 use std::sync::Arc;
 
 /// Width of everything that a weight's rows run along: one block of the largest format.
@@ -159,7 +158,7 @@ impl Shape {
     }
 
     fn file(&self, spec: &ModelSpec, names: &Names, formats: &[Format]) -> Gguf {
-        let mut file = File { writer: Writer::default(), data: Vec::new(), random: Random(1), formats };
+        let mut file = File { writer: Writer::default(), data: Vec::new(), random: Random::new(1), formats };
         file.matrix(names.embed, spec.vocab, DIM, 1.0);
         if !self.tied {
             file.matrix(names.head, spec.vocab, DIM, 1.0);
@@ -207,7 +206,9 @@ impl File<'_> {
         let format = self.formats[self.data.len() % self.formats.len()];
         let format = if cols.is_multiple_of(format.block_len()) { format } else { Format::F16 };
         self.writer.tensor(name, &[cols as u64, rows as u64], format.tensor_type()).unwrap();
-        self.data.push(blocks(&mut self.random, format, rows * cols, gain / (cols as f32).sqrt()));
+        let mut data = vec![0; format.bytes_for(rows * cols).unwrap()];
+        Blocks::new(format, gain / (cols as f32).sqrt()).fill(&mut self.random, &mut data);
+        self.data.push(data);
     }
 
     /// `[len]` of F32 around `mean`.
@@ -222,46 +223,4 @@ impl File<'_> {
         self.writer.write(&mut bytes, &self.data).unwrap();
         Gguf::from_bytes(bytes).unwrap()
     }
-}
-
-/// `len` elements of `format` with this root mean square: random codes and sub-block scales, and block scales that
-/// fit.
-fn blocks(random: &mut Random, format: Format, len: usize, rms: f32) -> Vec<u8> {
-    if format.quant().is_none() {
-        // A uniform variable has a root mean square of 1/sqrt(3).
-        let values = (0..len).map(|_| 3f32.sqrt() * rms * random.uniform());
-        return match format {
-            Format::F32 => values.flat_map(f32::to_le_bytes).collect(),
-            Format::F16 => values.flat_map(|v| half::f16::from_f32(v).to_le_bytes()).collect(),
-            _ => values.flat_map(|v| half::bf16::from_f32(v).to_le_bytes()).collect(),
-        };
-    }
-    // Where the half-precision block scale and offset lie, and the offset that centres the codes at scale 1.
-    let (scale_at, offset_at, offset) = match format {
-        Format::Q4_1 => (0, Some(2), -7.5),
-        Format::Q5_1 => (0, Some(2), -15.5),
-        Format::Q2_K => (80, Some(82), 1.5),
-        Format::Q3_K => (108, None, 0.0),
-        Format::Q4_K => (0, Some(2), 7.5),
-        Format::Q5_K => (0, Some(2), 15.5),
-        Format::Q6_K => (208, None, 0.0),
-        _ => (0, None, 0.0),
-    };
-    let mut bytes: Vec<u8> =
-        (0..format.bytes_for(len).unwrap()).map(|_| (random.bits() >> 56) as u8).collect();
-    let set_scales = |bytes: &mut [u8], scale: f32| {
-        for block in bytes.chunks_exact_mut(format.block_bytes()) {
-            let mut put = |at: usize, v: f32| {
-                block[at..at + 2].copy_from_slice(&half::f16::from_f32(v).to_le_bytes());
-            };
-            put(scale_at, scale);
-            offset_at.iter().for_each(|&at| put(at, offset * scale));
-        }
-    };
-    set_scales(&mut bytes, 1.0);
-    let mut values = vec![0.0; len];
-    dequantize(format, &bytes, &mut values);
-    let unscaled = (values.iter().map(|v| f64::from(v * v)).sum::<f64>() / len as f64).sqrt();
-    set_scales(&mut bytes, rms / unscaled as f32);
-    bytes
 }

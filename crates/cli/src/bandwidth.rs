@@ -1,5 +1,7 @@
 //! How fast memory can be read: what bounds the speed of decoding, which reads all weights for every token.
 
+use crate::system;
+use kinfer::machine;
 use std::hint::black_box;
 use std::sync::Barrier;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -16,15 +18,24 @@ pub struct Bandwidth {
 }
 
 /// Bytes to read by default: much larger than the last-level cache of desktop processors.
-pub const DEFAULT_BYTES: u64 = 256 << 20;
+const DEFAULT_BYTES: u64 = 256 << 20;
 
 /// Bytes that a thread takes at a time.
 const PIECE: usize = 1 << 20;
 
-/// Reads `bytes` of memory with 1, 2, 4, … and `max_threads` threads for about `time` in all, and gives the best pass of
+/// Bytes to read on this machine: four times its last-level cache, so that the cache serves little of it. `None` where
+/// memory is too short for that.
+pub fn bytes() -> Option<usize> {
+    let cache = system::last_level_cache().unwrap_or(0);
+    let bytes = (4 * cache).clamp(DEFAULT_BYTES, 4 * DEFAULT_BYTES);
+    let short = machine::available_memory().is_some_and(|free| free / 2 < bytes);
+    usize::try_from(bytes).ok().filter(|_| !short)
+}
+
+/// Reads `bytes` of memory with each of these numbers of threads for about `time` in all, and gives the best pass of
 /// each: other programs can only make a pass slower.
-pub fn measure(bytes: usize, max_threads: usize, time: Duration) -> Vec<Bandwidth> {
-    let max_threads = max_threads.max(1);
+pub fn measure(bytes: usize, threads: &[usize], time: Duration) -> Vec<Bandwidth> {
+    let max_threads = threads.iter().copied().max().unwrap_or(1);
     let share = (bytes / 8 / max_threads).max(1);
     // Fresh memory is slow to touch, so all threads fill it.
     let parts: Vec<Vec<u64>> = thread::scope(|s| {
@@ -32,14 +43,9 @@ pub fn measure(bytes: usize, max_threads: usize, time: Duration) -> Vec<Bandwidt
         threads.into_iter().filter_map(|t| t.join().ok()).collect()
     });
     let pieces: Vec<&[u64]> = parts.iter().flat_map(|part| part.chunks(PIECE / 8)).collect();
-    let mut counts: Vec<usize> =
-        std::iter::successors(Some(1), |t| Some(t * 2)).take_while(|&t| t < max_threads).collect();
-    counts.push(max_threads);
-    let each = time / counts.len() as u32;
-    counts
-        .into_iter()
-        .map(|threads| Bandwidth { threads, gb_per_s: best_pass(&pieces, threads, each) })
-        .collect()
+    let each = time / threads.len().max(1) as u32;
+    let best = |&threads: &usize| Bandwidth { threads, gb_per_s: best_pass(&pieces, threads, each) };
+    threads.iter().map(best).collect()
 }
 
 /// The best of the passes over all of `pieces` that begin within `time`, in GB/s.
@@ -107,9 +113,9 @@ mod tests {
     }
 
     #[test]
-    fn measures_doubling_thread_counts() {
-        let got = measure(1 << 20, 3, Duration::from_millis(3));
-        assert_eq!(got.iter().map(|b| b.threads).collect::<Vec<_>>(), [1, 2, 3]);
+    fn measures_each_number_of_threads() {
+        let got = measure(1 << 20, &[1, 3], Duration::from_millis(3));
+        assert_eq!(got.iter().map(|b| b.threads).collect::<Vec<_>>(), [1, 3]);
         assert!(got.iter().all(|b| b.gb_per_s.is_finite() && b.gb_per_s > 0.0), "{got:?}");
     }
 }

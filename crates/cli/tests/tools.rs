@@ -366,9 +366,11 @@ fn bench_measures_and_checks() {
         assert!(r["bytes_per_token"].as_u64().unwrap() > 60_000_000);
     }
     let decode = &results[1];
-    let bytes =
-        decode["bytes_per_token"].as_f64().unwrap() * decode["tokens_per_s"]["median"].as_f64().unwrap();
-    assert!((decode["gb_per_s"].as_f64().unwrap() - bytes / 1e9).abs() < 1e-6);
+    // Weights, and 30 layers' keys and values of 1, 2, 3 and 4 tokens, each 192 halves.
+    let bytes = 4.0 * decode["bytes_per_token"].as_f64().unwrap() + (10 * 30 * 2 * 2 * 192) as f64;
+    assert_eq!(decode["bytes"].as_f64().unwrap(), bytes);
+    let gb_per_s = bytes / 4.0 * decode["tokens_per_s"]["median"].as_f64().unwrap() / 1e9;
+    assert!((decode["gb_per_s"].as_f64().unwrap() - gb_per_s).abs() < 1e-6);
 
     let csv = kinfer.out(&["bench", &smollm2, "-p", "8", "-n", "0", "-r", "1", "--output", "csv"]);
     let lines: Vec<_> = csv.lines().collect();
@@ -385,4 +387,51 @@ fn a_bench_that_cannot_run_is_refused() {
     let says = kinfer.fails(&["bench", &model, "-p", "8193", "-n", "0", "-r", "1"], 2);
     assert!(says.contains("pp8193 takes 8193 tokens") && says.contains("8192"), "{says}");
     kinfer.fails(&["bench", &model, "-p", "0", "-n", "4", "-np", "100000000"], 3);
+}
+
+#[test]
+fn bench_makes_models_up_and_draws() {
+    let kinfer = Kinfer::new();
+    let figure = kinfer.home.path().join("speed.svg");
+    let mut args =
+        vec!["bench", "--synthetic", "tiny:q4_0,tiny:f16", "-p", "8,16", "-n", "4", "--depth", "0,32"];
+    args.extend(["--batch", "1,2", "-r", "1", "--output", "json", "--plot", figure.to_str().unwrap()]);
+    let got = kinfer.json(&args);
+    let results = got["results"].as_array().unwrap();
+    assert_eq!(results.len(), 2 * 8);
+    let path = kinfer.home.path().join(".cache/kinfer/synthetic/tiny.q4_0.v1.gguf");
+    assert_eq!((&results[0]["model"], results[0]["path"].as_str()), (&"tiny:q4_0".into(), path.to_str()));
+    #[cfg(not(debug_assertions))]
+    for r in results {
+        let number = |key: &str| r[key].as_f64().unwrap();
+        let bound = |key: &str| r["bounds"][key].as_f64().unwrap();
+        let int8 = if r["bounds"]["bf16_gops"].as_f64() > Some(0.0) { "bf16" } else { "int8" };
+        let arithmetic = if r["model"] == "tiny:q4_0" { int8 } else { "f32" };
+        assert_eq!(r["bounds"]["arithmetic"], arithmetic);
+        let peak = bound(&format!("{arithmetic}_gops"));
+        assert!((number("peak_share") * peak - number("gops")).abs() < 1e-6, "{r}");
+        assert!((number("memory_share") * bound("gb_per_s") - number("gb_per_s")).abs() < 1e-6, "{r}");
+    }
+    let figure = fs::read_to_string(figure).unwrap();
+    for want in
+        ["tiny:q4_0", "tiny:f16", "Decode by depth", "Decode by sequences", "Prefill by prompt", "Roofline"]
+    {
+        assert!(figure.contains(want), "{want} is not in the figure");
+    }
+
+    // The same file again, and no .part beside it.
+    let modified = fs::metadata(&path).unwrap().modified().unwrap();
+    let table =
+        kinfer.out(&["bench", "--synthetic", "tiny:q4_0", "-p", "8", "-n", "0", "-r", "1", "--no-bounds"]);
+    assert!(table.contains("pp8") && !table.contains("bounds"), "{table}");
+    assert_eq!(fs::metadata(&path).unwrap().modified().unwrap(), modified);
+    assert_eq!(fs::read_dir(path.parent().unwrap()).unwrap().count(), 2);
+    // It is a model as any other.
+    let run = ["run", path.to_str().unwrap(), "-p", "a", "--raw", "-n", "1", "--json"];
+    assert_eq!(kinfer.json(&run)["usage"]["completion_tokens"], 1);
+
+    assert!(kinfer.fails(&["bench", "--synthetic", "tiny:q9"], 2).contains("q4_k_m"));
+    assert!(kinfer.fails(&["bench", "--synthetic", "huge:q4_0"], 2).contains("llama-8b"));
+    let beyond = ["bench", "--synthetic", "tiny:q4_0", "-p", "0", "-d", "1000000000", "--no-bounds"];
+    assert!(kinfer.fails(&beyond, 3).contains("bytes of memory"));
 }

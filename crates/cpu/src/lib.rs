@@ -16,6 +16,7 @@ mod weight;
 
 pub use act::Act;
 pub use kinfer_kernels::isa::Isa;
+pub use kinfer_kernels::peak;
 pub use kv::Kv;
 pub use step::Step;
 pub use team::{Team, Worker};

@@ -35,9 +35,9 @@ mod worker;
 pub use device::Device;
 pub use engine::{Engine, EngineBuilder, Generation};
 pub use error::{Error, ErrorKind, Result};
-pub use kinfer_core::{KvType, ModelSpec};
-/// Facts about this machine, and the instruction sets that the CPU's kernels come in.
-pub use kinfer_cpu::{Isa, machine};
+pub use kinfer_core::{Activation, AttnSpec, FfnSpec, KvType, LayerSpec, ModelSpec, RopeSpec};
+/// Facts about this machine, the instruction sets that the CPU's kernels come in, and what those compute at most.
+pub use kinfer_cpu::{Isa, machine, peak};
 pub use kinfer_gen::{
     CancelToken, Done, Event, Finish, LengthLimit, Limits, Logprob, Params, Reasoning, Request, Sampling,
     SamplingOverrides, StopCause, Timings, TokenLogprobs, Usage, Vocabulary,
@@ -45,6 +45,8 @@ pub use kinfer_gen::{
 pub use kinfer_load::{gguf, hub, template, tokenizer};
 /// The built-in catalogue of short model names.
 pub use kinfer_models::catalog;
+/// Model files of random weights, to measure speed.
+pub use kinfer_models::synthetic;
 pub use model::{LoadOptions, Model, Numerics, Progress};
 pub use plan::Plan;
 pub use session::{Message, Reply, Role, Session, Thinking};

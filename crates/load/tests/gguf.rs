@@ -182,6 +182,27 @@ fn the_writer_refuses_what_the_reader_would() {
     assert!(matches!(writer.write(sink, no_data), Err(Problem::EmptyName { .. })));
 }
 
+#[test]
+fn data_written_in_pieces_is_the_same_file() {
+    let mut writer = Writer::default();
+    writer.set("general.alignment", 64u32);
+    writer.tensor("a", &[3], f32()).unwrap().tensor("b", &[1 << 10], f32()).unwrap();
+    let (a, b) = ([7u8; 12], (0..4096).map(|i| i as u8).collect::<Vec<_>>());
+    let mut pieces = Vec::new();
+    writer
+        .write_with(&mut pieces, |i, out| match i {
+            0 => out.write_all(&a),
+            _ => b.chunks(100).try_for_each(|piece| out.write_all(piece)),
+        })
+        .unwrap();
+    assert_eq!(pieces, bytes_of(&writer, &[&a, &b]));
+
+    let short = writer.write_with(&mut std::io::sink(), |_, out| out.write_all(&a));
+    assert!(matches!(short, Err(Problem::DataSize { tensor, expected: 4096, got: 12 }) if tensor == "b"));
+    let failed = writer.write_with(&mut std::io::sink(), |_, _| Err(std::io::Error::other("no source")));
+    assert_eq!(failed.unwrap_err().to_string(), "cannot write: no source");
+}
+
 /// Writes part `no` (from 0) of a split model with one tensor, `t{no}`.
 fn part(dir: &Path, no: u16, count: u16, total: i32) -> PathBuf {
     let mut writer = Writer::default();

@@ -306,3 +306,21 @@ pub(super) unsafe fn multiply<W: Weights>(
         release();
     }
 }
+
+/// `rounds` rounds of four independent tile products.
+///
+/// # Safety
+/// [`super::tile::available`] returned true.
+pub(super) unsafe fn peak(rounds: usize) {
+    // SAFETY: by this function's contract; the tiles are configured, and zero.
+    unsafe {
+        TileConfig::load();
+        for _ in 0..rounds {
+            tile_dot_bf16!(0, 4, 6);
+            tile_dot_bf16!(1, 4, 7);
+            tile_dot_bf16!(2, 5, 6);
+            tile_dot_bf16!(3, 5, 7);
+        }
+        release();
+    }
+}

@@ -116,6 +116,21 @@ impl TileConvert {
     }
 }
 
+/// Computes about `rounds / 16` rounds of independent tile products on registers alone: [`crate::peak::run`] for bf16.
+pub(crate) fn peak(isa: Isa, rounds: usize) -> Option<u64> {
+    if TileConvert::new(isa).is_none() {
+        return None;
+    }
+    let rounds = rounds.div_ceil(16);
+    // SAFETY: the instruction set is available.
+    #[cfg(target_arch = "x86_64")]
+    unsafe {
+        gemm::peak(rounds)
+    }
+    // Four products of 16 x 16 x 32 multiply-adds.
+    Some((rounds * 4 * 2 * 16 * 16 * 32) as u64)
+}
+
 /// Attention on tiles, with its working memory.
 #[derive(Debug)]
 pub struct TileAttend<'a> {

@@ -39,7 +39,7 @@ const DEBUG: bool = cfg!(debug_assertions);
 pub fn run(args: DoctorArgs, ctx: &Ctx) -> anyhow::Result<()> {
     let hub = model::hub(ctx)?;
     let available = machine::available_memory();
-    let bandwidth = if args.no_bandwidth || DEBUG { None } else { measure(ctx, available) };
+    let bandwidth = if args.no_bandwidth || DEBUG { None } else { measure(ctx) };
     let found = Found {
         // A wrong KINFER_ISA is what a doctor is asked about: said, not failed at.
         isa: Isa::from_env(),
@@ -60,16 +60,16 @@ pub fn run(args: DoctorArgs, ctx: &Ctx) -> anyhow::Result<()> {
     Ok(term::out(&found.text())?)
 }
 
-/// Measures in about a second, besides touching the memory; `None` where there is too little memory for it.
-fn measure(ctx: &Ctx, available: Option<u64>) -> Option<Vec<Bandwidth>> {
-    // Four times the last-level cache, so that the cache serves little of it.
-    let cache = system::last_level_cache().unwrap_or(0);
-    let bytes = (4 * cache).clamp(bandwidth::DEFAULT_BYTES, 4 * bandwidth::DEFAULT_BYTES);
-    if available.is_some_and(|free| free / 2 < bytes) {
-        return None;
-    }
+/// Measures with 1, 2, 4, … and all threads in about a second, besides touching the memory; `None` where there is too
+/// little memory for it.
+fn measure(ctx: &Ctx) -> Option<Vec<Bandwidth>> {
+    let bytes = bandwidth::bytes()?;
+    let most = machine::threads();
+    let mut threads: Vec<usize> =
+        std::iter::successors(Some(1), |t| Some(t * 2)).take_while(|&t| t < most).collect();
+    threads.push(most);
     let _line = progress::transient(ctx, "measuring memory bandwidth …");
-    Some(bandwidth::measure(usize::try_from(bytes).ok()?, machine::threads(), Duration::from_secs(1)))
+    Some(bandwidth::measure(bytes, &threads, Duration::from_secs(1)))
 }
 
 /// Everything that was found.

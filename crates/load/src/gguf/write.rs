@@ -1,8 +1,8 @@
-//! Writing GGUF files (version 3): for quantising, and for tests.
+//! Writing GGUF files (version 3): for quantising, for models made up to be measured, and for tests.
 
 #![forbid(unsafe_code)]
 
-use std::io::Write;
+use std::io::{self, Read, Write};
 
 use kinfer_kernels::quant::TensorType;
 
@@ -72,36 +72,59 @@ impl Writer {
     /// tensor's data need exist at a time. Give it a buffered or in-memory `out`.
     ///
     /// # Errors
-    /// [`Problem::DuplicateTensor`], [`Problem::EmptyName`], [`Problem::TooMany`] (a name's length),
-    /// [`Problem::Alignment`], [`Problem::DataSize`], [`Problem::DataCount`], [`Problem::Io`].
+    /// As [`Writer::write_with`], and [`Problem::DataCount`].
     pub fn write<D: AsRef<[u8]>>(
         &self,
         out: &mut impl Write,
         data: impl IntoIterator<Item = D>,
     ) -> Result<(), Problem> {
+        let (mut data, mut got, mut missing) = (data.into_iter(), 0, false);
+        let written = self.write_with(out, |_, out| match data.next() {
+            Some(bytes) => {
+                got += 1;
+                out.write_all(bytes.as_ref())
+            }
+            None => {
+                missing = true;
+                Ok(())
+            }
+        });
+        if !missing {
+            written?;
+            got += data.count();
+        }
+        match self.tensors.len() {
+            expected if expected != got => Err(Problem::DataCount { expected, got }),
+            _ => Ok(()),
+        }
+    }
+
+    /// Writes the file: the header, then each tensor's data as `data` writes it, which is called with the tensor's index
+    /// in the order of declaration. So a file larger than memory is made of pieces of any size.
+    ///
+    /// # Errors
+    /// [`Problem::DuplicateTensor`], [`Problem::EmptyName`], [`Problem::TooMany`] (a name's length),
+    /// [`Problem::Alignment`], [`Problem::DataSize`] (`data` wrote too little or too much), [`Problem::Io`] (also those
+    /// of `data`).
+    pub fn write_with(
+        &self,
+        out: &mut impl Write,
+        mut data: impl FnMut(usize, &mut dyn Write) -> io::Result<()>,
+    ) -> Result<(), Problem> {
+        let failed = |source| Problem::Io { doing: "write", source };
         let alignment = u64::from(alignment(&self.metadata)?);
         let header = self.header(alignment)?;
-        let mut put = |bytes: &[u8]| {
-            let padding = (bytes.len() as u64).next_multiple_of(alignment) - bytes.len() as u64;
-            out.write_all(bytes)
-                .and_then(|()| std::io::copy(&mut std::io::Read::take(std::io::repeat(0), padding), out))
-                .map_err(|source| Problem::Io { doing: "write", source })
-        };
-        put(&header)?;
-        let mut got = 0;
-        for bytes in data {
-            let bytes = bytes.as_ref();
-            if let Some(tensor) = self.tensors.get(got) {
-                if bytes.len() as u64 != tensor.bytes {
-                    let (expected, got) = (tensor.bytes, bytes.len() as u64);
-                    return Err(Problem::DataSize { tensor: tensor.name.clone(), expected, got });
-                }
-                put(bytes)?;
+        let padding = |bytes: u64| io::repeat(0).take(bytes.next_multiple_of(alignment) - bytes);
+        out.write_all(&header).map_err(failed)?;
+        io::copy(&mut padding(header.len() as u64), out).map_err(failed)?;
+        for (i, tensor) in self.tensors.iter().enumerate() {
+            let mut counted = Counted { out, bytes: 0 };
+            data(i, &mut counted).map_err(failed)?;
+            let (expected, got) = (tensor.bytes, counted.bytes);
+            if got != expected {
+                return Err(Problem::DataSize { tensor: tensor.name.clone(), expected, got });
             }
-            got += 1;
-        }
-        if got != self.tensors.len() {
-            return Err(Problem::DataCount { expected: self.tensors.len(), got });
+            io::copy(&mut padding(got), out).map_err(failed)?;
         }
         Ok(())
     }
@@ -136,6 +159,24 @@ impl Writer {
                 })?;
         }
         Ok(out)
+    }
+}
+
+/// Passes on what is written, and counts its bytes.
+struct Counted<'a, W> {
+    out: &'a mut W,
+    bytes: u64,
+}
+
+impl<W: Write> Write for Counted<'_, W> {
+    fn write(&mut self, buffer: &[u8]) -> io::Result<usize> {
+        let written = self.out.write(buffer)?;
+        self.bytes += written as u64;
+        Ok(written)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.out.flush()
     }
 }
 

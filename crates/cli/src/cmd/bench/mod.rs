@@ -1,17 +1,26 @@
 //! `kinfer bench`: prefill and decode speed.
 
+mod bounds;
 mod measure;
+mod plot;
 mod report;
+mod synthetic;
+mod work;
 
 use crate::ctx::Ctx;
 use crate::exit::CliError;
 use crate::model::{KvArg, LoadArgs, NumericsArg};
 use crate::{model, progress, term};
+use bounds::Bounds;
 use clap::builder::FalseyValueParser;
-use kinfer::Device;
+use kinfer::peak::Arithmetic;
+use kinfer::synthetic::Synthetic;
+use kinfer::{Device, Isa, Model, machine};
 use measure::{Bench, Case, Kind};
 use report::{Format, Group, Measured};
+use std::path::PathBuf;
 use std::time::Instant;
+use work::{Weights, Work};
 
 /// Measure the speed of prompts and of generation
 #[derive(clap::Args)]
@@ -20,8 +29,14 @@ Prefill (pp) computes a prompt in steps of --ubatch-size tokens; decode (tg) gen
 likeliest. Only the model is timed: no tokenizer, no sampling, as in llama-bench. A test at depth D has D tokens in
 the cache before it begins. A warm-up that is not counted comes first.
 
-GB/s are the bytes of weights that the test reads in a second, without the cache of keys and values. For decode, the
-memory bandwidth that `kinfer doctor` measures is the bound.
+tok/s is the median of the repetitions. GB/s are bytes of weights, keys and values that the test reads in a second, GOPS its
+operations (two per multiply-add); beside each is the share of what the machine was measured to do just before, with as
+many threads: reads from memory, and multiply-adds in registers. A model that fits into the processor's cache can read
+faster than memory.
+
+--synthetic SHAPE:QUANT measures random weights in a model's shape, from a file that is made once in KINFER_CACHE/synthetic:
+  SHAPE  tiny (for tests), smollm2-135m, gemma3-270m, llama-1b, llama-8b
+  QUANT  q4_k_m, q5_k_m (the usual mixes), or a format: q4_0, q4_1, q5_0, q8_0, q6_k, f16, ...
 
 Every repetition must give the same tokens; if one does not, kinfer says so and ends with code 1.
 
@@ -30,11 +45,16 @@ Lists are separated by commas. Examples:
   kinfer bench smollm2 gemma3:270m -p 0 -n 128 -t 1,2,4       decode only, by threads
   kinfer bench smollm2 -p 512 -n 64 -d 0,1024,4096            by depth
   kinfer bench smollm2 -p 0 -n 64 -np 1,8,32                  sequences side by side
+  kinfer bench --synthetic llama-1b:q4_k_m,llama-1b:q8_0      without fetching a model
+  kinfer bench smollm2 -p 64,512 -d 0,1024 --plot speed.svg   as a figure
   kinfer bench smollm2 --output csv >> speed.csv")]
 pub struct BenchArgs {
     /// Models: short names, hub references or .gguf files
-    #[arg(value_name = "MODEL", required = true)]
+    #[arg(value_name = "MODEL", required_unless_present = "synthetic")]
     models: Vec<String>,
+    /// Random weights in a model's shape, SHAPE:QUANT
+    #[arg(long, env = "KINFER_SYNTHETIC", value_name = "SHAPE:QUANT,...", value_delimiter = ',')]
+    synthetic: Vec<Synthetic>,
     /// Tokens of the prompts; 0: no prefill test
     #[arg(
         short = 'p',
@@ -61,6 +81,7 @@ pub struct BenchArgs {
     #[arg(
         short = 'd',
         long,
+        visible_alias = "depth",
         env = "KINFER_N_DEPTH",
         value_name = "N,...",
         value_delimiter = ',',
@@ -69,7 +90,7 @@ pub struct BenchArgs {
     )]
     n_depth: Vec<usize>,
     /// Sequences that decode side by side, also written -np
-    #[arg(long, env = "KINFER_PARALLEL", value_name = "N,...", value_delimiter = ',', default_value = "1", value_parser = model::size)]
+    #[arg(long, visible_alias = "batch", env = "KINFER_PARALLEL", value_name = "N,...", value_delimiter = ',', default_value = "1", value_parser = model::size)]
     parallel: Vec<usize>,
     /// Repetitions of each test
     #[arg(short, long, env = "KINFER_REPETITIONS", value_name = "N", default_value = "5", value_parser = model::size)]
@@ -95,6 +116,12 @@ pub struct BenchArgs {
     /// Count from the first run on, without a warm-up
     #[arg(long, env = "KINFER_NO_WARMUP", value_parser = FalseyValueParser::new())]
     no_warmup: bool,
+    /// Do not measure the machine's bounds, which takes a second or two
+    #[arg(long, env = "KINFER_NO_BOUNDS", value_parser = FalseyValueParser::new())]
+    no_bounds: bool,
+    /// Draw the results, too: speed by depth, sequences and prompt, and the roofline
+    #[arg(long, env = "KINFER_PLOT", value_name = "FILE.svg", conflicts_with = "no_bounds")]
+    plot: Option<PathBuf>,
     /// Form of the results
     #[arg(short, long, env = "KINFER_OUTPUT", value_name = "FORM", default_value = "table")]
     output: Format,
@@ -110,26 +137,40 @@ pub fn run(args: BenchArgs, ctx: &Ctx) -> anyhow::Result<()> {
     model::check_names(&args.models)?;
     let threads: Vec<Option<u16>> =
         if args.threads.is_empty() { vec![None] } else { args.threads.iter().map(|&t| Some(t)).collect() };
-    let total = args.models.len() * threads.len() * cases.len() * args.repetitions;
+    let bounds = args.bounds(ctx, &threads)?;
+    let mut models: Vec<(String, String)> = args.models.iter().map(|m| (m.clone(), m.clone())).collect();
+    for synthetic in &args.synthetic {
+        let path = synthetic::file(ctx, synthetic)?;
+        models.push((synthetic.to_string(), path.display().to_string()));
+    }
+    let total = models.len() * threads.len() * cases.len() * args.repetitions;
     let bar = progress::steps(ctx, "measuring", total as u64);
     let mut groups = Vec::new();
-    for name in &args.models {
-        for &threads in &threads {
+    for (name, path) in &models {
+        for (i, &threads) in threads.iter().enumerate() {
             let start = Instant::now();
-            let model = args.load_args(threads).load(ctx, Some(name))?;
+            let model = args.load_args(threads).load(ctx, Some(path))?;
             let load = start.elapsed();
             fits(&cases, model.spec().context)?;
-            let mut group = Group::new(name, &model, threads, args.cache_type.into(), load);
-            let mut bench = Bench::new(&model, &cases, args.cache_type.into())?;
+            let kv = args.cache_type.into();
+            let bounds = bounds.get(i).map(|&b| anyhow::Ok((b, args.arithmetic(&model)?)));
+            let bounds = bounds.transpose()?;
+            let mut group = Group::new(name, &model, threads, kv, load, bounds);
+            let mut bench = Bench::new(&model, &cases, kv)?;
             for case in &cases {
                 let runs = bench.run(case, args.repetitions, !args.no_warmup, || bar.inc(1))?;
-                group.tests.push(Measured::new(*case, &runs, model.bytes_per_token()));
+                let work = Work::of(case, model.spec(), Weights::of(&model), kv);
+                group.tests.push(Measured::new(*case, &runs, work));
             }
             groups.push(group);
         }
     }
     bar.finish_and_clear();
     term::out(&args.output.write(&groups)?)?;
+    if let Some(path) = &args.plot {
+        plot::write(path, &groups)?;
+        ctx.note(&format!("drawn: {}", path.display()));
+    }
     match groups.iter().flat_map(|g| g.tests.iter().map(move |t| (g, t))).find(|(_, t)| !t.same_tokens) {
         None => Ok(()),
         Some((group, test)) => {
@@ -177,6 +218,35 @@ impl BenchArgs {
             }
         }
         cases
+    }
+
+    /// The machine's bounds for each number of threads; none where they are not wanted, or a debug build could not reach them.
+    fn bounds(&self, ctx: &Ctx, threads: &[Option<u16>]) -> anyhow::Result<Vec<Bounds>> {
+        if self.no_bounds || cfg!(debug_assertions) {
+            return Ok(Vec::new());
+        }
+        let isa = self.instruction_set()?;
+        let counts: Vec<usize> =
+            threads.iter().map(|t| t.map_or_else(machine::threads, usize::from)).collect();
+        Ok(bounds::measure(ctx, isa, &counts))
+    }
+
+    fn instruction_set(&self) -> anyhow::Result<Isa> {
+        match &self.isa {
+            Some(name) => Ok(Isa::parse(name).map_err(CliError::usage)?),
+            None => Ok(Isa::best()),
+        }
+    }
+
+    /// What a model's prompts are computed in, for the most part.
+    fn arithmetic(&self, model: &Model) -> anyhow::Result<Arithmetic> {
+        let quantised = model.gguf().tensors().any(|t| t.tensor_type().is_some_and(|t| t.block_len() > 1));
+        let cpu = matches!(self.device, Device::Auto | Device::Cpu);
+        Ok(match self.numerics {
+            NumericsArg::Auto if cpu && quantised && self.instruction_set()? == Isa::Amx => Arithmetic::Bf16,
+            NumericsArg::Auto | NumericsArg::Int8 if cpu && quantised => Arithmetic::Int8,
+            _ => Arithmetic::F32,
+        })
     }
 
     fn load_args(&self, threads: Option<u16>) -> LoadArgs {

@@ -1,9 +1,12 @@
 //! The results of `kinfer bench` as a table, JSON or CSV.
 
+use super::bounds::Bounds;
 use super::measure::{Case, Kind, Run};
+use super::work::Work;
 use crate::system;
 use crate::table::Table;
 use kinfer::hub::human_size;
+use kinfer::peak::Arithmetic;
 use kinfer::{KvType, Model};
 use serde_json::{Value, json};
 use std::fmt::Write;
@@ -31,13 +34,22 @@ pub struct Group {
     weight_bytes: u64,
     bytes_per_token: u64,
     load: Duration,
+    /// The machine's bounds for these threads, and which arithmetic bounds this model; `None`: not measured.
+    pub bounds: Option<(Bounds, Arithmetic)>,
     /// Its results.
     pub tests: Vec<Measured>,
 }
 
 impl Group {
     /// A group without results.
-    pub fn new(name: &str, model: &Model, threads: Option<u16>, kv: KvType, load: Duration) -> Self {
+    pub fn new(
+        name: &str,
+        model: &Model,
+        threads: Option<u16>,
+        kv: KvType,
+        load: Duration,
+        bounds: Option<(Bounds, Arithmetic)>,
+    ) -> Self {
         Self {
             name: name.into(),
             path: model.path().display().to_string(),
@@ -47,8 +59,24 @@ impl Group {
             weight_bytes: model.weight_bytes(),
             bytes_per_token: model.bytes_per_token(),
             load,
+            bounds,
             tests: Vec::new(),
         }
+    }
+
+    /// The number of threads that the user asked for.
+    pub fn threads(&self) -> Option<u16> {
+        self.threads
+    }
+
+    /// The share of the memory's bandwidth that a test used.
+    pub fn memory_share(&self, test: &Measured) -> Option<f64> {
+        self.bounds.and_then(|(b, _)| b.gb_per_s).map(|bound| test.gb_per_s() / bound)
+    }
+
+    /// The share of the arithmetic's peak that a test used.
+    pub fn peak_share(&self, test: &Measured) -> Option<f64> {
+        self.bounds.map(|(b, arithmetic)| test.gops() / b.gops(arithmetic))
     }
 }
 
@@ -57,22 +85,40 @@ impl Group {
 pub struct Measured {
     /// The test.
     pub case: Case,
+    /// What a repetition computes and reads.
+    pub work: Work,
     /// Tokens per second of each repetition.
     rates: Vec<f64>,
-    /// Bytes of weights read per second at the median rate, in 10^9.
-    gb_per_s: f64,
     /// Whether all repetitions gave the same tokens.
     pub same_tokens: bool,
 }
 
 impl Measured {
     /// Sums up the repetitions.
-    pub fn new(case: Case, runs: &[Run], bytes_per_token: u64) -> Self {
+    pub fn new(case: Case, runs: &[Run], work: Work) -> Self {
         let rate = |r: &Run| case.all_tokens() as f64 / r.time.as_secs_f64().max(1e-9);
-        let rates: Vec<f64> = runs.iter().map(rate).collect();
-        let steps_per_s = median(&rates) * case.steps() as f64 / case.all_tokens() as f64;
         let same_tokens = runs.windows(2).all(|w| w[0].tokens == w[1].tokens);
-        Self { case, rates, gb_per_s: steps_per_s * bytes_per_token as f64 / 1e9, same_tokens }
+        Self { case, work, rates: runs.iter().map(rate).collect(), same_tokens }
+    }
+
+    /// Tokens per second.
+    pub fn median(&self) -> f64 {
+        median(&self.rates)
+    }
+
+    /// Repetitions per second, at the median.
+    fn runs_per_s(&self) -> f64 {
+        self.median() / self.case.all_tokens() as f64
+    }
+
+    /// Bytes read per second at the median, in 10^9.
+    pub fn gb_per_s(&self) -> f64 {
+        self.work.bytes * self.runs_per_s() / 1e9
+    }
+
+    /// Operations per second at the median, in 10^9.
+    pub fn gops(&self) -> f64 {
+        self.work.operations * self.runs_per_s() / 1e9
     }
 
     fn mean(&self) -> f64 {
@@ -86,11 +132,13 @@ impl Measured {
         if self.rates.len() < 2 { 0.0 } else { (squares / (self.rates.len() - 1) as f64).sqrt() }
     }
 
-    fn min(&self) -> f64 {
+    /// Of the slowest repetition.
+    pub fn min(&self) -> f64 {
         self.rates.iter().copied().fold(f64::INFINITY, f64::min)
     }
 
-    fn max(&self) -> f64 {
+    /// Of the fastest repetition.
+    pub fn max(&self) -> f64 {
         self.rates.iter().copied().fold(0.0, f64::max)
     }
 }
@@ -127,17 +175,29 @@ fn table(groups: &[Group]) -> String {
             "\n{} on {}: {weights} of weights, {token} read for a token, loaded in {load:.2} s\n",
             g.name, g.device
         );
-        let mut table = Table::new(["test", ">tok/s", "", ">median", ">min", ">max", ">GB/s"]);
+        if let Some((bounds, arithmetic)) = g.bounds {
+            let Bounds { threads, gb_per_s, .. } = bounds;
+            let memory = gb_per_s.map_or_else(String::new, |gb| format!("memory {gb:.1} GB/s, "));
+            let gops = bounds.gops(arithmetic);
+            let s = if threads == 1 { "" } else { "s" };
+            let _ =
+                writeln!(out, "bounds of {threads} thread{s}: {memory}{} {gops:.0} GOPS", arithmetic.name());
+        }
+        let mut table =
+            Table::new(["test", ">tok/s", ">min", ">max", ">GB/s", ">of memory", ">GOPS", ">of peak"]);
         for t in &g.tests {
             let number = |n: f64| if n < 100.0 { format!("{n:.2}") } else { format!("{n:.1}") };
+            let percent =
+                |share: Option<f64>| share.map_or_else(String::new, |s| format!("{:.0} %", 100.0 * s));
             table.row([
                 t.case.to_string(),
-                number(t.mean()),
-                format!("± {}", number(t.standard_deviation())),
-                number(median(&t.rates)),
+                number(t.median()),
                 number(t.min()),
                 number(t.max()),
-                format!("{:.2}", t.gb_per_s),
+                format!("{:.2}", t.gb_per_s()),
+                percent(g.memory_share(t)),
+                number(t.gops()),
+                percent(g.peak_share(t)),
             ]);
         }
         let _ = write!(out, "{table}");
@@ -178,13 +238,26 @@ fn json(groups: &[Group]) -> Value {
                     "ubatch": t.case.ubatch,
                     "tokens_per_s": {
                         "mean": t.mean(),
-                        "median": median(&t.rates),
+                        "median": t.median(),
                         "min": t.min(),
                         "max": t.max(),
                         "stddev": t.standard_deviation(),
                         "samples": t.rates,
                     },
-                    "gb_per_s": t.gb_per_s,
+                    "operations": t.work.operations,
+                    "bytes": t.work.bytes,
+                    "gb_per_s": t.gb_per_s(),
+                    "gops": t.gops(),
+                    "bounds": g.bounds.map(|(bounds, arithmetic)| json!({
+                        "threads": bounds.threads,
+                        "gb_per_s": bounds.gb_per_s,
+                        "f32_gops": bounds.f32_gops,
+                        "int8_gops": bounds.int8_gops,
+                        "bf16_gops": bounds.bf16_gops,
+                        "arithmetic": arithmetic.name(),
+                    })),
+                    "memory_share": g.memory_share(t),
+                    "peak_share": g.peak_share(t),
                     "same_tokens": t.same_tokens,
                 })
             })
@@ -205,7 +278,8 @@ fn machine() -> Value {
 fn csv(groups: &[Group]) -> String {
     let mut out = String::from(
         "version,cpu,model,device,threads,kv_type,weight_bytes,bytes_per_token,load_s,test,kind,tokens,depth,parallel,\
-         ubatch,repetitions,mean_tok_s,median_tok_s,min_tok_s,max_tok_s,stddev_tok_s,gb_per_s,same_tokens\n",
+         ubatch,repetitions,mean_tok_s,median_tok_s,min_tok_s,max_tok_s,stddev_tok_s,gb_per_s,memory_share,gops,peak_share,\
+         same_tokens\n",
     );
     let cpu = system::cpu_name();
     for g in groups {
@@ -214,9 +288,10 @@ fn csv(groups: &[Group]) -> String {
             let texts = [version(), &cpu, &g.name, &g.device, &threads, g.kv];
             let texts = texts.map(quoted).join(",");
             let Case { tokens, depth, parallel, ubatch, kind: _ } = t.case;
+            let share = |share: Option<f64>| share.map_or_else(String::new, |s| format!("{s:.4}"));
             let _ = writeln!(
                 out,
-                "{texts},{},{},{:.3},{},{},{tokens},{depth},{parallel},{ubatch},{},{:.3},{:.3},{:.3},{:.3},{:.3},{:.3},{}",
+                "{texts},{},{},{:.3},{},{},{tokens},{depth},{parallel},{ubatch},{},{:.3},{:.3},{:.3},{:.3},{:.3},{:.3},{},{:.3},{},{}",
                 g.weight_bytes,
                 g.bytes_per_token,
                 g.load.as_secs_f64(),
@@ -224,11 +299,14 @@ fn csv(groups: &[Group]) -> String {
                 kind(&t.case),
                 t.rates.len(),
                 t.mean(),
-                median(&t.rates),
+                t.median(),
                 t.min(),
                 t.max(),
                 t.standard_deviation(),
-                t.gb_per_s,
+                t.gb_per_s(),
+                share(g.memory_share(t)),
+                t.gops(),
+                share(g.peak_share(t)),
                 t.same_tokens
             );
         }
@@ -252,18 +330,19 @@ mod tests {
     fn measured(ms: &[u64], tokens: &[u32]) -> Measured {
         let case = Case { kind: Kind::Decode, tokens: 10, depth: 0, parallel: 2, ubatch: 8 };
         let run = |(ms, token): (&u64, &u32)| Run { time: Duration::from_millis(*ms), tokens: vec![*token] };
-        Measured::new(case, &ms.iter().zip(tokens).map(run).collect::<Vec<_>>(), 1_000_000_000)
+        let work = Work { operations: 2e9, bytes: 1e9 };
+        Measured::new(case, &ms.iter().zip(tokens).map(run).collect::<Vec<_>>(), work)
     }
 
     #[test]
     fn statistics() {
         // 20 tokens in 100, 200, 400 ms: 200, 100, 50 tokens per second.
         let m = measured(&[100, 200, 400], &[7, 7, 7]);
-        assert_eq!((m.min(), m.max(), median(&m.rates)), (50.0, 200.0, 100.0));
+        assert_eq!((m.min(), m.max(), m.median()), (50.0, 200.0, 100.0));
         assert!((m.mean() - 350.0 / 3.0).abs() < 1e-9);
         assert!((m.standard_deviation() - 76.376_261_582_597_33).abs() < 1e-9);
-        // Two tokens in a step: 50 steps per second of 1 GB each.
-        assert!((m.gb_per_s - 50.0).abs() < 1e-9);
+        // Five times in a second, at the median.
+        assert!((m.gb_per_s() - 5.0).abs() < 1e-9 && (m.gops() - 10.0).abs() < 1e-9);
         assert!(m.same_tokens);
         assert_eq!(median(&[1.0, 2.0, 3.0, 10.0]), 2.5);
         assert_eq!(measured(&[100], &[7]).standard_deviation(), 0.0);

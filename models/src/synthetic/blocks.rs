@@ -1,0 +1,146 @@
+//! Random weights in every stored format.
+
+use half::{bf16, f16};
+use kinfer_core::{Format, dequantize};
+
+/// SplitMix64 (Steele, Lea & Flood 2014).
+#[derive(Clone, Debug)]
+pub struct Random(u64);
+
+impl Random {
+    /// A generator whose sequence depends on `seed` alone.
+    pub fn new(seed: u64) -> Random {
+        Random(seed)
+    }
+
+    /// The next 64 bits.
+    pub fn bits(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+        z ^ (z >> 31)
+    }
+
+    /// Uniform in -1 to 1.
+    pub fn uniform(&mut self) -> f32 {
+        (self.bits() >> 40) as f32 / (1 << 23) as f32 - 1.0
+    }
+
+    fn fill(&mut self, out: &mut [u8]) {
+        for chunk in out.chunks_mut(8) {
+            chunk.copy_from_slice(&self.bits().to_le_bytes()[..chunk.len()]);
+        }
+    }
+}
+
+/// Makes blocks of a format whose values have zero mean, about, and a given root mean square.
+#[derive(Debug)]
+pub struct Blocks {
+    format: Format,
+    kind: Kind,
+}
+
+#[derive(Debug)]
+enum Kind {
+    /// Values to pick from, encoded.
+    Float(Vec<u8>),
+    /// Where a block's half-precision scale is, and where its offset (or the scale of its minimums), with the bytes that
+    /// belong there. All else in a block may have any bits.
+    Quantised { scale: (usize, [u8; 2]), offset: Option<(usize, [u8; 2])> },
+}
+
+/// Values that floats are picked from: 12 random bits choose one.
+const FLOATS: usize = 1 << 12;
+/// Blocks that the root mean square at scale 1 is estimated from: at 32 values each, to within 1 %.
+const SAMPLE: usize = 512;
+
+impl Blocks {
+    /// Blocks of `format` with values of root mean square `rms`.
+    pub fn new(format: Format, rms: f32) -> Blocks {
+        // The offset is what centres the codes at scale 1.
+        let (scale, offset) = match format {
+            Format::F32 | Format::F16 | Format::BF16 => return Blocks { format, kind: floats(format, rms) },
+            Format::Q4_0 | Format::Q5_0 | Format::Q8_0 => (0, None),
+            Format::Q4_1 => (0, Some((2, -7.5))),
+            Format::Q5_1 => (0, Some((2, -15.5))),
+            Format::Q2_K => (80, Some((82, 1.5))),
+            Format::Q3_K => (108, None),
+            Format::Q4_K => (0, Some((2, 7.5))),
+            Format::Q5_K => (0, Some((2, 15.5))),
+            Format::Q6_K => (208, None),
+        };
+        let scaled_by = |s: f32| Blocks {
+            format,
+            kind: Kind::Quantised {
+                scale: (scale, f16::from_f32(s).to_le_bytes()),
+                offset: offset.map(|(at, o)| (at, f16::from_f32(o * s).to_le_bytes())),
+            },
+        };
+        let mut sample = vec![0; SAMPLE * format.block_bytes()];
+        scaled_by(1.0).fill(&mut Random::new(0), &mut sample);
+        let mut values = vec![0.0; SAMPLE * format.block_len()];
+        dequantize(format, &sample, &mut values);
+        scaled_by(rms / root_mean_square(&values))
+    }
+
+    /// Fills `out`, a whole number of blocks.
+    pub fn fill(&self, random: &mut Random, out: &mut [u8]) {
+        match &self.kind {
+            Kind::Float(values) => {
+                let size = self.format.block_bytes();
+                for four in out.chunks_mut(4 * size) {
+                    let bits = random.bits();
+                    for (i, out) in four.chunks_exact_mut(size).enumerate() {
+                        let at = (bits >> (16 * i)) as usize % FLOATS * size;
+                        out.copy_from_slice(&values[at..at + size]);
+                    }
+                }
+            }
+            Kind::Quantised { scale, offset } => {
+                random.fill(out);
+                for block in out.chunks_exact_mut(self.format.block_bytes()) {
+                    for (at, bytes) in [scale].into_iter().chain(offset) {
+                        block[*at..at + 2].copy_from_slice(bytes);
+                    }
+                }
+            }
+        }
+    }
+}
+
+fn floats(format: Format, rms: f32) -> Kind {
+    let mut random = Random::new(0);
+    // A uniform variable has a root mean square of 1/sqrt(3).
+    let values = (0..FLOATS).map(|_| 3f32.sqrt() * rms * random.uniform());
+    Kind::Float(match format {
+        Format::F16 => values.flat_map(|v| f16::from_f32(v).to_le_bytes()).collect(),
+        Format::BF16 => values.flat_map(|v| bf16::from_f32(v).to_le_bytes()).collect(),
+        _ => values.flat_map(f32::to_le_bytes).collect(),
+    })
+}
+
+fn root_mean_square(values: &[f32]) -> f32 {
+    (values.iter().map(|v| f64::from(v * v)).sum::<f64>() / values.len() as f64).sqrt() as f32
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn values_have_the_scale_asked_for() {
+        for format in Format::all() {
+            let blocks = Blocks::new(format, 0.02);
+            let mut bytes = vec![0; 1000 * format.block_bytes()];
+            blocks.fill(&mut Random::new(1), &mut bytes);
+            let mut values = vec![0.0; 1000 * format.block_len()];
+            dequantize(format, &bytes, &mut values);
+            let rms = root_mean_square(&values);
+            assert!((rms / 0.02 - 1.0).abs() < 0.05, "{format}: {rms}");
+            let mean = values.iter().sum::<f32>() / values.len() as f32;
+            // Codes from -8 to 7 are -0.5 in the mean, 0.11 of their root mean square.
+            assert!(mean.abs() < 0.12 * rms, "{format}: mean {mean}");
+        }
+    }
+}

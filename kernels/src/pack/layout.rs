@@ -136,7 +136,13 @@ pub fn pack_group(
 ) {
     out.fill(0);
     let (len, bytes) = (format.block_len(), format.block_bytes());
-    let low = i32::from(quant.codes.0);
+    let low = quant.codes.0;
+    let planes: [_; BLOCK / 4] = std::array::from_fn(|quad| {
+        layout
+            .planes(quad)
+            .map(|(vector, shift, bits, up)| (vector, shift, 0x0101_0101 * ((1u32 << bits) - 1), up))
+    });
+    let pieces = if matches!(layout.bits, 3 | 5 | 6) { 2 } else { 1 };
     let mut block = Block::default();
     for (r, row) in rows.iter().enumerate().take(ROWS) {
         for (b, src) in row.chunks_exact(bytes).enumerate().take(cols / len) {
@@ -164,16 +170,12 @@ pub fn pack_group(
             }
             for (i, codes) in block.codes[..len].chunks_exact(BLOCK).enumerate() {
                 let at = layout.scale_bytes() + (first + i) * layout.block_bytes();
-                let vectors = &mut unit[at..at + layout.block_bytes()];
+                let vectors = unit[at..at + layout.block_bytes()].as_chunks_mut::<64>().0;
                 for (quad, codes) in codes.as_chunks::<4>().0.iter().enumerate() {
                     // Four codes at once, one to a byte: what a shift moves across bytes, the mask removes.
-                    let codes = u32::from_le_bytes(codes.map(|c| (i32::from(c) - low) as u8));
-                    for (vector, shift, bits, up) in layout.planes(quad) {
-                        if bits == 0 {
-                            continue;
-                        }
-                        let mask = 0x0101_0101 * ((1u32 << bits) - 1);
-                        if let Some(dst) = vectors[64 * vector + 4 * r..].first_chunk_mut::<4>() {
+                    let codes = u32::from_le_bytes(codes.map(|c| (c as u8).wrapping_sub(low as u8)));
+                    for &(vector, shift, mask, up) in &planes[quad][..pieces] {
+                        if let Some(dst) = vectors[vector].as_chunks_mut::<4>().0.get_mut(r) {
                             let word = u32::from_le_bytes(*dst) | ((codes >> up) & mask) << shift;
                             *dst = word.to_le_bytes();
                         }

@@ -272,7 +272,7 @@ fn roofline(area: &Area<'_>, series: &[Series<'_>]) -> anyhow::Result<()> {
         chart
             .draw_series(points(s, Kind::Decode).into_iter().map(|p| Circle::new(p, 4, s.colour.filled())))?;
     }
-    // Upper left, where no test can be.
+    // Upper left: above the roofs there is little, only what a cache fed.
     for (i, (_, _, label)) in roofs.iter().enumerate() {
         area.draw(&Text::new(label.clone(), (92, 46 + 18 * i as i32), style(13)))?;
     }

@@ -1,12 +1,16 @@
 //! Products with packed weights on one thread: `cargo bench -p kinfer-kernels --bench linear`.
 //!
-//! `decode`: one token against more weights than any cache holds, in bytes of packed weights per second; the bound is the memory bandwidth
-//! that `kinfer doctor` measures for one thread. `prefill`: 256 tokens, in operations per second (two per weight and token),
-//! which criterion prints as elements.
+//! `decode`: one token against more weights than any cache holds, in bytes of packed weights per second. `prefill`: 256
+//! tokens, in operations per second (two per weight and token), which criterion prints as elements. `speed` beside each is
+//! that of the fastest sample, with the share of the bandwidth or the peak measured in the same run.
 
-use criterion::{Criterion, Throughput, criterion_group, criterion_main};
+mod common;
+
+use common::{Work, bench};
+use criterion::{Criterion, criterion_group, criterion_main};
 use kinfer_kernels::isa::Isa;
 use kinfer_kernels::pack::{ActBlock, BLOCK, Matmul, Packing, QuantRows, Quantize, ROWS, padded_cols};
+use kinfer_kernels::peak::Arithmetic;
 use kinfer_kernels::quant::Format;
 use std::time::Duration;
 
@@ -70,21 +74,23 @@ fn linear(c: &mut Criterion) {
             let w = group.repeat(groups);
             let mut y = vec![0f32; groups * ROWS];
             let mut g = c.benchmark_group("decode");
-            g.throughput(Throughput::Bytes(w.len() as u64)).sample_size(10);
+            g.sample_size(10);
             let x = input(1, isa);
-            g.bench_function(format!("{format} {isa}"), |b| {
-                b.iter(|| product(&m, &w, groups, &x, 1, &mut y))
-            });
+            let name = format!("{format} {isa}");
+            bench(&mut g, &name, Work::Bytes(w.len()), || product(&m, &w, groups, &x, 1, &mut y));
             g.finish();
 
             let (groups, rows) = (16, 256);
             let mut y = vec![0f32; rows * groups * ROWS];
             let mut g = c.benchmark_group("prefill");
-            g.throughput(Throughput::Elements((2 * rows * groups * ROWS * COLS) as u64)).sample_size(10);
+            g.sample_size(10);
             let x = input(rows, isa);
-            g.bench_function(format!("{format} {isa}"), |b| {
-                b.iter(|| product(&m, &w, groups, &x, rows, &mut y))
-            });
+            let arithmetic = match m.packing() {
+                Packing::Quantised(_) => Arithmetic::Int8,
+                Packing::Float(_) => Arithmetic::F32,
+            };
+            let work = Work::Operations(2 * rows * groups * ROWS * COLS, isa, arithmetic);
+            bench(&mut g, &name, work, || product(&m, &w, groups, &x, rows, &mut y));
             g.finish();
         }
     }

@@ -1,12 +1,17 @@
 //! Attention and elementwise operations on one thread: `cargo bench -p kinfer-kernels --bench ops`.
 //!
 //! Attention counts `4 * head_dim` floating-point operations per query head and visible key (criterion prints them as
-//! elements); decode counts the bytes of keys and values read.
+//! elements); decode counts the bytes of keys and values read. `speed` beside each is that of the fastest sample, with the
+//! share of the bandwidth or the peak measured in the same run; keys and values that fit into a cache exceed the bandwidth.
 
+mod common;
+
+use common::{Work, bench};
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use half::f16;
 use kinfer_kernels::isa::Isa;
 use kinfer_kernels::ops::{Attend, BLOCK_LEN, KvElem, KvLayout, Ops, partial_len, rope_table};
+use kinfer_kernels::peak::Arithmetic;
 use std::hint::black_box;
 use std::time::Duration;
 
@@ -63,16 +68,15 @@ fn prefill<E: KvElem>(c: &mut Criterion, name: &str, of: impl Fn(f32) -> E) {
         let q = floats(keys * group * head_dim);
         let mut out = vec![0.0; keys * group * head_dim];
         let mut scratch = vec![0.0; 2 * chunk * group * partial_len(head_dim)];
-        g.throughput(Throughput::Elements((4 * head_dim * group * keys * (keys + 1) / 2) as u64));
+        let operations = 4 * head_dim * group * keys * (keys + 1) / 2;
         for ops in all_ops() {
-            g.bench_function(format!("hd{head_dim}_g{group}/{}", ops.isa()), |b| {
-                b.iter(|| {
-                    for end in (chunk..=keys).step_by(chunk) {
-                        let at = (end - chunk) * group * head_dim;
-                        let a = cache.attend(&q[at..], group, chunk, end);
-                        ops.attention(&a, &mut scratch, &mut out[at..], group * head_dim, None);
-                    }
-                })
+            let work = Work::Operations(operations, ops.isa(), Arithmetic::F32);
+            bench(&mut g, &format!("hd{head_dim}_g{group}/{}", ops.isa()), work, || {
+                for end in (chunk..=keys).step_by(chunk) {
+                    let at = (end - chunk) * group * head_dim;
+                    let a = cache.attend(&q[at..], group, chunk, end);
+                    ops.attention(&a, &mut scratch, &mut out[at..], group * head_dim, None);
+                }
             });
         }
     }
@@ -87,11 +91,11 @@ fn decode<E: KvElem>(c: &mut Criterion, name: &str, keys: usize, of: impl Fn(f32
         let q = floats(group * head_dim);
         let mut out = vec![0.0; group * head_dim];
         let mut scratch = vec![0.0; 2 * group * partial_len(head_dim)];
-        g.throughput(Throughput::Bytes((2 * head_dim * keys * size_of::<E>()) as u64));
+        let work = Work::Bytes(2 * head_dim * keys * size_of::<E>());
+        let a = cache.attend(&q, group, 1, keys);
         for ops in all_ops() {
-            g.bench_function(format!("hd{head_dim}_g{group}/{}", ops.isa()), |b| {
-                let a = cache.attend(&q, group, 1, keys);
-                b.iter(|| ops.attention(black_box(&a), &mut scratch, &mut out, group * head_dim, None))
+            bench(&mut g, &format!("hd{head_dim}_g{group}/{}", ops.isa()), work, || {
+                ops.attention(black_box(&a), &mut scratch, &mut out, group * head_dim, None);
             });
         }
     }

@@ -36,8 +36,12 @@ CASES = {
 FIRST, PEAK = "load + first token, s", "peak memory, MB"
 
 
+# The caller's settings of kinfer must not reach what is measured.
+ENVIRONMENT = {k: v for k, v in os.environ.items() if not k.startswith("KINFER_") or k == "KINFER_CACHE"}
+
+
 def run(command, **env):
-    done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, **env})
+    done = subprocess.run(command, capture_output=True, text=True, env={**ENVIRONMENT, **env})
     if done.returncode:
         sys.exit(f"{' '.join(command)}\nended with code {done.returncode}\n{done.stderr}")
     return done.stdout
@@ -84,7 +88,7 @@ class Kinfer:
         command = [self.binary, "run", model, "-p", "a", "-n", "1", "--raw", "-t", str(threads), "-c", "640"]
         start = time.perf_counter()
         null = subprocess.DEVNULL
-        child = subprocess.Popen(command, stdin=null, stdout=null, stderr=null, env={**os.environ, **self.env})
+        child = subprocess.Popen(command, stdin=null, stdout=null, stderr=null, env={**ENVIRONMENT, **self.env})
         _, status, usage = os.wait4(child.pid, 0)
         if status:
             sys.exit(f"{' '.join(command)} ended with status {status}")

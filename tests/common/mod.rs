@@ -1,5 +1,5 @@
 //! What the integration tests share.
-#![allow(dead_code)] // each test binary uses a part
+#![allow(dead_code, unused_imports)] // each test binary uses a part
 
 use std::path::{Path, PathBuf};
 

@@ -261,11 +261,9 @@ fn roofline(area: &Area<'_>, series: &[Series<'_>]) -> anyhow::Result<()> {
         .x_label_formatter(&|x| number(*x))
         .y_label_formatter(&|y| number(*y))
         .draw()?;
-    for (gb_per_s, gops, label) in &roofs {
+    for (gb_per_s, gops, _) in &roofs {
         let roof = [(low, gb_per_s * low), (gops / gb_per_s, *gops), (high, *gops)];
         chart.draw_series([PathElement::new(roof, TEXT.stroke_width(2))])?;
-        let above = style(13).pos(Pos::new(HPos::Right, VPos::Bottom));
-        chart.draw_series([Text::new(label.clone(), (high / 1.1, gops * 1.08), above)])?;
     }
     for s in series {
         chart.draw_series(
@@ -273,6 +271,10 @@ fn roofline(area: &Area<'_>, series: &[Series<'_>]) -> anyhow::Result<()> {
         )?;
         chart
             .draw_series(points(s, Kind::Decode).into_iter().map(|p| Circle::new(p, 4, s.colour.filled())))?;
+    }
+    // Upper left: above the roofs there is little, only what a cache fed.
+    for (i, (_, _, label)) in roofs.iter().enumerate() {
+        area.draw(&Text::new(label.clone(), (92, 46 + 18 * i as i32), style(13)))?;
     }
     let key = style(13).pos(Pos::new(HPos::Right, VPos::Bottom));
     chart.draw_series([Text::new("circles: decode, triangles: prefill", (high / 1.1, bottom * 1.1), key)])?;

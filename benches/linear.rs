@@ -8,6 +8,7 @@ mod common;
 
 use common::{Work, bench};
 use criterion::{Criterion, criterion_group, criterion_main};
+use kinfer_kernels::amx::{STRIP, TileConvert, TileMatmul, TileRows, strip_len};
 use kinfer_kernels::isa::Isa;
 use kinfer_kernels::pack::{ActBlock, BLOCK, Matmul, Packing, QuantRows, Quantize, ROWS, padded_cols};
 use kinfer_kernels::peak::Arithmetic;
@@ -69,6 +70,10 @@ fn linear(c: &mut Criterion) {
     for isa in Isa::ALL.into_iter().filter(|i| i.available() && *i != Isa::Scalar) {
         for format in Format::all() {
             let group = group(format);
+            if isa == Isa::Amx {
+                on_tiles(c, format, &group);
+                continue;
+            }
             let m = Matmul::new(Packing::of(format), isa).expect("an available ISA");
             let groups = STREAM / group.len();
             let w = group.repeat(groups);
@@ -94,6 +99,33 @@ fn linear(c: &mut Criterion) {
             g.finish();
         }
     }
+}
+
+/// The prefill bench on tiles, for the formats that go through them; decoding is as on AVX-512.
+fn on_tiles(c: &mut Criterion, format: Format, group: &[u8]) {
+    let proof = TileConvert::new(Isa::Amx).expect("an available ISA");
+    let Some(m) = TileMatmul::new(Packing::of(format), Isa::Amx) else { return };
+    let (groups, rows) = (16, 256);
+    let w = group.repeat(groups);
+    let strip = strip_len(COLS);
+    let mut tiles = vec![0u16; rows / STRIP * strip + 32];
+    let skip = tiles.as_ptr().align_offset(64);
+    let tiles = &mut tiles[skip..];
+    let row: Vec<f32> = numbers(COLS).map(|x| x as f32 / (1 << 23) as f32 - 1.0).collect();
+    for r in 0..rows {
+        // SAFETY: the strips are aligned, and `row` is one row of them.
+        unsafe { proof.row(&row, r, tiles[r / STRIP * strip..].as_mut_ptr()) };
+    }
+    let mut y = vec![0f32; rows * groups * ROWS];
+    let x = TileRows { ptr: tiles.as_ptr(), strip: 2 * strip };
+    let work = Work::Operations(2 * rows * groups * ROWS * COLS, Isa::Amx, Arithmetic::Bf16);
+    let mut g = c.benchmark_group("prefill");
+    g.sample_size(10);
+    bench(&mut g, &format!("{format} amx"), work, || {
+        // SAFETY: `w` has the groups, `x` the rows, `y` room for both.
+        unsafe { m.multiply(w.as_ptr(), groups, COLS, x, 0..rows, y.as_mut_ptr(), groups * ROWS) }
+    });
+    g.finish();
 }
 
 fn config() -> Criterion {

@@ -118,9 +118,7 @@ impl TileConvert {
 
 /// Computes about `rounds / 16` rounds of independent tile products on registers alone: [`crate::peak::run`] for bf16.
 pub(crate) fn peak(isa: Isa, rounds: usize) -> Option<u64> {
-    if TileConvert::new(isa).is_none() {
-        return None;
-    }
+    TileConvert::new(isa)?;
     let rounds = rounds.div_ceil(16);
     // SAFETY: the instruction set is available.
     #[cfg(target_arch = "x86_64")]

@@ -407,10 +407,10 @@ fn templates_missing_refusing_and_replaced() {
     let chat = |template: Option<&str>, options: LoadOptions| {
         let inner = Arc::new(MockModel { spec: spec(), behaviour: Behaviour::default(), block_bytes: 1 });
         let keys = template.map(|t| ("tokenizer.chat_template", Value::from(t)));
-        let model = Model::with_weights(gguf(keys.as_slice()), inner, &options).map_err(Box::new)?;
+        let model = Model::with_weights(gguf(keys.as_slice()), inner, &options)?;
         let engine = Engine::builder().model(model).build().unwrap();
-        let prompt = engine.session().send("hi").map(|r| r.prompt_ids().to_vec()).map_err(Box::new)?;
-        Ok::<_, Box<Error>>(engine.model().decode(&prompt).unwrap())
+        let prompt = engine.session().send("hi").map(|r| r.prompt_ids().to_vec())?;
+        Ok::<_, Error>(engine.model().decode(&prompt).unwrap())
     };
     let with = |chat_template: &str| LoadOptions {
         chat_template: Some(chat_template.into()),

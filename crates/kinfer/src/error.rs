@@ -23,7 +23,7 @@ pub enum Error {
     Model(#[from] kinfer_core::Error),
     /// A model file cannot be read.
     #[error(transparent)]
-    Gguf(#[from] GgufError),
+    Gguf(Box<GgufError>),
     /// The tokenizer cannot be built, or a text not be encoded.
     #[error(transparent)]
     Tokenizer(#[from] TokenizerError),
@@ -32,7 +32,7 @@ pub enum Error {
     Template(Arc<TemplateError>),
     /// A model cannot be found or fetched.
     #[error(transparent)]
-    Hub(#[from] HubError),
+    Hub(Box<HubError>),
     /// A catalogue of models cannot be read.
     #[error(transparent)]
     Catalog(#[from] CatalogError),
@@ -109,8 +109,11 @@ impl Error {
             Error::Model(C::OutOfMemory { .. }) | Error::Memory { .. } => ErrorKind::Memory,
             Error::Model(C::Device { .. }) | Error::Device { .. } => ErrorKind::Device,
             Error::Model(C::Batch(_) | C::Backend { .. }) => ErrorKind::Runtime,
-            Error::Gguf(GgufError { problem: Problem::Io { source, .. }, .. }) => of_io(source),
-            Error::Gguf(_) | Error::Tokenizer(_) => ErrorKind::BadModel,
+            Error::Gguf(e) => match &e.problem {
+                Problem::Io { source, .. } => of_io(source),
+                _ => ErrorKind::BadModel,
+            },
+            Error::Tokenizer(_) => ErrorKind::BadModel,
             Error::Template(e) => match **e {
                 TemplateError::Missing { .. }
                 | TemplateError::UnknownName { .. }
@@ -123,6 +126,19 @@ impl Error {
             Error::Io { source, .. } => of_io(source),
             Error::Thread(_) => ErrorKind::Runtime,
         }
+    }
+}
+
+// The largest errors are boxed, so that a `Result` costs little where nothing fails.
+impl From<GgufError> for Error {
+    fn from(e: GgufError) -> Self {
+        Error::Gguf(Box::new(e))
+    }
+}
+
+impl From<HubError> for Error {
+    fn from(e: HubError) -> Self {
+        Error::Hub(Box::new(e))
     }
 }
 

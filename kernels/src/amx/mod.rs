@@ -4,7 +4,7 @@
 //! weight and no scale after it: on Sapphire Rapids that reaches 2.4-2.8 TFLOPS on two cores where the exact integer product with
 //! its scale per 32 columns ends at 1.1, and its error against f32 is smaller (0.25 % of a dot product against 0.6-1.2 %).
 //!
-//! [`TileRows`] is the activations' form: strips of sixteen rows, a strip being one [`weights::TILE`] after the other, each
+//! [`TileRows`] is the activations' form: strips of sixteen rows, a strip being one tile of 1 KiB after the other, each
 //! `[row][32 columns]`.
 
 #[cfg(target_arch = "x86_64")]

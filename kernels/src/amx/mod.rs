@@ -116,10 +116,9 @@ impl TileConvert {
     }
 }
 
-/// Computes about `rounds / 16` rounds of independent tile products on registers alone: [`crate::peak::run`] for bf16.
+/// Computes `rounds` rounds of independent tile products on registers alone: [`crate::peak::run`] for bf16.
 pub(crate) fn peak(isa: Isa, rounds: usize) -> Option<u64> {
     TileConvert::new(isa)?;
-    let rounds = rounds.div_ceil(16);
     // SAFETY: the instruction set is available.
     #[cfg(target_arch = "x86_64")]
     unsafe {

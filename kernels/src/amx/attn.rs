@@ -5,7 +5,7 @@
 
 use super::tile::{TileConfig, release, tile_dot_bf16, tile_load, tile_store, tile_zero};
 use super::weights::{TILE, pair};
-use crate::ops::attn::{Attend, BLOCK_LEN, PARTIAL_HEAD, PARTITION_LEN, Tile, partial_len, softmax};
+use crate::ops::attn::{Attend, BLOCK_LEN, LIMIT, PARTIAL_HEAD, PARTITION_LEN, Tile, partial_len, softmax};
 use crate::simd::{Avx512Vnni, LANES, Simd};
 use half::f16;
 use std::arch::x86_64::*;
@@ -35,18 +35,14 @@ pub(super) unsafe fn attend(
     type S = Avx512Vnni;
     let (layout, group, head_dim) = (a.layout, a.group, a.layout.head_dim);
     let (stride, v_stride) = (partial_len(head_dim), layout.v_stride());
-    let fits = a.fits(partials.len()) && scratch.len() >= scratch_len(head_dim, a.queries());
-    debug_assert!(fits, "slices do not fit {} rows of {group} in {layout:?}", a.rows);
-    if !fits {
+    let roomy = scratch.len() >= scratch_len(head_dim, a.queries());
+    debug_assert!(roomy, "{} floats of working memory for {} queries", scratch.len(), a.queries());
+    if !roomy || partition > LIMIT || !a.begin(partials) {
         return;
-    }
-    for p in partials[..a.queries() * stride].chunks_exact_mut(stride) {
-        p.fill(0.0);
-        p[0] = f32::NEG_INFINITY;
     }
     let (k_tiles, v_tiles) = (head_dim.div_ceil(32), v_stride / LANES);
     let q_len = 32 * k_tiles;
-    // SAFETY: by `fits`, `scratch` holds in turn the queries and a tile's worth more, the tiles of 32 keys, those of their
+    // SAFETY: by the checks above, `scratch` holds in turn the queries and a tile's worth more, the tiles of 32 keys, those of their
     // values, the weights, and `OUT` tiles of sums; queries, blocks and partials have their elements.
     unsafe {
         let q = scratch.as_mut_ptr().cast::<u16>();

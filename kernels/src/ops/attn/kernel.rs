@@ -288,14 +288,9 @@ unsafe fn weigh<S: Width, E: KvElem>(t: &mut Tile<E>, n: usize) {
 pub unsafe fn attend<S: Width, E: KvElem>(a: &Attend<'_, E>, partition: usize, partials: &mut [f32]) {
     let (layout, group) = (a.layout, a.group);
     let stride = partial_len(layout.head_dim);
-    let fits = a.fits(partials.len()) && partition <= LIMIT;
-    debug_assert!(fits, "slices do not fit {} rows of {group} in {layout:?}", a.rows);
-    if !fits {
+    debug_assert!(partition <= LIMIT, "partition {partition}");
+    if partition > LIMIT || !a.begin(partials) {
         return;
-    }
-    for p in partials[..a.queries() * stride].chunks_exact_mut(stride) {
-        p.fill(0.0);
-        p[0] = f32::NEG_INFINITY;
     }
     let head = |position: usize| {
         let block = *a.table.get(position / BLOCK_LEN)?;
@@ -327,7 +322,7 @@ pub unsafe fn attend<S: Width, E: KvElem>(a: &Attend<'_, E>, partition: usize, p
                     (row, g) = (row + 1, 0);
                 }
             }
-            // SAFETY: by `fits`, queries and partials have their elements; `keys` starts a head of a block.
+            // SAFETY: by `begin`, queries and partials have their elements; `keys` starts a head of a block.
             unsafe {
                 by_count!(n, scores::<S, E>(&mut t, a.scale));
                 softmax::<S, E>(&mut t, n, a.softcap);

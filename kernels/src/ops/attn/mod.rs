@@ -28,7 +28,7 @@ pub const BLOCK_LEN: usize = 32;
 pub const PARTITION_LEN: usize = 256;
 
 /// Dimensions and positions up to here are sure not to overflow where they are multiplied by small constants.
-const LIMIT: usize = i32::MAX as usize;
+pub(crate) const LIMIT: usize = i32::MAX as usize;
 
 /// Queries of one key/value head, for consecutive positions of one sequence.
 #[derive(Clone, Copy, Debug)]
@@ -92,8 +92,23 @@ impl<E> Attend<'_, E> {
         (seen.start.saturating_sub(tile), (seen.end - tile).min(BLOCK_LEN))
     }
 
+    /// Empties the partial results of all queries, `[queries, partial_len]`. `false`, and nothing done, where the slices do not hold
+    /// what the fields promise.
+    pub(crate) fn begin(&self, partials: &mut [f32]) -> bool {
+        let fits = self.fits(partials.len());
+        debug_assert!(fits, "slices do not fit {} rows of {} in {:?}", self.rows, self.group, self.layout);
+        if fits {
+            let stride = partial_len(self.layout.head_dim);
+            for p in partials[..self.queries() * stride].chunks_exact_mut(stride) {
+                p.fill(0.0);
+                p[0] = f32::NEG_INFINITY;
+            }
+        }
+        fits
+    }
+
     /// Whether the slices hold what the other fields promise.
-    pub(crate) fn fits(&self, partials: usize) -> bool {
+    fn fits(&self, partials: usize) -> bool {
         let KvLayout { kv_heads, head_dim } = self.layout;
         let small = [kv_heads, head_dim, self.group, self.rows, self.start].iter().all(|&n| n <= LIMIT);
         small

@@ -94,7 +94,7 @@ unsafe fn int8_rounds<S: Simd, const TOKENS: usize>(rounds: usize) {
             let x = x.as_ptr().add(round % 4 * TOKENS);
             for (t, sums) in sums.iter_mut().enumerate() {
                 for (sum, &codes) in sums.iter_mut().zip(&codes) {
-                    *sum = S::dot::<4>(*sum, codes, x.add(t).cast());
+                    *sum = S::dot(4, *sum, codes, x.add(t).cast());
                 }
             }
         }

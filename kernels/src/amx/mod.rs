@@ -168,13 +168,14 @@ impl<'a> TileAttend<'a> {
 mod kernels {
     use super::{STRIP, TileFn, TileRows, attn, gemm, weights};
     use crate::ops::Attend;
-    use crate::pack::{Float, Packing, by_layout};
+    use crate::pack::layout::by_layout;
+    use crate::pack::{Float, Packing};
     use std::arch::x86_64::*;
     use std::ops::Range;
 
     pub(super) fn of(packing: Packing) -> Option<TileFn> {
         match packing {
-            Packing::Quantised(layout) => by_layout!(layout, quant, None, |f: TileFn| Some(f)),
+            Packing::Quantised(layout) => by_layout!(layout, quant as TileFn),
             Packing::Float(Float::F16) => Some(half::<weights::F16>),
             Packing::Float(Float::BF16) => Some(half::<weights::Bf16>),
             Packing::Float(Float::F32) => None,
@@ -198,7 +199,7 @@ mod kernels {
             }
         };
     }
-    instance!(quant[const BITS: u32, const GROUP: usize, const TWO: bool, const MIN: bool] weights::Quant<BITS, GROUP, TWO, MIN>);
+    instance!(quant[const L: usize] weights::Quant<L>);
     instance!(half[E: weights::Element] weights::Half<E>);
 
     #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx512bf16,avx2,fma,f16c")]

@@ -1,6 +1,8 @@
 //! Packed weights as bf16 tiles.
 
-use crate::pack::{BLOCK, Layout, ROWS, kernel::quad_codes, kernel::sub_scales};
+use crate::pack::kernel::{load_scale, quad_codes, sub_scales};
+use crate::pack::layout::Facts;
+use crate::pack::{BLOCK, ROWS};
 use crate::simd::{Avx512Vnni, Simd};
 use std::arch::x86_64::*;
 use std::marker::PhantomData;
@@ -35,60 +37,55 @@ pub(super) unsafe fn pair(even: __m512, odd: __m512) -> __m512i {
     }
 }
 
-/// Quantised weights of one [`Layout`].
-pub(super) struct Quant<const BITS: u32, const GROUP: usize, const TWO: bool, const MIN: bool>;
+/// Quantised weights of layout `L` of [`crate::pack::layout::LAYOUTS`].
+pub(super) struct Quant<const L: usize>;
 
-impl<const BITS: u32, const GROUP: usize, const TWO: bool, const MIN: bool> Quant<BITS, GROUP, TWO, MIN> {
-    const LAYOUT: Layout = Layout { bits: BITS, group: GROUP, two_level: TWO, min: MIN };
-}
-
-impl<const BITS: u32, const GROUP: usize, const TWO: bool, const MIN: bool> Weights
-    for Quant<BITS, GROUP, TWO, MIN>
-{
+impl<const L: usize> Weights for Quant<L> {
     fn group_bytes(cols: usize) -> usize {
-        Self::LAYOUT.group_bytes(cols)
+        Facts::<L>::LAYOUT.group_bytes(cols)
     }
 
-    /// `w = fma(1 + code / 2^BITS, 2^BITS d, -(2^BITS + offset) d - min)`: the code's bits become the mantissa of a number
+    /// `w = fma(1 + code / 2^bits, 2^bits d, -(2^bits + offset) d - min)`: the code's bits become the mantissa of a number
     /// in `[1, 2)`, which saves the conversion from integer.
     #[inline(always)]
     unsafe fn tile(group: *const u8, _cols: usize, k: usize, out: *mut u8) {
         type S = Avx512Vnni;
-        let layout = Self::LAYOUT;
-        let blocks = layout.unit_cols() / BLOCK;
+        let layout = const { Facts::<L>::LAYOUT };
+        let (bits, blocks) = const { (Facts::<L>::CODE_BITS, Facts::<L>::BLOCKS) };
         // SAFETY: block `k % blocks` of unit `k / blocks` lies in the group; eight quads of two vectors fill the tile.
         unsafe {
-            let unit = group.add(k / blocks * layout.unit_bytes());
+            let unit = group.add(k / blocks * Facts::<L>::UNIT_BYTES);
             let b = k % blocks;
-            let vectors = unit.add(layout.scale_bytes() + b * layout.block_bytes());
+            let vectors = unit.add(Facts::<L>::SCALE_BYTES + b * Facts::<L>::BLOCK_BYTES);
             let out = out.cast::<__m512i>();
             let one = _mm512_set1_epi32(0x3f80_0000);
-            let mask = _mm512_set1_epi32(((1 << BITS) - 1) << (23 - BITS));
+            let mask = _mm512_set1_epi32(((1 << bits) - 1) << (23 - bits));
             for half in 0..2 {
-                let (d, m) = if TWO {
-                    let d = S::load_f16(unit.cast());
-                    let dmin = if MIN { S::load_f16(unit.add(32).cast()) } else { S::zero() };
-                    let i = if GROUP < BLOCK { 2 * b + half } else { b };
-                    sub_scales::<S>(layout, unit, i, d, dmin)
+                let (d, m) = if layout.two_level {
+                    let d = load_scale::<S, L>(unit);
+                    let dmin = if layout.min { S::load_f16(unit.add(32).cast()) } else { S::zero() };
+                    let i = if layout.group < BLOCK { 2 * b + half } else { b };
+                    sub_scales::<S, L>(unit, i, d, dmin)
                 } else {
-                    let m = if MIN { S::load_f16(unit.add(64 + 32 * b).cast()) } else { S::zero() };
-                    (S::load_f16(unit.add(32 * b).cast()), m)
+                    let m = if layout.min { S::load_f16(unit.add(64 + 32 * b).cast()) } else { S::zero() };
+                    (load_scale::<S, L>(unit.add(32 * b)), m)
                 };
-                let levels = (1u32 << BITS) as f32;
+                let levels = (1u32 << bits) as f32;
                 let scale = S::mul(d, S::splat(levels));
-                let zero = S::mul(d, S::splat(-(levels + layout.offset() as f32)));
-                let zero = if MIN { S::sub(zero, m) } else { zero };
+                let zero = S::mul(d, S::splat(-(levels + Facts::<L>::OFFSET as f32)));
+                let zero = if layout.min { S::sub(zero, m) } else { zero };
                 for quad in 4 * half..4 * half + 4 {
                     // A format whose codes lie in one plane needs no assembling: `mask` picks the bits from where they are.
-                    let (codes, low) = match BITS {
+                    let (codes, low) = match layout.bits {
+                        _ if layout.levels.is_some() => (quad_codes::<S, L>(vectors, quad), 0),
                         8 => (S::load_codes(vectors.add(64 * quad)), 0),
                         4 => (S::load_codes(vectors.add(64 * (quad % 4))), 4 * (quad as i32 / 4)),
                         2 => (S::load_codes(vectors.add(64 * (quad / 4))), 2 * (quad as i32 % 4)),
-                        _ => (quad_codes::<S, BITS>(vectors, quad), 0),
+                        _ => (quad_codes::<S, L>(vectors, quad), 0),
                     };
                     let mut columns = [S::zero(); 4];
                     for (i, column) in columns.iter_mut().enumerate() {
-                        let left = 23 - BITS as i32 - 8 * i as i32 - low;
+                        let left = 23 - bits as i32 - 8 * i as i32 - low;
                         let moved = if left >= 0 {
                             _mm512_sll_epi32(codes, _mm_cvtsi32_si128(left))
                         } else {

@@ -5,7 +5,7 @@
 #![allow(clippy::needless_range_loop)] // register tiles: the indices are the tile's coordinates
 
 use super::act::ActBlock;
-use super::layout::{BLOCK, Layout, ROWS};
+use super::layout::{BLOCK, Facts, ROWS};
 use crate::simd::Simd;
 
 /// Rows of quantised activations, row after row.
@@ -32,47 +32,39 @@ pub(super) const PREFETCH: usize = 2304;
 /// The CPU has `S`. `w` points to `G` packed groups of `units` units, `x` holds `T` rows, `y` has `T` rows
 /// `ldy` apart with room for `16 G` floats each.
 #[inline(always)]
-unsafe fn tile<
-    S: Simd,
-    const BITS: u32,
-    const GROUP: usize,
-    const TWO: bool,
-    const MIN: bool,
-    const G: usize,
-    const T: usize,
->(
+unsafe fn tile<S: Simd, const L: usize, const G: usize, const T: usize>(
     w: *const u8,
     units: usize,
     x: QuantRows,
     y: *mut f32,
     ldy: usize,
 ) {
-    let layout = const { Layout { bits: BITS, group: GROUP, two_level: TWO, min: MIN } };
-    let group_bytes = units * layout.unit_bytes();
-    let blocks = layout.unit_cols() / BLOCK;
+    let layout = const { Facts::<L>::LAYOUT };
+    let (unit_bytes, blocks) = const { (Facts::<L>::UNIT_BYTES, Facts::<L>::BLOCKS) };
+    let group_bytes = units * unit_bytes;
     // SAFETY: every address below lies within the groups, rows and outputs that the caller vouches for.
     unsafe {
         let mut acc = [[S::zero(); T]; G];
         for u in 0..units {
             let mut unit = [w; G];
             for g in 0..G {
-                unit[g] = w.add(g * group_bytes + u * layout.unit_bytes());
+                unit[g] = w.add(g * group_bytes + u * unit_bytes);
             }
             // Past its end, a stream goes on behind the groups that the other streams read now.
-            let ends = u * layout.unit_bytes() + PREFETCH >= group_bytes;
+            let ends = u * unit_bytes + PREFETCH >= group_bytes;
             let ahead = if ends { PREFETCH + (G - 1) * group_bytes } else { PREFETCH };
             let (mut d, mut dmin) = ([S::zero(); G], [S::zero(); G]);
-            if TWO {
+            if layout.two_level {
                 for g in 0..G {
-                    d[g] = S::load_f16(unit[g].cast());
-                    if MIN {
+                    d[g] = load_scale::<S, L>(unit[g]);
+                    if layout.min {
                         dmin[g] = S::load_f16(unit[g].add(32).cast());
                     }
                 }
             }
             for b in 0..blocks {
                 if T == 1 {
-                    let lines = layout.unit_bytes() / blocks;
+                    let lines = unit_bytes / blocks;
                     for g in 0..G {
                         let mut i = 0;
                         while i < lines {
@@ -81,10 +73,10 @@ unsafe fn tile<
                         }
                     }
                 }
-                if !TWO {
+                if !layout.two_level {
                     for g in 0..G {
-                        d[g] = S::load_f16(unit[g].add(32 * b).cast());
-                        if MIN {
+                        d[g] = load_scale::<S, L>(unit[g].add(32 * b));
+                        if layout.min {
                             dmin[g] = S::load_f16(unit[g].add(64 + 32 * b).cast());
                         }
                     }
@@ -92,21 +84,21 @@ unsafe fn tile<
                 let xb = u * blocks + b;
                 let (mut dv, mut mv) = ([S::zero(); G], [S::zero(); G]);
                 for half in 0..2 {
-                    let dots = dots::<S, BITS, G, T>(layout, unit, b, half, x, xb);
+                    let dots = dots::<S, L, G, T>(unit, b, half, x, xb);
                     for g in 0..G {
-                        if TWO && (GROUP < BLOCK || half == 0) {
-                            let i = b * (BLOCK / GROUP) + half;
-                            (dv[g], mv[g]) = sub_scales::<S>(layout, unit[g], i, d[g], dmin[g]);
-                        } else if !TWO {
+                        if layout.two_level && (layout.group < BLOCK || half == 0) {
+                            let i = b * (BLOCK / layout.group) + half;
+                            (dv[g], mv[g]) = sub_scales::<S, L>(unit[g], i, d[g], dmin[g]);
+                        } else if !layout.two_level {
                             (dv[g], mv[g]) = (d[g], dmin[g]);
                         }
                         for t in 0..T {
                             let m = &*x.meta.add(t * (x.stride / BLOCK) + xb);
                             let scale = S::mul(dv[g], S::splat(m.d[half]));
                             acc[g][t] = S::fma(S::to_f(dots[g][t]), scale, acc[g][t]);
-                            if MIN && GROUP < BLOCK {
+                            if layout.min && layout.group < BLOCK {
                                 acc[g][t] = S::fnma(mv[g], S::splat(m.s[half]), acc[g][t]);
-                            } else if MIN && half == 1 {
+                            } else if layout.min && half == 1 {
                                 acc[g][t] = S::fnma(mv[g], S::splat(m.s32), acc[g][t]);
                             }
                         }
@@ -122,15 +114,22 @@ unsafe fn tile<
     }
 }
 
+/// The scales of sixteen rows.
+#[inline(always)]
+pub(crate) unsafe fn load_scale<S: Simd, const L: usize>(p: *const u8) -> S::F {
+    // SAFETY: passed on.
+    unsafe { if const { Facts::<L>::LAYOUT.wide } { S::load_bf16(p.cast()) } else { S::load_f16(p.cast()) } }
+}
+
 /// Effective scale and minimum of one scale group of a two-level format; both products are exact in f32.
 #[inline(always)]
-pub(crate) unsafe fn sub_scales<S: Simd>(
-    layout: Layout,
+pub(crate) unsafe fn sub_scales<S: Simd, const L: usize>(
     unit: *const u8,
     i: usize,
     d: S::F,
     dmin: S::F,
 ) -> (S::F, S::F) {
+    let layout = const { Facts::<L>::LAYOUT };
     // SAFETY: scale group `i` lies within the unit.
     unsafe {
         let scales = unit.add(64 + i * ROWS);
@@ -152,8 +151,7 @@ pub(crate) unsafe fn sub_scales<S: Simd>(
 
 /// Integer dot products of one half of a block: `sum (code - offset) * q` over 16 columns.
 #[inline(always)]
-unsafe fn dots<S: Simd, const BITS: u32, const G: usize, const T: usize>(
-    layout: Layout,
+unsafe fn dots<S: Simd, const L: usize, const G: usize, const T: usize>(
     unit: [*const u8; G],
     b: usize,
     half: usize,
@@ -161,14 +159,16 @@ unsafe fn dots<S: Simd, const BITS: u32, const G: usize, const T: usize>(
     xb: usize,
 ) -> [[S::I; T]; G] {
     const QUADS: usize = 4;
+    let bits = const { Facts::<L>::CODE_BITS };
     // SAFETY: as `tile`.
     unsafe {
         let mut sums = [[S::splat_i(0); T]; G];
-        if layout.offset() != 0 && !(BITS == 8 && S::SIGNED_BYTES) {
+        if const { Facts::<L>::OFFSET != 0 } && !(bits == 8 && S::SIGNED_BYTES) {
             for t in 0..T {
                 let neg = S::splat_i((*x.meta.add(t * (x.stride / BLOCK) + xb)).neg[half]);
-                let neg = match BITS {
+                let neg = match bits {
                     8 => S::shl_i::<7>(neg),
+                    7 => S::shl_i::<6>(neg),
                     6 => S::shl_i::<5>(neg),
                     5 => S::shl_i::<4>(neg),
                     4 => S::shl_i::<3>(neg),
@@ -180,7 +180,7 @@ unsafe fn dots<S: Simd, const BITS: u32, const G: usize, const T: usize>(
                 }
             }
         }
-        let every = if S::flush_every(BITS) < QUADS { S::flush_every(BITS) } else { QUADS };
+        let every = if S::flush_every(bits) < QUADS { S::flush_every(bits) } else { QUADS };
         let mut first = 0;
         while first < QUADS {
             let mut acc = [[S::acc_start(sums[0][0]); T]; G];
@@ -192,11 +192,11 @@ unsafe fn dots<S: Simd, const BITS: u32, const G: usize, const T: usize>(
             for i in first..first + every {
                 let quad = half * QUADS + i;
                 for g in 0..G {
-                    let vectors = unit[g].add(layout.scale_bytes() + b * layout.block_bytes());
-                    let codes = quad_codes::<S, BITS>(vectors, quad);
+                    let vectors = unit[g].add(Facts::<L>::SCALE_BYTES + b * Facts::<L>::BLOCK_BYTES);
+                    let codes = quad_codes::<S, L>(vectors, quad);
                     for t in 0..T {
                         let q = x.q.add(t * x.stride + xb * BLOCK + 4 * quad);
-                        acc[g][t] = S::dot::<BITS>(acc[g][t], codes, q);
+                        acc[g][t] = S::dot(bits, acc[g][t], codes, q);
                     }
                 }
             }
@@ -211,18 +211,32 @@ unsafe fn dots<S: Simd, const BITS: u32, const G: usize, const T: usize>(
     }
 }
 
-/// The codes of one quad from their bit planes; see [`Layout`].
+/// The unsigned codes of one quad.
 #[inline(always)]
-pub(crate) unsafe fn quad_codes<S: Simd, const BITS: u32>(vectors: *const u8, quad: usize) -> S::Codes {
-    // SAFETY: the vectors of a block are `64 * BITS` bytes.
+pub(crate) unsafe fn quad_codes<S: Simd, const L: usize>(vectors: *const u8, quad: usize) -> S::Codes {
+    // SAFETY: passed on.
+    unsafe {
+        let stored = quad_bits::<S>(const { Facts::<L>::LAYOUT.bits }, vectors, quad);
+        if const { Facts::<L>::LAYOUT.levels.is_some() } {
+            S::lookup(&Facts::<L>::TABLE, stored)
+        } else {
+            stored
+        }
+    }
+}
+
+/// The stored bits of one quad from their planes; see [`super::Layout`].
+#[inline(always)]
+unsafe fn quad_bits<S: Simd>(bits: u32, vectors: *const u8, quad: usize) -> S::Codes {
+    // SAFETY: the vectors of a block are `64 * bits` bytes.
     unsafe {
         let at = |v: usize| S::load_codes(vectors.add(64 * v));
-        match BITS {
+        match bits {
             8 => at(quad),
             4..=6 => {
                 let v = at(quad % 4);
                 let low = if quad < 4 { S::bits::<0, 15>(v) } else { S::bits::<4, 15>(v) };
-                match BITS {
+                match bits {
                     6 => S::or_codes(low, S::plane::<3, 4>(at(4 + quad / 4), 2 * (quad as u32 % 4))),
                     5 => S::or_codes(low, S::plane::<1, 4>(at(4), quad as u32)),
                     _ => low,
@@ -230,7 +244,7 @@ pub(crate) unsafe fn quad_codes<S: Simd, const BITS: u32>(vectors: *const u8, qu
             }
             _ => {
                 let low = S::plane::<3, 0>(at(quad / 4), 2 * (quad as u32 % 4));
-                if BITS == 3 { S::or_codes(low, S::plane::<1, 2>(at(2), quad as u32)) } else { low }
+                if bits == 3 { S::or_codes(low, S::plane::<1, 2>(at(2), quad as u32)) } else { low }
             }
         }
     }
@@ -241,13 +255,7 @@ pub(crate) unsafe fn quad_codes<S: Simd, const BITS: u32>(vectors: *const u8, qu
 /// # Safety
 /// As [`tile`], with `groups` and `rows` in place of `G` and `T`.
 #[inline(always)]
-pub(super) unsafe fn matmul<
-    S: Simd,
-    const BITS: u32,
-    const GROUP: usize,
-    const TWO: bool,
-    const MIN: bool,
->(
+pub(super) unsafe fn matmul<S: Simd, const L: usize>(
     w: *const u8,
     groups: usize,
     units: usize,
@@ -256,8 +264,7 @@ pub(super) unsafe fn matmul<
     y: *mut f32,
     ldy: usize,
 ) {
-    let layout = const { Layout { bits: BITS, group: GROUP, two_level: TWO, min: MIN } };
-    let group_bytes = units * layout.unit_bytes();
+    let group_bytes = units * Facts::<L>::UNIT_BYTES;
     // SAFETY: the tiles cover each group and row once.
     unsafe {
         let mut g = 0;
@@ -276,12 +283,12 @@ pub(super) unsafe fn matmul<
                 macro_rules! run {
                     ($t:literal) => {{
                         if pair && ($t == 1 || S::TILE_GROUPS == 2) {
-                            tile::<S, BITS, GROUP, TWO, MIN, 2, $t>(w, units, xt, yt, ldy);
+                            tile::<S, L, 2, $t>(w, units, xt, yt, ldy);
                         } else {
-                            tile::<S, BITS, GROUP, TWO, MIN, 1, $t>(w, units, xt, yt, ldy);
+                            tile::<S, L, 1, $t>(w, units, xt, yt, ldy);
                             if pair {
                                 let (w, y) = (w.add(group_bytes), yt.add(ROWS));
-                                tile::<S, BITS, GROUP, TWO, MIN, 1, $t>(w, units, xt, y, ldy);
+                                tile::<S, L, 1, $t>(w, units, xt, y, ldy);
                             }
                         }
                         t += $t;

@@ -9,17 +9,18 @@
 //! | | one-level formats (Q4_0 … Q8_0) | two-level formats (Q2_K … Q6_K) |
 //! |---|---|---|
 //! | columns of a unit | 64 (two blocks of 32) | 256 (eight blocks of 32) |
-//! | scales | `d: f16[2][16]`, with minimums `dmin: f16[2][16]` | `d: f16[16]`, `dmin: f16[16]`, then one byte per scale group and row, with minimums another |
+//! | scales | `d: f16[2][16]` (MXFP4: bf16), with minimums `dmin: f16[2][16]` | `d: f16[16]`, `dmin: f16[16]`, then one byte per scale group and row, with minimums another |
 //! | codes | per block of 32 columns: [`Layout::block_bytes`] | the same |
 //!
-//! Codes are stored without sign (code - smallest code). A block's eight quads lie in bit planes: 8-bit codes as
+//! Codes are stored without sign (code - smallest code); of a format whose codes take a few values only, their places in the
+//! table of these ([`Layout::levels`]) are stored. A block's eight quads lie in bit planes: 8-bit codes as
 //! eight vectors; of wider codes than 3 bits the low nibbles of quads `j` and `j + 4` share vector `j`; two-bit
 //! planes hold quad `j` at bit `2 (j % 4)` of vector `j / 4`; one-bit planes hold quad `j` at bit `j`.
 //!
 //! Packing is exact: [`unpack_row`] gives the bits that [`crate::quant::dequantize`] gives.
 
-use crate::quant::{Block, Format, Quant};
-use half::f16;
+use crate::quant::{Block, Format, Levels, Quant, iq4_nl, mxfp4};
+use half::{bf16, f16};
 
 /// Rows of a group: the lanes of a vector.
 pub const ROWS: usize = 16;
@@ -29,27 +30,125 @@ pub const BLOCK: usize = 32;
 /// The packed layout of a quantised format.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Layout {
-    /// Bits of a code: 2, 3, 4, 5, 6 or 8.
+    /// Bits that are stored of a code: 2, 3, 4, 5, 6 or 8.
     pub bits: u32,
+    /// The codes, where the stored bits are the place in a table of these.
+    pub levels: Option<Levels>,
     /// Columns that share a scale: 16 or 32.
     pub group: usize,
     /// Whether scales have two levels: an f16 per 256 columns times an integer per group.
     pub two_level: bool,
     /// Whether the format subtracts a minimum.
     pub min: bool,
+    /// Whether scales are bfloat16 rather than f16: powers of two down to 2^-128.
+    pub wide: bool,
 }
+
+/// Shorthand for [`LAYOUTS`]: the bits of a code, the columns of a scale.
+const fn layout(bits: u32, group: usize) -> Layout {
+    Layout { bits, levels: None, group, two_level: false, min: false, wide: false }
+}
+
+/// The layouts that kernels are compiled for; the kernels' parameter is an index. Tests iterate the table of formats, and find a
+/// format whose layout is not here.
+#[rustfmt::skip]
+pub(crate) const LAYOUTS: [Layout; 13] = [
+    layout(4, 32),                                                                  // Q4_0
+    Layout { min: true, ..layout(4, 32) },                                          // Q4_1
+    layout(5, 32),                                                                  // Q5_0
+    Layout { min: true, ..layout(5, 32) },                                          // Q5_1
+    layout(8, 32),                                                                  // Q8_0
+    Layout { two_level: true, min: true, ..layout(2, 16) },                         // Q2_K
+    Layout { two_level: true, ..layout(3, 16) },                                    // Q3_K
+    Layout { two_level: true, min: true, ..layout(4, 32) },                         // Q4_K
+    Layout { two_level: true, min: true, ..layout(5, 32) },                         // Q5_K
+    Layout { two_level: true, ..layout(6, 16) },                                    // Q6_K
+    Layout { levels: Some(iq4_nl::LEVELS), ..layout(4, 32) },                       // IQ4_NL
+    Layout { two_level: true, levels: Some(iq4_nl::LEVELS), ..layout(4, 32) },      // IQ4_XS
+    Layout { wide: true, levels: Some(mxfp4::LEVELS), ..layout(4, 32) },            // MXFP4
+];
+
+/// What kernels ask of layout `L` of [`LAYOUTS`], as constants: folding the functions in each kernel instead doubled the time that the
+/// kernels take to compile.
+pub(crate) struct Facts<const L: usize>;
+impl<const L: usize> Facts<L> {
+    pub(crate) const LAYOUT: Layout = LAYOUTS[L];
+    pub(crate) const CODE_BITS: u32 = LAYOUTS[L].code_bits();
+    pub(crate) const OFFSET: i32 = LAYOUTS[L].offset();
+    pub(crate) const TABLE: [u8; 16] = LAYOUTS[L].table();
+    pub(crate) const BLOCKS: usize = LAYOUTS[L].unit_cols() / BLOCK;
+    pub(crate) const UNIT_BYTES: usize = LAYOUTS[L].unit_bytes();
+    pub(crate) const BLOCK_BYTES: usize = LAYOUTS[L].block_bytes();
+    pub(crate) const SCALE_BYTES: usize = LAYOUTS[L].scale_bytes();
+}
+
+/// `[kernel::<0>, kernel::<1>, ...]`: a kernel's instances for [`LAYOUTS`], as functions of type `$function`; then the one for a layout.
+macro_rules! by_layout {
+    ($layout:expr, $kernel:ident as $function:ty) => {{
+        use $crate::pack::layout::LAYOUTS;
+        let instances: [$function; LAYOUTS.len()] = [
+            $kernel::<0>,
+            $kernel::<1>,
+            $kernel::<2>,
+            $kernel::<3>,
+            $kernel::<4>,
+            $kernel::<5>,
+            $kernel::<6>,
+            $kernel::<7>,
+            $kernel::<8>,
+            $kernel::<9>,
+            $kernel::<10>,
+            $kernel::<11>,
+            $kernel::<12>,
+        ];
+        LAYOUTS.iter().position(|l| *l == $layout).map(|i| instances[i])
+    }};
+}
+pub(crate) use by_layout;
 
 impl Layout {
     /// The layout of a block-quantised format; `None` for the float formats.
     pub fn of(format: Format) -> Option<Layout> {
         let q = format.quant()?;
-        let range = (i32::from(q.codes.1) - i32::from(q.codes.0)) as u32;
+        let range = match q.levels {
+            Some(levels) => levels.len() as u32 - 1,
+            None => (i32::from(q.codes.1) - i32::from(q.codes.0)) as u32,
+        };
         Some(Layout {
             bits: range.ilog2() + 1,
+            levels: q.levels,
             group: q.group_len,
             two_level: format.block_len() > BLOCK,
             min: q.has_min(),
+            wide: q.wide_scale,
         })
+    }
+
+    /// Bits of an unsigned code as it is multiplied: the stored ones, or what a table's values take.
+    pub const fn code_bits(&self) -> u32 {
+        let Some(levels) = self.levels else { return self.bits };
+        let (mut bits, mut i) = (1, 0);
+        while i < levels.len() {
+            let level = levels[i] as i32;
+            while level < -(1 << (bits - 1)) || level >= 1 << (bits - 1) {
+                bits += 1;
+            }
+            i += 1;
+        }
+        bits
+    }
+
+    /// The unsigned code for each stored one, of a format with a table.
+    pub const fn table(&self) -> [u8; 16] {
+        let mut table = [0; 16];
+        if let Some(levels) = self.levels {
+            let mut i = 0;
+            while i < levels.len() {
+                table[i] = (levels[i] as i32 + self.offset()) as u8;
+                i += 1;
+            }
+        }
+        table
     }
 
     /// Columns of a unit.
@@ -57,9 +156,9 @@ impl Layout {
         if self.two_level { 256 } else { 64 }
     }
 
-    /// Subtracted from a stored code to get the format's code.
+    /// Subtracted from an unsigned code to get the format's code.
     pub const fn offset(&self) -> i32 {
-        if self.min { 0 } else { 1 << (self.bits - 1) }
+        if self.min { 0 } else { 1 << (self.code_bits() - 1) }
     }
 
     /// Whether scale and minimum of a group share a byte (Q2_K: four bits each).
@@ -105,6 +204,31 @@ impl Layout {
         64 + (planes + g) * ROWS
     }
 
+    /// One row's words of a block's vectors, of which a packing has the first [`Layout::bits`]: 32 stored codes in their planes.
+    #[inline]
+    fn assemble(&self, codes: &[i8; BLOCK]) -> [u32; 8] {
+        // Four codes at once, one to a byte: none has bits beyond its own, so no shift below moves one across bytes.
+        let mut quads = [0u32; 8];
+        for (quad, codes) in quads.iter_mut().zip(codes.as_chunks::<4>().0) {
+            *quad = u32::from_le_bytes(codes.map(|c| c as u8));
+        }
+        let mut words = [0; 8];
+        for (j, q) in quads.into_iter().enumerate() {
+            match self.bits {
+                8 => words[j] = q,
+                4..=6 => words[j % 4] |= (q & 0x0f0f_0f0f) << (4 * (j / 4)),
+                _ => words[j / 4] |= (q & 0x0303_0303) << (2 * (j % 4)),
+            }
+            match self.bits {
+                6 => words[4 + j / 4] |= (q >> 4 & 0x0303_0303) << (2 * (j % 4)),
+                5 => words[4] |= (q >> 4 & 0x0101_0101) << j,
+                3 => words[2] |= (q >> 2 & 0x0101_0101) << j,
+                _ => {}
+            }
+        }
+        words
+    }
+
     /// Where the bits of quad `quad` of a block lie: up to two pieces `(vector, shift, bits, up)`, each meaning
     /// `((byte >> shift) & (2^bits - 1)) << up`.
     fn planes(&self, quad: usize) -> [(usize, u32, u32, u32); 2] {
@@ -137,12 +261,7 @@ pub fn pack_group(
     out.fill(0);
     let (len, bytes) = (format.block_len(), format.block_bytes());
     let low = quant.codes.0;
-    let planes: [_; BLOCK / 4] = std::array::from_fn(|quad| {
-        layout
-            .planes(quad)
-            .map(|(vector, shift, bits, up)| (vector, shift, 0x0101_0101 * ((1u32 << bits) - 1), up))
-    });
-    let pieces = if matches!(layout.bits, 3 | 5 | 6) { 2 } else { 1 };
+    let places: [u8; 256] = places(layout);
     let mut block = Block::default();
     for (r, row) in rows.iter().enumerate().take(ROWS) {
         for (b, src) in row.chunks_exact(bytes).enumerate().take(cols / len) {
@@ -150,7 +269,10 @@ pub fn pack_group(
             let col = b * len;
             let unit = &mut out[col / layout.unit_cols() * layout.unit_bytes()..][..layout.unit_bytes()];
             let first = col % layout.unit_cols() / BLOCK;
-            let half = |v: f32| f16::from_f32(v).to_le_bytes();
+            let half = |v: f32| match layout.wide {
+                true => bf16::from_f32(v).to_le_bytes(),
+                false => f16::from_f32(v).to_le_bytes(),
+            };
             if layout.two_level {
                 unit[2 * r..2 * r + 2].copy_from_slice(&half(block.d));
                 unit[32 + 2 * r..34 + 2 * r].copy_from_slice(&half(block.dmin));
@@ -168,27 +290,37 @@ pub fn pack_group(
                     unit[64 + at..66 + at].copy_from_slice(&half(block.dmin));
                 }
             }
-            for (i, codes) in block.codes[..len].chunks_exact(BLOCK).enumerate() {
+            let stored = &mut block.codes[..len];
+            match layout.levels {
+                Some(_) => stored.iter_mut().for_each(|c| *c = places[usize::from(*c as u8)] as i8),
+                None => stored.iter_mut().for_each(|c| *c = c.wrapping_sub(low)),
+            }
+            for (i, codes) in stored.as_chunks::<BLOCK>().0.iter().enumerate() {
                 let at = layout.scale_bytes() + (first + i) * layout.block_bytes();
                 let vectors = unit[at..at + layout.block_bytes()].as_chunks_mut::<64>().0;
-                for (quad, codes) in codes.as_chunks::<4>().0.iter().enumerate() {
-                    // Four codes at once, one to a byte: what a shift moves across bytes, the mask removes.
-                    let codes = u32::from_le_bytes(codes.map(|c| (c as u8).wrapping_sub(low as u8)));
-                    for &(vector, shift, mask, up) in &planes[quad][..pieces] {
-                        if let Some(dst) = vectors[vector].as_chunks_mut::<4>().0.get_mut(r) {
-                            let word = u32::from_le_bytes(*dst) | ((codes >> up) & mask) << shift;
-                            *dst = word.to_le_bytes();
-                        }
-                    }
+                for (vector, word) in vectors.iter_mut().zip(layout.assemble(codes)) {
+                    vector[4 * r..4 * r + 4].copy_from_slice(&word.to_le_bytes());
                 }
             }
         }
     }
 }
 
+/// The place of each code in the table of a format's codes, by the code's low byte.
+fn places(layout: Layout) -> [u8; 256] {
+    let mut places = [0; 256];
+    for (i, level) in layout.levels.into_iter().flatten().enumerate() {
+        places[usize::from(level as u8)] = i as u8;
+    }
+    places
+}
+
 /// Dequantises row `r` of a packed group: the inverse of [`pack_group`], and the embedding look-up.
 pub fn unpack_row(layout: Layout, group: &[u8], r: usize, out: &mut [f32]) {
-    let half = |b: &[u8]| f16::from_le_bytes([b[0], b[1]]).to_f32();
+    let half = |b: &[u8]| match layout.wide {
+        true => bf16::from_le_bytes([b[0], b[1]]).to_f32(),
+        false => f16::from_le_bytes([b[0], b[1]]).to_f32(),
+    };
     for (c, out) in out.chunks_mut(layout.group).enumerate() {
         let col = c * layout.group;
         let unit = &group[col / layout.unit_cols() * layout.unit_bytes()..][..layout.unit_bytes()];
@@ -214,7 +346,11 @@ pub fn unpack_row(layout: Layout, group: &[u8], r: usize, out: &mut [f32]) {
                 let b = u32::from(vectors[64 * vector + 4 * r + i % 4]);
                 code | ((b >> shift) & ((1 << bits) - 1)) << up
             });
-            *out = scale * (code as i32 - layout.offset()) as f32 - min;
+            let code = match layout.levels {
+                Some(levels) => i32::from(levels[code as usize]),
+                None => code as i32 - layout.offset(),
+            };
+            *out = scale * code as f32 - min;
         }
     }
 }

@@ -6,7 +6,7 @@
 mod act;
 mod float;
 pub(crate) mod kernel;
-mod layout;
+pub(crate) mod layout;
 
 pub use act::{ActBlock, padded_cols};
 pub use float::Float;
@@ -18,6 +18,7 @@ use crate::quant::Format;
 use crate::simd::Scalar;
 #[cfg(target_arch = "x86_64")]
 use crate::simd::{Avx2, Avx512Vnni};
+use layout::by_layout;
 
 /// How a weight is laid out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -188,30 +189,6 @@ impl Quantize {
     }
 }
 
-/// Picks the instance of a kernel for a layout, or `$none`. A layout that a format has must have a row here: the tests iterate
-/// the table of formats and would find the other.
-macro_rules! by_layout {
-    ($layout:expr, $kernel:ident, $none:expr) => {
-        $crate::pack::by_layout!($layout, $kernel, $none, std::convert::identity)
-    };
-    ($layout:expr, $kernel:ident, $none:expr, $wrap:expr) => {
-        match ($layout.bits, $layout.group, $layout.two_level, $layout.min) {
-            (4, 32, false, false) => $wrap($kernel::<4, 32, false, false>), // Q4_0
-            (4, 32, false, true) => $wrap($kernel::<4, 32, false, true>),   // Q4_1
-            (5, 32, false, false) => $wrap($kernel::<5, 32, false, false>), // Q5_0
-            (5, 32, false, true) => $wrap($kernel::<5, 32, false, true>),   // Q5_1
-            (8, 32, false, false) => $wrap($kernel::<8, 32, false, false>), // Q8_0
-            (2, 16, true, true) => $wrap($kernel::<2, 16, true, true>),     // Q2_K
-            (3, 16, true, false) => $wrap($kernel::<3, 16, true, false>),   // Q3_K
-            (4, 32, true, true) => $wrap($kernel::<4, 32, true, true>),     // Q4_K
-            (5, 32, true, true) => $wrap($kernel::<5, 32, true, true>),     // Q5_K
-            (6, 16, true, false) => $wrap($kernel::<6, 16, true, false>),   // Q6_K
-            _ => $none,
-        }
-    };
-}
-pub(crate) use by_layout;
-
 /// Compiles every kernel for one instruction set.
 macro_rules! instantiate {
     ($module:ident, $simd:ty $(, $feature:literal)?) => {
@@ -220,7 +197,7 @@ macro_rules! instantiate {
 
             pub(super) fn kernels(packing: Packing) -> (QuantFn, FloatFn) {
                 match packing {
-                    Packing::Quantised(layout) => (by_layout!(layout, quant, no_quant), no_float),
+                    Packing::Quantised(layout) => (by_layout!(layout, quant as QuantFn).unwrap_or(no_quant), no_float),
                     Packing::Float(Float::F32) => (no_quant, float::<float::F32>),
                     Packing::Float(Float::F16) => (no_quant, float::<float::F16>),
                     Packing::Float(Float::BF16) => (no_quant, float::<float::BF16>),
@@ -228,7 +205,7 @@ macro_rules! instantiate {
             }
 
             $(#[target_feature(enable = $feature)])?
-            unsafe fn quant<const BITS: u32, const GROUP: usize, const TWO: bool, const MIN: bool>(
+            unsafe fn quant<const L: usize>(
                 w: *const u8,
                 groups: usize,
                 units: usize,
@@ -238,7 +215,7 @@ macro_rules! instantiate {
                 ldy: usize,
             ) {
                 // SAFETY: passed on.
-                unsafe { kernel::matmul::<$simd, BITS, GROUP, TWO, MIN>(w, groups, units, x, rows, y, ldy) }
+                unsafe { kernel::matmul::<$simd, L>(w, groups, units, x, rows, y, ldy) }
             }
 
             $(#[target_feature(enable = $feature)])?

@@ -20,10 +20,14 @@ fn stored(format: Format, rows: usize, cols: usize, rng: &mut Rng) -> Vec<u8> {
     let half = |rng: &mut Rng| half::f16::from_f32(rng.unit() * 0.1).to_le_bytes();
     let at: &[usize] = match format {
         Format::Q4_1 | Format::Q5_1 | Format::Q4_K | Format::Q5_K => &[0, 2],
-        Format::Q4_0 | Format::Q5_0 | Format::Q8_0 => &[0],
+        Format::Q4_0 | Format::Q5_0 | Format::Q8_0 | Format::IQ4_NL | Format::IQ4_XS => &[0],
         Format::Q2_K => &[80, 82],
         Format::Q3_K => &[108],
         Format::Q6_K => &[208],
+        Format::MXFP4 => {
+            data.chunks_exact_mut(17).for_each(|block| block[0] = 118 + block[0] % 8);
+            &[]
+        }
         Format::F32 => {
             return (0..rows * cols).flat_map(|_| rng.unit().to_le_bytes()).collect();
         }
@@ -191,9 +195,13 @@ fn extreme_codes_do_not_saturate() {
                 Format::Q2_K => &[80, 82],
                 Format::Q3_K => &[108],
                 Format::Q6_K => &[208],
-                Format::Q4_0 | Format::Q5_0 | Format::Q8_0 => &[0],
+                Format::Q4_0 | Format::Q5_0 | Format::Q8_0 | Format::IQ4_NL | Format::IQ4_XS => &[0],
+                Format::MXFP4 => &[],
                 _ => &[0, 2],
             };
+            if format == Format::MXFP4 {
+                data.chunks_exact_mut(17).for_each(|block| block[0] = 126);
+            }
             for block in data.chunks_exact_mut(format.block_bytes()) {
                 for &a in at {
                     block[a..a + 2].copy_from_slice(&half::f16::from_f32(0.25).to_le_bytes());

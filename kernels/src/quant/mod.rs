@@ -9,6 +9,9 @@
 
 mod block;
 mod float;
+pub(crate) mod iq4_nl;
+mod iq4_xs;
+pub(crate) mod mxfp4;
 mod q2_k;
 mod q3_k;
 mod q4_0;
@@ -54,7 +57,16 @@ pub enum Format {
     Q5_K,
     /// 6-bit signed codes, 8-bit signed scales per 16, in blocks of 256.
     Q6_K,
+    /// 4-bit places in a table of 16 codes, one scale per 32.
+    IQ4_NL,
+    /// The same, with 6-bit signed scales per 32, in blocks of 256.
+    IQ4_XS,
+    /// 4-bit floats (E2M1), one power of two per 32 (OCP Microscaling Formats 1.0).
+    MXFP4,
 }
+
+/// The values that codes take, by the bits that are stored of them.
+pub type Levels = [i8; 16];
 
 /// What the codes of a block-quantised format look like, and how to decode them.
 #[derive(Clone, Copy, Debug)]
@@ -63,14 +75,31 @@ pub struct Quant {
     pub group_len: usize,
     /// Smallest and largest code that [`Quant::unpack`] yields.
     pub codes: (i8, i8),
+    /// The codes, where there are few.
+    pub levels: Option<Levels>,
     /// Smallest and largest sub-block scale; (1, 1) where the block scale is the only one.
     pub scales: (i8, i8),
     /// Largest sub-block minimum; 0 where the format has none, 1 where the block minimum is the only one.
     pub max_min: u8,
+    /// Whether the block scale has an exponent of 8 bits, and so does not fit an f16.
+    pub wide_scale: bool,
     decode: fn(&[u8], &mut Block),
 }
 
 impl Quant {
+    /// The fields that most formats share.
+    const fn of(decode: fn(&[u8], &mut Block)) -> Quant {
+        Quant {
+            group_len: 32,
+            codes: (0, 0),
+            levels: None,
+            scales: (1, 1),
+            max_min: 0,
+            wide_scale: false,
+            decode,
+        }
+    }
+
     /// Whether the format subtracts a minimum.
     pub fn has_min(&self) -> bool {
         self.max_min > 0
@@ -104,7 +133,7 @@ macro_rules! float {
 }
 
 macro_rules! quant {
-    ($format:ident, $id:literal, $len:literal / $group:literal, $module:ident, $codes:expr, $scales:expr, $max_min:literal) => {
+    ($format:ident, $id:literal, $len:literal / $group:literal, $module:ident, $codes:expr, $scales:expr, $max_min:literal $(, $field:ident: $value:expr)*) => {
         Row {
             ty: TensorType::new($id, stringify!($format), $len, $module::BYTES, Some(Format::$format)),
             codec: Codec::Quant(Quant {
@@ -112,12 +141,13 @@ macro_rules! quant {
                 codes: $codes,
                 scales: $scales,
                 max_min: $max_min,
-                decode: |src, out| {
+                $($field: $value,)*
+                ..Quant::of(|src, out| {
                     debug_assert_eq!(src.len(), $module::BYTES);
                     if let Ok(block) = src.try_into() {
                         $module::unpack(block, out);
                     }
-                },
+                })
             }),
         }
     };
@@ -126,7 +156,7 @@ macro_rules! quant {
 /// One row per format, in the order of the enum: ggml id, elements per block / per group, layout, code range, sub-block
 /// scale range, largest sub-block minimum.
 #[rustfmt::skip]
-static FORMATS: [Row; 13] = [
+static FORMATS: [Row; 16] = [
     float!(F32, 0, 4, float::f32),
     float!(F16, 1, 2, float::f16),
     float!(BF16, 30, 2, float::bf16),
@@ -140,6 +170,9 @@ static FORMATS: [Row; 13] = [
     quant!(Q4_K, 12, 256 / 32, q4_k, (0, 15), (0, 63), 63),
     quant!(Q5_K, 13, 256 / 32, q5_k, (0, 31), (0, 63), 63),
     quant!(Q6_K, 14, 256 / 16, q6_k, (-32, 31), (-128, 127), 0),
+    quant!(IQ4_NL, 20, 32 / 32, iq4_nl, (-127, 113), (1, 1), 0, levels: Some(iq4_nl::LEVELS)),
+    quant!(IQ4_XS, 23, 256 / 32, iq4_xs, (-127, 113), (-32, 31), 0, levels: Some(iq4_nl::LEVELS)),
+    quant!(MXFP4, 39, 32 / 32, mxfp4, (-12, 12), (1, 1), 0, levels: Some(mxfp4::LEVELS), wide_scale: true),
 ];
 
 impl Format {
@@ -251,7 +284,7 @@ mod tests {
         assert_eq!(Format::Q4_K.bytes_for(500), None);
         assert_eq!(Format::F32.bytes_for(usize::MAX), None);
         assert_eq!(Format::Q4_0.bits_per_weight(), 4.5);
-        assert_eq!(Format::from_ggml_id(23), None, "IQ4_XS is known, not supported");
+        assert_eq!(Format::from_ggml_id(16), None, "IQ2_XXS is known, not supported");
     }
 
     /// The ranges in the table are what packers size their fields by: no block may leave them, and they are tight.

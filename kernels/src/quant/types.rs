@@ -16,7 +16,7 @@ pub struct TensorType {
 /// Known to ggml, not computed with: id, name, elements per block, bytes per block. Q8_1 and Q8_K are intermediate
 /// formats of ggml's kernels; integers and F64 occur in auxiliary tensors. Ids 4, 5, 31-33 and 36-38 were removed from ggml.
 #[rustfmt::skip]
-static OTHERS: [TensorType; 30] = [
+static OTHERS: [TensorType; 27] = [
     other(4, "Q4_2", 16, 10),
     other(5, "Q4_3", 16, 12),
     other(9, "Q8_1", 32, 36),
@@ -25,10 +25,8 @@ static OTHERS: [TensorType; 30] = [
     other(17, "IQ2_XS", 256, 74),
     other(18, "IQ3_XXS", 256, 98),
     other(19, "IQ1_S", 256, 50),
-    other(20, "IQ4_NL", 32, 18),
     other(21, "IQ3_S", 256, 110),
     other(22, "IQ2_S", 256, 82),
-    other(23, "IQ4_XS", 256, 136),
     other(24, "I8", 1, 1),
     other(25, "I16", 1, 2),
     other(26, "I32", 1, 4),
@@ -43,7 +41,6 @@ static OTHERS: [TensorType; 30] = [
     other(36, "IQ4_NL_4_4", 32, 18),
     other(37, "IQ4_NL_4_8", 32, 18),
     other(38, "IQ4_NL_8_8", 32, 18),
-    other(39, "MXFP4", 32, 17),
     other(40, "NVFP4", 64, 36),
     other(41, "Q1_0", 128, 18),
     other(42, "Q2_0", 64, 18),
@@ -79,7 +76,7 @@ impl TensorType {
         self.id
     }
 
-    /// ggml's name, for example `IQ4_XS`.
+    /// ggml's name, for example `IQ2_XXS`.
     pub fn name(self) -> &'static str {
         self.name
     }

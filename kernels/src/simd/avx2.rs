@@ -236,6 +236,13 @@ impl Simd for Avx2 {
         }
     }
     #[inline(always)]
+    unsafe fn lookup(table: &[u8; 16], a: I2) -> I2 {
+        unsafe {
+            let t = _mm256_broadcastsi128_si256(_mm_loadu_si128(table.as_ptr().cast()));
+            I2(_mm256_shuffle_epi8(t, a.0), _mm256_shuffle_epi8(t, a.1))
+        }
+    }
+    #[inline(always)]
     unsafe fn or_codes(a: I2, b: I2) -> I2 {
         unsafe { I2(_mm256_or_si256(a.0, b.0), _mm256_or_si256(a.1, b.1)) }
     }
@@ -245,10 +252,10 @@ impl Simd for Avx2 {
         unsafe { I2(_mm256_setzero_si256(), _mm256_setzero_si256()) }
     }
     #[inline(always)]
-    unsafe fn dot<const BITS: u32>(acc: I2, codes: I2, x: *const i8) -> I2 {
+    unsafe fn dot(bits: u32, acc: I2, codes: I2, x: *const i8) -> I2 {
         unsafe {
             let x = _mm256_set1_epi32(x.cast::<i32>().read_unaligned());
-            if BITS == 8 {
+            if bits == 8 {
                 // Unsigned 8-bit codes would saturate (255 * 127 * 2); as |code - 128| <= 128 they don't.
                 let bias = _mm256_set1_epi8(-128);
                 let f = |acc: __m256i, c: __m256i| {

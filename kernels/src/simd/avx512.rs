@@ -165,6 +165,13 @@ impl Simd for Avx512Vnni {
         }
     }
     #[inline(always)]
+    unsafe fn lookup(table: &[u8; 16], a: __m512i) -> __m512i {
+        unsafe {
+            let t = _mm512_broadcast_i32x4(_mm_loadu_si128(table.as_ptr().cast()));
+            _mm512_shuffle_epi8(t, a)
+        }
+    }
+    #[inline(always)]
     unsafe fn or_codes(a: __m512i, b: __m512i) -> __m512i {
         unsafe { _mm512_or_si512(a, b) }
     }
@@ -173,7 +180,7 @@ impl Simd for Avx512Vnni {
         sum
     }
     #[inline(always)]
-    unsafe fn dot<const BITS: u32>(acc: __m512i, codes: __m512i, x: *const i8) -> __m512i {
+    unsafe fn dot(_bits: u32, acc: __m512i, codes: __m512i, x: *const i8) -> __m512i {
         // vpdpbusd wraps, never saturates: 4 * 255 * 127 per step and 32 columns reach 1.04e6 at most.
         unsafe { _mm512_dpbusd_epi32(acc, codes, _mm512_set1_epi32(x.cast::<i32>().read_unaligned())) }
     }

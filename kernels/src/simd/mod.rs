@@ -111,12 +111,14 @@ pub trait Simd: Copy + 'static {
     unsafe fn plane<const MASK: u8, const UP: u32>(a: Self::Codes, shift: u32) -> Self::Codes;
     /// `a | b`.
     unsafe fn or_codes(a: Self::Codes, b: Self::Codes) -> Self::Codes;
+    /// `table[byte]` for every byte; bytes are below 16.
+    unsafe fn lookup(table: &[u8; 16], a: Self::Codes) -> Self::Codes;
     /// Starts accumulating on top of `sum`.
     unsafe fn acc_start(sum: Self::I) -> Self::Acc;
-    /// `acc[row] += sum over 4 columns of code * x`, with the four activations at `x` in -127..=127. `BITS` is the
+    /// `acc[row] += sum over 4 columns of code * x`, with the four activations at `x` in -127..=127. `bits` is the
     /// width of the codes; 8-bit codes: see [`Simd::SIGNED_BYTES`].
-    unsafe fn dot<const BITS: u32>(acc: Self::Acc, codes: Self::Codes, x: *const i8) -> Self::Acc;
-    /// Ends what [`Simd::acc_start`] began on `sum`. At most `flush_every(BITS)` dots may lie between.
+    unsafe fn dot(bits: u32, acc: Self::Acc, codes: Self::Codes, x: *const i8) -> Self::Acc;
+    /// Ends what [`Simd::acc_start`] began on `sum`. At most `flush_every(bits)` dots may lie between.
     unsafe fn acc_flush(sum: Self::I, acc: Self::Acc) -> Self::I;
     /// Dots that an accumulator holds before it must be flushed.
     fn flush_every(bits: u32) -> usize;

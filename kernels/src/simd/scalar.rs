@@ -167,6 +167,10 @@ impl Simd for Scalar {
         a.map(|b| ((b >> shift) & MASK) << UP)
     }
     #[inline(always)]
+    unsafe fn lookup(table: &[u8; 16], a: [u8; 64]) -> [u8; 64] {
+        a.map(|b| table[usize::from(b & 15)])
+    }
+    #[inline(always)]
     unsafe fn or_codes(a: [u8; 64], b: [u8; 64]) -> [u8; 64] {
         std::array::from_fn(|i| a[i] | b[i])
     }
@@ -175,7 +179,7 @@ impl Simd for Scalar {
         sum
     }
     #[inline(always)]
-    unsafe fn dot<const BITS: u32>(acc: I, codes: [u8; 64], x: *const i8) -> I {
+    unsafe fn dot(_bits: u32, acc: I, codes: [u8; 64], x: *const i8) -> I {
         let x = unsafe { x.cast::<[i8; 4]>().read_unaligned() };
         std::array::from_fn(|r| (0..4).fold(acc[r], |s, j| s + i32::from(codes[4 * r + j]) * i32::from(x[j])))
     }

@@ -15,6 +15,7 @@ HERE = Path(__file__).parent
 HALFS = {
     T.Q4_0: [0], T.Q4_1: [0, 2], T.Q5_0: [0], T.Q5_1: [0, 2], T.Q8_0: [0],
     T.Q2_K: [80, 82], T.Q3_K: [108], T.Q4_K: [0, 2], T.Q5_K: [0, 2], T.Q6_K: [208],
+    T.IQ4_NL: [0], T.IQ4_XS: [0], T.MXFP4: [],
 }
 # d and dmin (or m): typical, negative, smallest and largest denormal, zeros of both signs, largest, infinite
 SCALES = [
@@ -26,6 +27,8 @@ SCALES = [
 def blocks(ty, rng):
     size = GGML_QUANT_SIZES[ty][1]
     out = rng.integers(0, 256, (len(SCALES) + 2, size), dtype=np.uint8)
+    if ty == T.MXFP4:  # exponents: denormal results, typical ones, the largest
+        out[:10, 0] = [0, 1, 2, 3, 100, 118, 125, 127, 254, 255]
     out[-2], out[-1] = 0x00, 0xFF  # all codes and sub-block scales at their ends, with a typical block scale
     for row, values in zip(out, SCALES + SCALES[:2]):
         for offset, value in zip(HALFS[ty], values):

@@ -48,7 +48,12 @@ enum Kind {
     /// Where a block's half-precision scale is, and where its offset (or the scale of its minimums), with the bytes that
     /// belong there. All else in a block may have any bits.
     Quantised { scale: (usize, [u8; 2]), offset: Option<(usize, [u8; 2])> },
+    /// The first byte of a block is the scale's exponent: picked from these. All else may have any bits.
+    Exponent([u8; EXPONENTS]),
 }
+
+/// Exponents that blocks of MXFP4 pick from: so many that their mean square is within 5 % of any.
+const EXPONENTS: usize = 64;
 
 /// Values that floats are picked from: 12 random bits choose one.
 const FLOATS: usize = 1 << 12;
@@ -61,7 +66,7 @@ impl Blocks {
         // The offset is what centres the codes at scale 1.
         let (scale, offset) = match format {
             Format::F32 | Format::F16 | Format::BF16 => return Blocks { format, kind: floats(format, rms) },
-            Format::Q4_0 | Format::Q5_0 | Format::Q8_0 => (0, None),
+            Format::Q4_0 | Format::Q5_0 | Format::Q8_0 | Format::IQ4_NL | Format::IQ4_XS => (0, None),
             Format::Q4_1 => (0, Some((2, -7.5))),
             Format::Q5_1 => (0, Some((2, -15.5))),
             Format::Q2_K => (80, Some((82, 1.5))),
@@ -69,6 +74,7 @@ impl Blocks {
             Format::Q4_K => (0, Some((2, 7.5))),
             Format::Q5_K => (0, Some((2, 15.5))),
             Format::Q6_K => (208, None),
+            Format::MXFP4 => return Blocks { format, kind: exponents(rms) },
         };
         let scaled_by = |s: f32| Blocks {
             format,
@@ -97,6 +103,12 @@ impl Blocks {
                     }
                 }
             }
+            Kind::Exponent(exponents) => {
+                random.fill(out);
+                for block in out.chunks_exact_mut(self.format.block_bytes()) {
+                    block[0] = exponents[usize::from(block[0]) % EXPONENTS];
+                }
+            }
             Kind::Quantised { scale, offset } => {
                 random.fill(out);
                 for block in out.chunks_exact_mut(self.format.block_bytes()) {
@@ -118,6 +130,16 @@ fn floats(format: Format, rms: f32) -> Kind {
         Format::BF16 => values.flat_map(|v| bf16::from_f32(v).to_le_bytes()).collect(),
         _ => values.flat_map(f32::to_le_bytes).collect(),
     })
+}
+
+/// Two neighbouring exponents, so often each that the mean square is right.
+fn exponents(rms: f32) -> Kind {
+    // The sixteen values of MXFP4 have the mean square 8.5625 at exponent 127.
+    let square = rms * rms / 8.5625;
+    let low = (square.log2() / 2.0).floor();
+    let share = (square / (2.0 * low).exp2() - 1.0) / 3.0;
+    let high = (share * EXPONENTS as f32).round() as usize;
+    Kind::Exponent(std::array::from_fn(|i| (127.0 + low) as u8 + u8::from(i < high)))
 }
 
 fn root_mean_square(values: &[f32]) -> f32 {

@@ -53,6 +53,7 @@ impl Simd for Avx2 {
     const SIGNED_BYTES: bool = true;
     const TILE: usize = 3;
     const TILE_GROUPS: usize = 1;
+    const STREAMS: usize = 2;
 
     #[inline(always)]
     unsafe fn zero() -> F2 {

@@ -18,6 +18,7 @@ impl Simd for Avx512Vnni {
     const SIGNED_BYTES: bool = false;
     const TILE: usize = 4;
     const TILE_GROUPS: usize = 2;
+    const STREAMS: usize = 4;
 
     #[inline(always)]
     unsafe fn zero() -> __m512 {

@@ -41,6 +41,8 @@ pub trait Simd: Copy + 'static {
     const TILE: usize;
     /// Groups of sixteen rows of such a tile: 1 or 2.
     const TILE_GROUPS: usize;
+    /// Groups of sixteen rows that are multiplied with a single token at a time: 2 or 4.
+    const STREAMS: usize;
 
     // --- floats
     /// All lanes zero.

@@ -37,6 +37,7 @@ impl Simd for Scalar {
     const SIGNED_BYTES: bool = false;
     const TILE: usize = 4;
     const TILE_GROUPS: usize = 1;
+    const STREAMS: usize = 2;
 
     #[inline(always)]
     unsafe fn zero() -> F {

@@ -52,7 +52,7 @@ pub struct LoadArgs {
     /// Run on this device: auto, cpu, candle
     #[arg(long, env = "KINFER_DEVICE", value_name = "NAME", default_value = "auto", value_parser = device)]
     pub device: Device,
-    /// Threads that compute [default: as many as this process may run at once]
+    /// Threads that compute [default: one for each fast physical core that this process may use]
     #[arg(short, long, env = "KINFER_THREADS", value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
     pub threads: Option<u16>,
     /// Instruction set instead of the best one: scalar, avx2, avx512vnni, ...

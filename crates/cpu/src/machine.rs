@@ -1,5 +1,8 @@
 //! Facts about this machine.
 
+use std::collections::HashSet;
+use std::path::Path;
+
 /// Bytes that can be allocated without swapping: what the system says is available, and what the control group of this
 /// process leaves. `None` where neither is known.
 pub fn available_memory() -> Option<u64> {
@@ -54,9 +57,57 @@ fn file_cache(stat: &str) -> Option<u64> {
     Some(value("inactive_file ")? + value("active_file ").unwrap_or(0))
 }
 
-/// Threads that may run at once, by affinity and container quota.
+/// Threads that compute best together: one for each physical core that this process may use (two threads of one core share the
+/// units that do the work), of cores of two kinds only the fast ones (a stage waits for its slowest thread), and no more than the
+/// container's quota. Where the system tells nothing about cores, the threads that may run at once.
 pub fn threads() -> usize {
-    std::thread::available_parallelism().map_or(1, usize::from)
+    let allowed = std::thread::available_parallelism().map_or(1, usize::from);
+    let cores = std::fs::read_to_string("/proc/self/status")
+        .ok()
+        .and_then(|s| list(s.lines().find_map(|l| l.strip_prefix("Cpus_allowed_list:"))?))
+        .and_then(|cpus| fast_cores(Path::new("/sys/devices"), &cpus));
+    cores.map_or(allowed, |cores| cores.clamp(1, allowed))
+}
+
+/// How many cores `cpus` are, of those at least three quarters as fast as the fastest. `None` where `sys` tells nothing.
+fn fast_cores(sys: &Path, cpus: &[usize]) -> Option<usize> {
+    let read = |path: &str| std::fs::read_to_string(sys.join(path)).ok();
+    // Intel's hybrid processors list their efficient cores.
+    let slow = read("cpu_atom/cpus").and_then(|s| list(&s)).unwrap_or_default();
+    let fast = |cpu: &&usize| !slow.contains(cpu);
+    let fast: Vec<usize> = if cpus.iter().any(|c| fast(&c)) {
+        cpus.iter().filter(fast).copied().collect()
+    } else {
+        cpus.to_vec()
+    };
+    // ARM's kernels say how fast each is, with 1024 for the fastest of the machine.
+    let capacity = |cpu: usize| {
+        read(&format!("system/cpu/cpu{cpu}/cpu_capacity"))
+            .and_then(|s| s.trim().parse::<u32>().ok())
+            .unwrap_or(1024)
+    };
+    let capacities: Vec<u32> = fast.iter().map(|&cpu| capacity(cpu)).collect();
+    let least = capacities.iter().max()?.saturating_mul(3) / 4;
+    let cores: Option<HashSet<usize>> = fast
+        .iter()
+        .zip(&capacities)
+        .filter(|(_, capacity)| **capacity >= least)
+        .map(|(cpu, _)| {
+            let siblings = read(&format!("system/cpu/cpu{cpu}/topology/thread_siblings_list"))?;
+            list(&siblings)?.into_iter().min()
+        })
+        .collect();
+    cores.map(|cores| cores.len())
+}
+
+/// The numbers of a list such as `0-3,8`.
+fn list(text: &str) -> Option<Vec<usize>> {
+    let mut numbers = Vec::new();
+    for range in text.trim().split(',') {
+        let (first, last) = range.split_once('-').unwrap_or((range, range));
+        numbers.extend(first.parse::<usize>().ok()?..=last.parse().ok()?);
+    }
+    Some(numbers)
 }
 
 #[cfg(test)]
@@ -70,6 +121,65 @@ mod tests {
         assert_eq!(meminfo("MemAvailable: many\n", "MemAvailable:"), None);
         assert_eq!(file_cache("anon 5\nactive_file 7\ninactive_file 3\n"), Some(10));
         assert_eq!(file_cache(""), None);
+    }
+
+    /// A `/sys/devices` with the given files.
+    fn sys(files: &[(String, String)]) -> tempfile::TempDir {
+        let dir = tempfile::tempdir().unwrap();
+        for (path, text) in files {
+            let path = dir.path().join(path);
+            std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+            std::fs::write(path, text).unwrap();
+        }
+        dir
+    }
+
+    fn siblings(cpu: usize, list: &str) -> (String, String) {
+        (format!("system/cpu/cpu{cpu}/topology/thread_siblings_list"), format!("{list}\n"))
+    }
+
+    #[test]
+    fn threads_of_one_core_count_once() {
+        let files: Vec<_> =
+            (0..8).map(|cpu| siblings(cpu, &format!("{},{}", cpu % 4, cpu % 4 + 4))).collect();
+        let sys = sys(&files);
+        assert_eq!(fast_cores(sys.path(), &list("0-7").unwrap()), Some(4));
+        assert_eq!(fast_cores(sys.path(), &list("0,2,6").unwrap()), Some(2), "of the CPUs allowed");
+    }
+
+    #[test]
+    fn efficient_cores_are_left_out_unless_there_are_no_others() {
+        // Two fast cores of two threads, four efficient ones: Intel's hybrid processors.
+        let mut files: Vec<_> =
+            (0..4).map(|cpu| siblings(cpu, if cpu < 2 { "0-1" } else { "2-3" })).collect();
+        files.extend((4..8).map(|cpu| siblings(cpu, &cpu.to_string())));
+        files.push(("cpu_atom/cpus".into(), "4-7\n".into()));
+        let intel = sys(&files);
+        assert_eq!(fast_cores(intel.path(), &list("0-7").unwrap()), Some(2));
+        assert_eq!(fast_cores(intel.path(), &list("5-7").unwrap()), Some(3));
+        // One, three and four of three speeds: ARM.
+        let mut files: Vec<_> = (0..8).map(|cpu| siblings(cpu, &cpu.to_string())).collect();
+        for cpu in 0..8 {
+            let capacity = if cpu == 7 {
+                1024
+            } else if cpu > 3 {
+                870
+            } else {
+                325
+            };
+            files.push((format!("system/cpu/cpu{cpu}/cpu_capacity"), format!("{capacity}\n")));
+        }
+        let arm = sys(&files);
+        assert_eq!(fast_cores(arm.path(), &list("0-7").unwrap()), Some(4));
+        assert_eq!(fast_cores(arm.path(), &list("0-2").unwrap()), Some(3));
+    }
+
+    #[test]
+    fn a_system_that_tells_nothing_gives_no_cores() {
+        assert_eq!(fast_cores(sys(&[]).path(), &[0, 1]), None);
+        assert_eq!(list("0-3,8\n"), Some(vec![0, 1, 2, 3, 8]));
+        assert_eq!(list("x"), None);
+        assert!(threads() >= 1);
     }
 
     #[cfg(target_os = "linux")]

@@ -44,6 +44,7 @@ pub fn run(args: DoctorArgs, ctx: &Ctx) -> anyhow::Result<()> {
         // A wrong KINFER_ISA is what a doctor is asked about: said, not failed at.
         isa: Isa::from_env(),
         features: system::cpu_features(),
+        usable: std::thread::available_parallelism().map_or(1, usize::from),
         threads: machine::threads(),
         cpus: system::machine_cpus(),
         total: system::total_memory(),
@@ -76,6 +77,7 @@ fn measure(ctx: &Ctx) -> Option<Vec<Bandwidth>> {
 struct Found {
     isa: Result<Isa, String>,
     features: Vec<&'static str>,
+    usable: usize,
     threads: usize,
     cpus: Option<usize>,
     total: Option<u64>,
@@ -144,12 +146,13 @@ impl Found {
             },
         );
         let of = match self.cpus {
-            Some(all) if all > self.threads => {
+            Some(all) if all > self.usable => {
                 format!(" of the machine's {all} (by affinity or container quota)")
             }
             _ => String::new(),
         };
-        row("processors", format!("{}{of}", self.threads));
+        row("processors", format!("{}{of}", self.usable));
+        row("threads", format!("{} by default, one for each fast physical core", self.threads));
         let size = |bytes: Option<u64>| bytes.map_or_else(|| "unknown".into(), human_size);
         row("memory", format!("{}, {} available", size(self.total), size(self.available)));
         match &self.bandwidth {
@@ -233,7 +236,8 @@ impl Found {
                 "isa": self.isa.as_ref().ok().map(|isa| isa.name()),
                 "isa_error": self.isa.as_ref().err(),
                 "isa_available": Isa::ALL.iter().filter(|isa| isa.available()).map(|isa| isa.name()).collect::<Vec<_>>(),
-                "usable": self.threads,
+                "usable": self.usable,
+                "threads": self.threads,
                 "machine": self.cpus,
             },
             "memory": { "total": self.total, "available": self.available },

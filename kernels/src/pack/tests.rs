@@ -154,7 +154,7 @@ fn products_equal_the_oracle_and_each_other() {
             let data = stored(format, rows, cols, &mut rng);
             let packed = pack(format, &data, rows, cols);
             let groups = rows.div_ceil(ROWS);
-            for tokens in [1, 2, 3, 4, 5, 6, 7, 13] {
+            for tokens in [1, 2, 3, 4, 5, 6, 7, 8, 13, 16, 43] {
                 let x: Vec<f32> = (0..tokens * cols).map(|_| rng.unit() * 4.0).collect();
                 let scalar = Matmul::new(Packing::of(format), Isa::Scalar).unwrap();
                 let want = product(&scalar, &packed, groups, cols, &x, tokens);

@@ -3,7 +3,7 @@
 
 mod common;
 
-use kinfer_core::{Batch, KvType, Model, Role, Runner, RunnerLimits, batch::BLOCK_LEN};
+use kinfer_core::{Batch, KvType, KvTypes, Model, Role, Runner, RunnerLimits, batch::BLOCK_LEN};
 use kinfer_cpu::{Cpu, Isa, Numerics, machine};
 use kinfer_load::gguf::Gguf;
 use kinfer_load::tokenizer::{Encode, Tokenizer, VocabSpec};
@@ -16,7 +16,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 struct Target {
     name: &'static str,
     load: fn(&Gguf) -> Arc<dyn Model>,
-    kv: KvType,
+    kv: KvTypes,
     rules: Rules,
 }
 
@@ -61,27 +61,55 @@ targets! {
     candle_f32: Target {
         name: "candle f32",
         load: |gguf| kinfer_models::load(kinfer_candle::Candle::cpu(), gguf, &mut |_, _| {}).unwrap(),
-        kv: KvType::F32,
+        kv: of(KvType::F32),
         rules: EXACT,
     };
     cpu_f32: Target {
         name: "cpu f32",
         load: |gguf| load_cpu(gguf, Numerics::F32),
-        kv: KvType::F32,
+        kv: of(KvType::F32),
         rules: EXACT,
     };
     cpu_auto: Target {
         name: "cpu auto",
         load: |gguf| load_cpu(gguf, Numerics::Auto),
-        kv: KvType::F16,
+        kv: of(KvType::F16),
+        rules: QUANTISED,
+    };
+    cpu_bf16_cache: Target {
+        name: "cpu auto, bf16 cache",
+        load: |gguf| load_cpu(gguf, Numerics::Auto),
+        kv: of(KvType::Bf16),
+        rules: QUANTISED,
+    };
+    cpu_q8_0_cache: Target {
+        name: "cpu auto, q8_0 cache",
+        load: |gguf| load_cpu(gguf, Numerics::Auto),
+        kv: of(KvType::Q8_0),
+        rules: QUANTISED,
+    };
+    cpu_q4_0_values: Target {
+        name: "cpu auto, q8_0 keys, q4_0 values",
+        load: |gguf| load_cpu(gguf, Numerics::Auto),
+        kv: KvTypes { k: KvType::Q8_0, v: KvType::Q4_0 },
+        rules: QUANTISED,
+    };
+    cpu_q4_0_cache: Target {
+        name: "cpu auto, q4_0 cache",
+        load: |gguf| load_cpu(gguf, Numerics::Auto),
+        kv: of(KvType::Q4_0),
         rules: QUANTISED,
     };
     cpu_int8: Target {
         name: "cpu int8",
         load: |gguf| load_cpu(gguf, Numerics::Int8),
-        kv: KvType::F16,
+        kv: of(KvType::F16),
         rules: QUANTISED,
     };
+}
+
+const fn of(kind: KvType) -> KvTypes {
+    KvTypes { k: kind, v: kind }
 }
 
 fn load_cpu(gguf: &Gguf, numerics: Numerics) -> Arc<dyn Model> {

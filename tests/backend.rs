@@ -53,14 +53,16 @@ macro_rules! backends {
 }
 
 backends! {
-    candle_f32: Candle::cpu(), FLOAT, Bounds { unfused: 0.0, reference: 0.0, chunks: 1e-6 };
-    cpu_f32: cpu(Numerics::F32), &KvType::ALL, Bounds { unfused: 0.0, reference: 1e-6, chunks: 0.0 };
-    cpu_auto: cpu(Numerics::Auto), &KvType::ALL, Bounds { unfused: 0.0, reference: 2e-3, chunks: 0.0 };
-    cpu_int8: cpu(Numerics::Int8), &KvType::ALL, Bounds { unfused: 0.0, reference: 2e-3, chunks: 0.0 };
+    candle_f32: Candle::cpu(), &[KvType::F32, KvType::Bf16], Bounds { unfused: 0.0, reference: 0.0, chunks: 1e-6 };
+    cpu_f32: cpu(Numerics::F32), CPU, Bounds { unfused: 0.0, reference: 1e-6, chunks: 0.0 };
+    cpu_auto: cpu(Numerics::Auto), CPU, Bounds { unfused: 0.0, reference: 2e-3, chunks: 0.0 };
+    cpu_int8: cpu(Numerics::Int8), CPU, Bounds { unfused: 0.0, reference: 2e-3, chunks: 0.0 };
 }
 
 /// Types of a cache that every backend has.
-const FLOAT: &[KvType] = &[KvType::F32, KvType::F16, KvType::Bf16];
+const FLOAT: &[KvType] = &[KvType::F32, KvType::F16];
+/// Types with and without scales; the kernels' own tests have all.
+const CPU: &[KvType] = &[KvType::F32, KvType::F16, KvType::Q8_0];
 
 fn cpu(numerics: Numerics) -> Cpu {
     Cpu::new(2, Isa::from_env().unwrap(), numerics).unwrap()

@@ -158,10 +158,9 @@ unsafe fn key_tiles<K: KvFormat>(keys: *const u8, head_dim: usize, out: *mut u8)
                         }
                     }
                 }
-                for h in 0..2 {
-                    let out = out.add((2 * c + h) * TILE + 64 * i);
-                    _mm512_storeu_si512(out.cast(), pair(v[0][h], v[1][h]));
-                }
+                let out = out.add(2 * c * TILE + 64 * i);
+                _mm512_storeu_si512(out.cast(), pair(v[0][0], v[1][0]));
+                _mm512_storeu_si512(out.add(TILE).cast(), pair(v[0][1], v[1][1]));
             }
         }
     }

@@ -1,4 +1,5 @@
 //! Types of a KV cache: how keys and values are stored, and how sixteen of them become floats.
+#![allow(clippy::needless_range_loop, clippy::manual_memcpy)] // a loop over a constant number of vectors
 
 use crate::simd::{LANES, Simd};
 use half::{bf16, f16};

@@ -8,9 +8,8 @@ mod common;
 
 use common::{Work, bench};
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
-use half::f16;
 use kinfer_kernels::isa::Isa;
-use kinfer_kernels::ops::{Attend, BLOCK_LEN, KvElem, KvLayout, Ops, partial_len, rope_table};
+use kinfer_kernels::ops::{Attend, BLOCK_LEN, KvLayout, KvRows, KvType, Ops, partial_len, rope_table};
 use kinfer_kernels::peak::Arithmetic;
 use std::hint::black_box;
 use std::time::Duration;
@@ -24,24 +23,29 @@ fn floats(n: usize) -> Vec<f32> {
     (0..n as u32).map(|i| (i.wrapping_mul(2_654_435_761) >> 8) as f32 / (1 << 23) as f32 - 1.0).collect()
 }
 
-struct Cache<E> {
+struct Cache {
     layout: KvLayout,
-    data: Vec<E>,
+    data: Vec<u8>,
     table: Vec<u32>,
 }
 
-impl<E: KvElem> Cache<E> {
-    fn new(head_dim: usize, keys: usize, of: impl Fn(f32) -> E) -> Cache<E> {
-        let layout = KvLayout { kv_heads: 1, head_dim };
+impl Cache {
+    fn new(head_dim: usize, keys: usize, kind: KvType) -> Cache {
+        let layout = KvLayout { kv_heads: 1, head_dim, types: kind.into() };
         let blocks = keys.div_ceil(BLOCK_LEN);
-        let data = floats(blocks * layout.block_elems()).into_iter().map(of).collect();
+        let mut data = vec![0; blocks * layout.block_bytes()];
+        let (ops, row) = (Ops::new(Isa::best()).unwrap(), floats(BLOCK_LEN * head_dim));
+        for block in 0..blocks {
+            let rows = KvRows { k: &row, v: &row, stride: head_dim, rows: BLOCK_LEN, slot: 0 };
+            ops.kv_write(layout, &mut data[layout.head(block as u32, 0)], rows);
+        }
         // Odd stride through the blocks: a paged cache is not contiguous.
         let table = (0..blocks as u32).map(|i| i.wrapping_mul(7919) % blocks as u32).collect();
         Cache { layout, data, table }
     }
 
     /// `rows` queries rows of `group` heads that end at position `keys - 1`.
-    fn attend<'a>(&'a self, q: &'a [f32], group: usize, rows: usize, keys: usize) -> Attend<'a, E> {
+    fn attend<'a>(&'a self, q: &'a [f32], group: usize, rows: usize, keys: usize) -> Attend<'a> {
         Attend {
             layout: self.layout,
             cache: &self.data,
@@ -60,11 +64,11 @@ impl<E: KvElem> Cache<E> {
 }
 
 /// A prompt of 512 positions, 32 rows at a time.
-fn prefill<E: KvElem>(c: &mut Criterion, name: &str, of: impl Fn(f32) -> E) {
-    let mut g = c.benchmark_group(format!("prefill_{name}_512"));
+fn prefill(c: &mut Criterion, kind: KvType) {
+    let mut g = c.benchmark_group(format!("prefill_{kind}_512"));
     for (head_dim, group) in [(64, 1), (64, 3), (128, 4), (256, 4)] {
         let (keys, chunk) = (512, 32);
-        let cache = Cache::new(head_dim, keys, &of);
+        let cache = Cache::new(head_dim, keys, kind);
         let q = floats(keys * group * head_dim);
         let mut out = vec![0.0; keys * group * head_dim];
         let mut scratch = vec![0.0; 2 * chunk * group * partial_len(head_dim)];
@@ -84,14 +88,14 @@ fn prefill<E: KvElem>(c: &mut Criterion, name: &str, of: impl Fn(f32) -> E) {
 }
 
 /// One query position over a cache too large for L2, then too large for L3.
-fn decode<E: KvElem>(c: &mut Criterion, name: &str, keys: usize, of: impl Fn(f32) -> E) {
-    let mut g = c.benchmark_group(format!("decode_{name}_{keys}"));
+fn decode(c: &mut Criterion, kind: KvType, keys: usize) {
+    let mut g = c.benchmark_group(format!("decode_{kind}_{keys}"));
     for (head_dim, group) in [(64, 1), (64, 3), (128, 4), (256, 4)] {
-        let cache = Cache::new(head_dim, keys, &of);
+        let cache = Cache::new(head_dim, keys, kind);
         let q = floats(group * head_dim);
         let mut out = vec![0.0; group * head_dim];
         let mut scratch = vec![0.0; 2 * group * partial_len(head_dim)];
-        let work = Work::Bytes(2 * head_dim * keys * size_of::<E>());
+        let work = Work::Bytes(2 * kind.row_bytes(head_dim) * keys);
         let a = cache.attend(&q, group, 1, keys);
         for ops in all_ops() {
             bench(&mut g, &format!("hd{head_dim}_g{group}/{}", ops.isa()), work, || {
@@ -103,12 +107,15 @@ fn decode<E: KvElem>(c: &mut Criterion, name: &str, keys: usize, of: impl Fn(f32
 }
 
 fn attention(c: &mut Criterion) {
-    prefill(c, "f16", f16::from_f32);
-    prefill(c, "f32", |x| x);
-    for keys in [8192, 1 << 18] {
-        decode(c, "f16", keys, f16::from_f32);
+    for kind in [KvType::F32, KvType::F16, KvType::Q8_0] {
+        prefill(c, kind);
     }
-    decode(c, "f32", 8192, |x| x);
+    for kind in KvType::ALL {
+        decode(c, kind, 8192);
+    }
+    for kind in [KvType::F16, KvType::Q8_0, KvType::Q4_0] {
+        decode(c, kind, 1 << 18);
+    }
 }
 
 fn elementwise(c: &mut Criterion) {

@@ -6,7 +6,7 @@ mod toy;
 
 use common::Random;
 use kinfer_candle::Candle;
-use kinfer_core::{Batch, KvType, Model, Role, RunnerLimits, Unfused, batch::BLOCK_LEN};
+use kinfer_core::{Batch, KvType, KvTypes, Model, Role, RunnerLimits, Unfused, batch::BLOCK_LEN};
 use kinfer_cpu::{Cpu, Isa, Numerics};
 use std::sync::{Arc, Mutex, PoisonError};
 use toy::Toy;
@@ -22,27 +22,27 @@ struct Bounds {
 }
 
 macro_rules! backends {
-    ($($module:ident: $backend:expr, $bounds:expr;)*) => { $(
+    ($($module:ident: $backend:expr, $types:expr, $bounds:expr;)*) => { $(
         mod $module {
             use super::*;
 
             #[test]
             fn fused_stages_equal_their_definitions() {
-                compare("unfused", $bounds.unfused, |toy, kv| {
+                compare("unfused", $types, $bounds.unfused, |toy, kv| {
                     (mixed(&toy.load($backend), kv), mixed(&toy.load(Unfused($backend)), kv))
                 });
             }
 
             #[test]
             fn agrees_with_the_reference() {
-                compare("candle f32", $bounds.reference, |toy, kv| {
+                compare("candle f32", FLOAT, $bounds.reference, |toy, kv| {
                     (mixed(&toy.load($backend), kv), mixed(&toy.load(Candle::cpu()), kv))
                 });
             }
 
             #[test]
             fn chunks_of_a_prompt_do_not_matter() {
-                compare("chunks of 1, 7 and 64", $bounds.chunks, |toy, kv| {
+                compare("chunks of 1, 7 and 64", $types, $bounds.chunks, |toy, kv| {
                     let model = toy.load($backend);
                     let whole = in_chunks(&model, kv, usize::MAX);
                     ([1, 7, 64].map(|n| in_chunks(&model, kv, n)).concat(), whole.repeat(3))
@@ -53,25 +53,30 @@ macro_rules! backends {
 }
 
 backends! {
-    candle_f32: Candle::cpu(), Bounds { unfused: 0.0, reference: 0.0, chunks: 1e-6 };
-    cpu_f32: cpu(Numerics::F32), Bounds { unfused: 0.0, reference: 1e-6, chunks: 0.0 };
-    cpu_auto: cpu(Numerics::Auto), Bounds { unfused: 0.0, reference: 2e-3, chunks: 0.0 };
-    cpu_int8: cpu(Numerics::Int8), Bounds { unfused: 0.0, reference: 2e-3, chunks: 0.0 };
+    candle_f32: Candle::cpu(), &[KvType::F32, KvType::Bf16], Bounds { unfused: 0.0, reference: 0.0, chunks: 1e-6 };
+    cpu_f32: cpu(Numerics::F32), CPU, Bounds { unfused: 0.0, reference: 1e-6, chunks: 0.0 };
+    cpu_auto: cpu(Numerics::Auto), CPU, Bounds { unfused: 0.0, reference: 2e-3, chunks: 0.0 };
+    cpu_int8: cpu(Numerics::Int8), CPU, Bounds { unfused: 0.0, reference: 2e-3, chunks: 0.0 };
 }
+
+/// Types of a cache that every backend has.
+const FLOAT: &[KvType] = &[KvType::F32, KvType::F16];
+/// Types with and without scales; the kernels' own tests have all.
+const CPU: &[KvType] = &[KvType::F32, KvType::F16, KvType::Q8_0];
 
 fn cpu(numerics: Numerics) -> Cpu {
     Cpu::new(2, Isa::from_env().unwrap(), numerics).unwrap()
 }
 
 /// Runs every toy both ways; fails with all that differ too much.
-fn compare(what: &str, most: f64, run: impl Fn(&Toy, KvType) -> (Vec<f32>, Vec<f32>)) {
+fn compare(what: &str, types: &[KvType], most: f64, run: impl Fn(&Toy, KvTypes) -> (Vec<f32>, Vec<f32>)) {
     // Two thread teams that spin on the same cores would slow each other down tenfold.
     static ALONE: Mutex<()> = Mutex::new(());
     let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
     let mut broken = Vec::new();
     for toy in toy::all() {
-        for kv in [KvType::F32, KvType::F16] {
-            let (a, b) = run(&toy, kv);
+        for &kv in types {
+            let (a, b) = run(&toy, kv.into());
             assert_eq!(a.len(), b.len());
             assert!(b.iter().all(|v| v.is_finite()) && b.iter().any(|&v| v != b[0]), "{}: {b:?}", toy.name);
             let error = nmse(&a, &b);
@@ -85,6 +90,19 @@ fn compare(what: &str, most: f64, run: impl Fn(&Toy, KvType) -> (Vec<f32>, Vec<f
         }
     }
     assert!(broken.is_empty(), "{}", broken.join("\n"));
+}
+
+#[test]
+fn candle_names_the_types_that_it_has() {
+    let model = toy::all()[0].load(Candle::cpu());
+    for (k, v) in [(KvType::Q8_0, KvType::F16), (KvType::F32, KvType::Q4_0)] {
+        let Err(error) = model.clone().runner(limits(KvTypes { k, v })) else { panic!("{k}, {v}") };
+        let kind = if k == KvType::Q8_0 { k } else { v };
+        assert_eq!(
+            error.to_string(),
+            format!("candle has no cache of {kind} keys or values; it has f32, f16 and bf16")
+        );
+    }
 }
 
 fn nmse(a: &[f32], b: &[f32]) -> f64 {
@@ -125,12 +143,12 @@ impl Sequence {
     }
 }
 
-fn limits(kv: KvType) -> RunnerLimits {
+fn limits(kv: KvTypes) -> RunnerLimits {
     RunnerLimits { rows: ROWS, outputs: SEQUENCES, blocks: SEQUENCES * BLOCKS, kv }
 }
 
 /// All logits of a run that mixes prompts, chunks of prompts and single tokens of three sequences.
-fn mixed(model: &Arc<dyn Model>, kv: KvType) -> Vec<f32> {
+fn mixed(model: &Arc<dyn Model>, kv: KvTypes) -> Vec<f32> {
     /// Per step: sequence, tokens, whether its logits are wanted.
     const STEPS: &[&[(usize, usize, bool)]] = &[
         &[(0, 5, true), (1, 40, false)],
@@ -158,7 +176,7 @@ fn mixed(model: &Arc<dyn Model>, kv: KvType) -> Vec<f32> {
 }
 
 /// Logits after a prompt in chunks of at most `chunk`, and after each of four more tokens.
-fn in_chunks(model: &Arc<dyn Model>, kv: KvType, chunk: usize) -> Vec<f32> {
+fn in_chunks(model: &Arc<dyn Model>, kv: KvTypes, chunk: usize) -> Vec<f32> {
     const PROMPT: usize = 100;
     let mut sequence = Sequence::new(0, model.spec().vocab);
     let mut runner = model.clone().runner(limits(kv)).unwrap();

@@ -3,12 +3,21 @@
 
 mod common;
 
-use kinfer_core::{Batch, KvType, Model, Role, Runner, RunnerLimits, batch::BLOCK_LEN};
+use kinfer_core::{Batch, KvType, KvTypes, Model, Role, Runner, RunnerLimits, batch::BLOCK_LEN};
 use kinfer_cpu::{Cpu, Isa, Numerics};
 use kinfer_load::gguf::Gguf;
 use std::sync::Arc;
 
-const MODELS: [&str; 2] = ["SmolLM2-135M-Instruct.Q4_1.gguf", "gemma-3-270m-q4_k_m.gguf"];
+/// Models, and types of cached keys and values.
+const CASES: [(&str, KvType, KvType); 5] = [
+    (SMOLLM2, KvType::F16, KvType::F16),
+    (GEMMA3, KvType::F16, KvType::F16),
+    (SMOLLM2, KvType::Q8_0, KvType::Q8_0),
+    (SMOLLM2, KvType::Bf16, KvType::Q4_0),
+    (GEMMA3, KvType::Q4_0, KvType::F32),
+];
+const SMOLLM2: &str = "SmolLM2-135M-Instruct.Q4_1.gguf";
+const GEMMA3: &str = "gemma-3-270m-q4_k_m.gguf";
 /// Longer than two attention partitions of 256 keys and than Gemma's window of 512 tokens.
 const PROMPT: usize = 540;
 const DECODE: usize = 6;
@@ -19,8 +28,8 @@ fn load(file: &str, threads: usize, isa: Isa, numerics: Numerics) -> Arc<dyn Mod
     kinfer_models::load(Cpu::new(threads, isa, numerics).unwrap(), &gguf, &mut |_, _| {}).unwrap()
 }
 
-fn runner(model: &Arc<dyn Model>, sequences: usize) -> Box<dyn Runner> {
-    let limits = RunnerLimits { rows: 600, outputs: 16, blocks: sequences * TABLE + 1, kv: KvType::F16 };
+fn runner(model: &Arc<dyn Model>, kv: KvTypes, sequences: usize) -> Box<dyn Runner> {
+    let limits = RunnerLimits { rows: 600, outputs: 16, blocks: sequences * TABLE + 1, kv };
     model.clone().runner(limits).unwrap()
 }
 
@@ -75,25 +84,27 @@ fn same(what: &str, want: &[Vec<u32>], got: &[Vec<u32>]) {
 
 #[test]
 fn chunks_and_threads() {
-    for file in MODELS {
+    for (file, k, v) in CASES {
+        let (kv, what) = (KvTypes { k, v }, format!("{file}, {k}/{v}"));
         let ids = prompt(0, PROMPT);
         let model = load(file, 2, Isa::best(), Numerics::Auto);
-        let want = generate(&mut *runner(&model, 1), &ids, PROMPT, 0, 1);
+        let want = generate(&mut *runner(&model, kv, 1), &ids, PROMPT, 0, 1);
         for chunk in [64, 7, 1] {
             let ids = if chunk == 1 { &ids[..70] } else { &ids[..] };
-            let want = if chunk == 1 { &generate(&mut *runner(&model, 1), ids, PROMPT, 0, 1) } else { &want };
-            let got = generate(&mut *runner(&model, 1), ids, chunk, 0, 1);
-            same(&format!("{file}: chunks of {chunk}"), want, &got);
+            let want =
+                if chunk == 1 { &generate(&mut *runner(&model, kv, 1), ids, PROMPT, 0, 1) } else { &want };
+            let got = generate(&mut *runner(&model, kv, 1), ids, chunk, 0, 1);
+            same(&format!("{what}: chunks of {chunk}"), want, &got);
         }
         for threads in [1, 3] {
             let got = generate(
-                &mut *runner(&load(file, threads, Isa::best(), Numerics::Auto), 1),
+                &mut *runner(&load(file, threads, Isa::best(), Numerics::Auto), kv, 1),
                 &ids,
                 PROMPT,
                 0,
                 1,
             );
-            same(&format!("{file}: {threads} threads against 2"), &want, &got);
+            same(&format!("{what}: {threads} threads against 2"), &want, &got);
         }
     }
 }
@@ -101,12 +112,14 @@ fn chunks_and_threads() {
 /// One sequence alone, and as one of eight whose prefill chunks and decodes share each step.
 #[test]
 fn batch_mates() {
-    for file in MODELS {
+    for (file, k, v) in CASES {
+        let (kv, what) = (KvTypes { k, v }, format!("{file}, {k}/{v}"));
         let model = load(file, 2, Isa::best(), Numerics::Auto);
         let lens = [33usize, 70, 5, 300, 64, 1, 129, 90];
-        let alone: Vec<_> =
-            (0..8).map(|k| generate(&mut *runner(&model, 8), &prompt(k, lens[k]), PROMPT, k, 8)).collect();
-        let mut together = runner(&model, 8);
+        let alone: Vec<_> = (0..8)
+            .map(|k| generate(&mut *runner(&model, kv, 8), &prompt(k, lens[k]), PROMPT, k, 8))
+            .collect();
+        let mut together = runner(&model, kv, 8);
         let mut logits: Vec<Vec<Vec<f32>>> = vec![Vec::new(); 8];
         let mut fed = [0usize; 8];
         let mut batch = Batch::default();
@@ -143,26 +156,33 @@ fn batch_mates() {
         }
         for k in 0..8 {
             let got: Vec<_> = logits[k].iter().map(|row| bits(row)).collect();
-            same(&format!("{file}: sequence {k} among seven others"), &alone[k], &got);
+            same(&format!("{what}: sequence {k} among seven others"), &alone[k], &got);
         }
     }
 }
 
 #[test]
 fn instruction_sets() {
-    for file in MODELS {
+    for (file, k, v) in CASES {
+        let (kv, what) = (KvTypes { k, v }, format!("{file}, {k}/{v}"));
         let ids = prompt(0, 40);
-        let want = generate(&mut *runner(&load(file, 2, Isa::best(), Numerics::Int8), 1), &ids, 64, 0, 1);
+        let want = generate(&mut *runner(&load(file, 2, Isa::best(), Numerics::Int8), kv, 1), &ids, 64, 0, 1);
         for isa in Isa::ALL.into_iter().filter(|i| i.available() && *i != Isa::best()) {
             // The scalar kernels take minutes for a long prompt: eight tokens show the same.
             let n = if isa == Isa::Scalar { 8 } else { ids.len() };
             let want = if n == ids.len() {
                 want.clone()
             } else {
-                generate(&mut *runner(&load(file, 2, Isa::best(), Numerics::Int8), 1), &ids[..n], 64, 0, 1)
+                generate(
+                    &mut *runner(&load(file, 2, Isa::best(), Numerics::Int8), kv, 1),
+                    &ids[..n],
+                    64,
+                    0,
+                    1,
+                )
             };
-            let got = generate(&mut *runner(&load(file, 2, isa, Numerics::Int8), 1), &ids[..n], 64, 0, 1);
-            same(&format!("{file}: {isa} against {}", Isa::best()), &want, &got);
+            let got = generate(&mut *runner(&load(file, 2, isa, Numerics::Int8), kv, 1), &ids[..n], 64, 0, 1);
+            same(&format!("{what}: {isa} against {}", Isa::best()), &want, &got);
         }
     }
 }

@@ -2,7 +2,10 @@
 
 mod common;
 
-use kinfer::{Engine, EngineBuilder, Event, LoadOptions, Model, Numerics, Params, Sampling, TokenLogprobs};
+use kinfer::{
+    Engine, EngineBuilder, Event, KvType, KvTypes, LoadOptions, Model, Numerics, Params, Sampling,
+    TokenLogprobs,
+};
 use std::sync::{Arc, OnceLock};
 
 const PROMPT: &str = "The following is a list of the planets of the solar system, the nearest to the sun first, each \
@@ -101,6 +104,26 @@ fn with_the_prompt_in_the_cache_and_under_preemption() {
     let all: Vec<_> = (0..3).map(|_| engine.complete(PROMPT, params(1)).unwrap()).collect();
     for generation in all {
         assert_eq!(collect(generation), expected());
+    }
+}
+
+/// Every type of cache by itself: other chunks, other threads, a prefix that another request has cached, and preemption.
+#[test]
+fn types_of_cached_keys_and_values() {
+    use KvType::{Bf16, F16, Q4_0, Q8_0};
+    for (k, v) in [(Bf16, Bf16), (Q8_0, Q8_0), (Q4_0, Q4_0), (Q8_0, F16)] {
+        let builder = |threads| builder(load(threads)).kv(KvTypes { k, v });
+        let engine = builder(2).build().unwrap();
+        let want = run(&engine, PROMPT, 1);
+        assert_eq!(run(&engine, PROMPT, 1), want, "{k}, {v}: the prompt in the cache");
+        let engine = builder(3).ubatch(7).build().unwrap();
+        assert_eq!(run(&engine, PROMPT, 1), want, "{k}, {v}: 3 threads, chunks of 7");
+        let engine = builder(2).context(96).cache_tokens(160).parallel(3).build().unwrap();
+        let all: Vec<_> = (0..3).map(|_| engine.complete(PROMPT, params(1)).unwrap()).collect();
+        for generation in all {
+            assert_eq!(collect(generation), want, "{k}, {v}: three sequences in five blocks");
+        }
+        assert_ne!(want, expected(), "{k}, {v}: as with an f16 cache to the last bit");
     }
 }
 

@@ -3,7 +3,7 @@
 
 mod common;
 
-use kinfer_core::{Batch, KvType, Model, Role, Runner, RunnerLimits, batch::BLOCK_LEN};
+use kinfer_core::{Batch, KvType, KvTypes, Model, Role, Runner, RunnerLimits, batch::BLOCK_LEN};
 use kinfer_cpu::{Cpu, Isa, Numerics, machine};
 use kinfer_load::gguf::Gguf;
 use kinfer_load::tokenizer::{Encode, Tokenizer, VocabSpec};
@@ -16,7 +16,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 struct Target {
     name: &'static str,
     load: fn(&Gguf) -> Arc<dyn Model>,
-    kv: KvType,
+    kv: KvTypes,
     rules: Rules,
 }
 
@@ -25,6 +25,8 @@ struct Rules {
     kl: MaxKl,
     /// Largest difference of the log-probabilities of truth's five best ids along the paths.
     top5: Option<f64>,
+    /// Largest excess of the own best id over the reference along the paths, beyond truth's: 99th percentile, and of all.
+    excess: [f64; 2],
     /// Largest relative difference of the perplexity.
     perplexity: f64,
 }
@@ -35,10 +37,12 @@ enum MaxKl {
 }
 
 /// Activations rounded to 8 bits.
-const QUANTISED: Rules = Rules { kl: MaxKl::TimesLlamaCpp(1.0), top5: None, perplexity: 5e-3 };
+const QUANTISED: Rules =
+    Rules { kl: MaxKl::TimesLlamaCpp(1.0), top5: None, excess: [0.25, 0.5], perplexity: 5e-3 };
 
 /// Float32 throughout: differs from truth by the order of sums only.
-const EXACT: Rules = Rules { kl: MaxKl::Below(1e-4), top5: Some(0.05), perplexity: 1e-3 };
+const EXACT: Rules =
+    Rules { kl: MaxKl::Below(1e-4), top5: Some(0.05), excess: [0.25, 0.5], perplexity: 1e-3 };
 
 macro_rules! targets {
     ($($module:ident: $target:expr;)*) => { $(
@@ -61,27 +65,49 @@ targets! {
     candle_f32: Target {
         name: "candle f32",
         load: |gguf| kinfer_models::load(kinfer_candle::Candle::cpu(), gguf, &mut |_, _| {}).unwrap(),
-        kv: KvType::F32,
+        kv: of(KvType::F32),
         rules: EXACT,
     };
     cpu_f32: Target {
         name: "cpu f32",
         load: |gguf| load_cpu(gguf, Numerics::F32),
-        kv: KvType::F32,
+        kv: of(KvType::F32),
         rules: EXACT,
     };
     cpu_auto: Target {
         name: "cpu auto",
         load: |gguf| load_cpu(gguf, Numerics::Auto),
-        kv: KvType::F16,
+        kv: of(KvType::F16),
         rules: QUANTISED,
+    };
+    cpu_q8_0_cache: Target {
+        name: "cpu auto, q8_0 cache",
+        load: |gguf| load_cpu(gguf, Numerics::Auto),
+        kv: of(KvType::Q8_0),
+        rules: QUANTISED,
+    };
+    cpu_q4_0_values: Target {
+        name: "cpu auto, q8_0 keys, q4_0 values",
+        load: |gguf| load_cpu(gguf, Numerics::Auto),
+        kv: KvTypes { k: KvType::Q8_0, v: KvType::Q4_0 },
+        rules: Rules { kl: MaxKl::Below(0.05), top5: None, excess: [0.5, 1.0], perplexity: 0.02 },
+    };
+    cpu_q4_0_cache: Target {
+        name: "cpu auto, q4_0 cache",
+        load: |gguf| load_cpu(gguf, Numerics::Auto),
+        kv: of(KvType::Q4_0),
+        rules: Rules { kl: MaxKl::Below(0.35), top5: None, excess: [2.0, 8.0], perplexity: 0.25 },
     };
     cpu_int8: Target {
         name: "cpu int8",
         load: |gguf| load_cpu(gguf, Numerics::Int8),
-        kv: KvType::F16,
+        kv: of(KvType::F16),
         rules: QUANTISED,
     };
+}
+
+const fn of(kind: KvType) -> KvTypes {
+    KvTypes { k: kind, v: kind }
 }
 
 fn load_cpu(gguf: &Gguf, numerics: Numerics) -> Arc<dyn Model> {
@@ -175,8 +201,12 @@ fn check(target: &Target, golden: &str) {
     if let Some(most) = target.rules.top5 {
         rule("paths: log-probabilities of truth's top 5, largest difference", paths.top5, most);
     }
-    rule("paths: excess of own best over the reference, 99th percentile", paths.excess_99, 0.25);
-    rule("paths: excess of own best over the reference, largest", paths.excess_max, 0.5);
+    rule(
+        "paths: excess of own best over the reference, 99th percentile",
+        paths.excess_99,
+        target.rules.excess[0],
+    );
+    rule("paths: excess of own best over the reference, largest", paths.excess_max, target.rules.excess[1]);
 
     let ppl = perplexity(&gguf, runner(&model, target, 1), &golden.perplexity);
     println!("{who}: perplexity {ppl:.5}, truth {:.5}", golden.perplexity.ppl);

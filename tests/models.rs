@@ -4,7 +4,7 @@ mod common;
 
 use common::Random;
 use kinfer_candle::Candle;
-use kinfer_core::{Batch, Error, Format, KvType, Model, Result, Role, RunnerLimits};
+use kinfer_core::{Batch, Error, Format, KvType, KvTypes, Model, Result, Role, RunnerLimits};
 use kinfer_load::gguf::{Gguf, write::Writer};
 use kinfer_models::source::{Source, Stored, Value};
 use kinfer_models::synthetic;
@@ -12,7 +12,8 @@ use std::cell::RefCell;
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-const LIMITS: RunnerLimits = RunnerLimits { rows: 8, outputs: 1, blocks: 1, kv: KvType::F32 };
+const KV: KvTypes = KvTypes { k: KvType::F32, v: KvType::F32 };
+const LIMITS: RunnerLimits = RunnerLimits { rows: 8, outputs: 1, blocks: 1, kv: KV };
 
 /// Tensors of a small `llama` file: name, `[rows, cols]` or `[len]`, bytes.
 type Tensors = Vec<(String, Vec<u64>, Vec<u8>)>;

@@ -3,15 +3,15 @@
 mod common;
 
 use common::{Rng, SPECIAL, all_ops, nmse, same_bits};
-use half::f16;
+use half::{bf16, f16};
 use kinfer_kernels::amx::{TileAttend, TileConvert};
 use kinfer_kernels::isa::Isa;
 use kinfer_kernels::ops::{
-    Attend, BLOCK_LEN, KvElem, KvLayout, KvRows, Ops, PARTITION_LEN, live_partitions, partial_len,
+    Attend, BLOCK_LEN, KvLayout, KvRows, KvType, KvTypes, Ops, PARTITION_LEN, live_partitions, partial_len,
 };
 
 /// A sequence of `len` positions in a shuffled paged cache, and its queries.
-struct Case<E> {
+struct Case {
     layout: KvLayout,
     group: usize,
     len: usize,
@@ -20,31 +20,38 @@ struct Case<E> {
     scale: f32,
     /// `[len, kv_heads * group * head_dim]`
     q: Vec<f32>,
-    /// `[len, kv_heads * head_dim]`, rounded to the cache's type.
+    /// `[len, kv_heads * head_dim]`
     k: Vec<f32>,
     v: Vec<f32>,
     table: Vec<u32>,
-    cache: Vec<E>,
+    cache: Vec<u8>,
 }
 
-trait Round: KvElem {
-    fn round(x: f32) -> f32;
-    fn poison() -> Self;
-}
-impl Round for f32 {
-    fn round(x: f32) -> f32 {
-        x
-    }
-    fn poison() -> f32 {
-        f32::NAN
-    }
-}
-impl Round for f16 {
-    fn round(x: f32) -> f32 {
-        f16::from_f32(x).to_f32()
-    }
-    fn poison() -> f16 {
-        f16::NAN
+/// Not a number in every floating-point type, also as a scale.
+const POISON: u8 = 0xff;
+
+/// What the types store of one head's key or value, by their definition.
+fn round(kind: KvType, row: &mut [f32]) {
+    for group in row.chunks_mut(32) {
+        let top =
+            group.iter().copied().max_by(|a, b| a.abs().total_cmp(&b.abs()).then(a.total_cmp(b))).unwrap();
+        let (d, codes) = match kind {
+            KvType::Q8_0 => (top.abs() / 127.0, -127.0..=127.0),
+            KvType::Q4_0 => (top / -8.0, -8.0..=7.0),
+            _ => (0.0, 0.0..=0.0),
+        };
+        let d = f16::from_f32(d).to_f32();
+        for x in group {
+            *x = match kind {
+                KvType::F32 => *x,
+                KvType::F16 => f16::from_f32(*x).to_f32(),
+                KvType::Bf16 => bf16::from_f32(*x).to_f32(),
+                KvType::Q8_0 | KvType::Q4_0 if d == 0.0 => 0.0,
+                KvType::Q8_0 | KvType::Q4_0 => {
+                    d * (*x * (1.0 / d)).clamp(*codes.start(), *codes.end()).round_ties_even()
+                }
+            };
+        }
     }
 }
 
@@ -60,21 +67,20 @@ struct Shape {
 
 const SMALL: Shape = Shape { head_dim: 64, kv_heads: 2, group: 3, len: 70, window: None, softcap: None };
 
-impl<E: Round> Case<E> {
-    fn new(s: Shape) -> Case<E> {
+impl Case {
+    fn new(kind: impl Into<KvTypes>, s: Shape) -> Case {
         let Shape { head_dim, kv_heads, group, len, window, softcap } = s;
         let mut rng = Rng::new((head_dim * 1000 + group * 100 + len) as u64);
-        let layout = KvLayout { kv_heads, head_dim };
+        let layout = KvLayout { kv_heads, head_dim, types: kind.into() };
         let q = rng.normals(len * kv_heads * group * head_dim);
-        let mut kv = || rng.normals(len * kv_heads * head_dim).into_iter().map(E::round).collect::<Vec<_>>();
-        let (k, v) = (kv(), kv());
+        let (k, v) = (rng.normals(len * kv_heads * head_dim), rng.normals(len * kv_heads * head_dim));
         let blocks = len.div_ceil(BLOCK_LEN);
         let mut table: Vec<u32> = (0..blocks as u32).collect();
         for i in (1..blocks).rev() {
             table.swap(i, rng.below(i + 1));
         }
         // What was never written must not matter.
-        let cache = vec![E::poison(); blocks * layout.block_elems()];
+        let cache = vec![POISON; blocks * layout.block_bytes()];
         let scale = 1.0 / (head_dim as f32).sqrt();
         let mut case = Case { layout, group, len, window, softcap, scale, q, k, v, table, cache };
         case.write(all_ops()[0], 0..len);
@@ -83,7 +89,7 @@ impl<E: Round> Case<E> {
 
     /// Writes positions to the cache, as many per call as lie in a block.
     fn write(&mut self, ops: &Ops, positions: std::ops::Range<usize>) {
-        let KvLayout { kv_heads, head_dim } = self.layout;
+        let KvLayout { kv_heads, head_dim, types: _ } = self.layout;
         let stride = kv_heads * head_dim;
         let mut p = positions.start;
         while p < positions.end {
@@ -103,7 +109,7 @@ impl<E: Round> Case<E> {
         self.layout.kv_heads * self.group * self.layout.head_dim
     }
 
-    fn attend(&self, kv_head: usize, rows: std::ops::Range<usize>) -> Attend<'_, E> {
+    fn attend(&self, kv_head: usize, rows: std::ops::Range<usize>) -> Attend<'_> {
         let q_stride = self.q_stride();
         Attend {
             layout: self.layout,
@@ -146,8 +152,15 @@ impl<E: Round> Case<E> {
         out
     }
 
-    fn oracle(&self) -> Vec<f64> {
+    /// Attention in double precision: over keys and values as the cache's types round them, or as they are.
+    fn oracle(&self, rounded: bool) -> Vec<f64> {
         let (hd, kv_heads) = (self.layout.head_dim, self.layout.kv_heads);
+        let stored = |kind: KvType, x: &[f32]| {
+            let mut x = x.to_vec();
+            x.chunks_mut(hd).filter(|_| rounded).for_each(|row| round(kind, row));
+            x
+        };
+        let (k, v) = (stored(self.layout.types.k, &self.k), stored(self.layout.types.v, &self.v));
         let mut out = vec![0.0; self.len * self.q_stride()];
         for p in 0..self.len {
             let first = self.window.map_or(0, |w| (p + 1).saturating_sub(w));
@@ -158,7 +171,7 @@ impl<E: Round> Case<E> {
                 };
                 let s: Vec<f64> = (first..=p)
                     .map(|key| {
-                        let dot: f64 = (0..hd).map(|d| f64::from(q[d]) * row(&self.k, key, d)).sum();
+                        let dot: f64 = (0..hd).map(|d| f64::from(q[d]) * row(&k, key, d)).sum();
                         let s = dot * f64::from(self.scale);
                         self.softcap.map_or(s, |c| f64::from(c) * (s / f64::from(c)).tanh())
                     })
@@ -166,8 +179,7 @@ impl<E: Round> Case<E> {
                 let m = s.iter().copied().fold(f64::MIN, f64::max);
                 let l: f64 = s.iter().map(|s| (s - m).exp()).sum();
                 for d in 0..hd {
-                    let o: f64 =
-                        s.iter().zip(first..).map(|(s, key)| (s - m).exp() * row(&self.v, key, d)).sum();
+                    let o: f64 = s.iter().zip(first..).map(|(s, key)| (s - m).exp() * row(&v, key, d)).sum();
                     out[p * self.q_stride() + h * hd + d] = o / l;
                 }
             }
@@ -176,27 +188,50 @@ impl<E: Round> Case<E> {
     }
 }
 
+/// Error energy of one number that a type stores, relative to the signal's, for about normally distributed numbers: the
+/// largest of 32 is 2.1 deviations on average, and an error that is uniform in a step has the step's square over 12.
+fn step_error(kind: KvType) -> f64 {
+    let uniform = |step: f64| step * step / 12.0;
+    match kind {
+        KvType::F32 => 0.0,
+        KvType::F16 => uniform(2f64.powi(-10)),
+        KvType::Bf16 => uniform(2f64.powi(-7)),
+        KvType::Q8_0 => uniform(2.1 / 127.0),
+        KvType::Q4_0 => uniform(2.1 / 8.0),
+    }
+}
+
 /// Oracle, ISAs and chunkings of one case.
-fn check<E: Round>(s: Shape, chunks: &[usize]) {
-    let case = Case::<E>::new(s);
+fn check(kind: impl Into<KvTypes>, s: Shape, chunks: &[usize]) {
+    let types = kind.into();
+    let case = Case::new(types, s);
     let what = format!(
-        "head_dim {}, group {}, {} keys, window {:?}, softcap {:?}",
+        "{types}, head_dim {}, group {}, {} keys, window {:?}, softcap {:?}",
         s.head_dim, s.group, s.len, s.window, s.softcap
     );
     let want = case.run(all_ops()[0], chunks[0]);
-    let err = nmse(&want, &case.oracle());
+    let oracle = case.oracle(true);
+    let err = nmse(&want, &oracle);
     assert!(err < 1e-12, "{what}: error {err:e}");
+    // A value's error comes out as it is or less, a key's as that of its weight, which is as large at most as its score's.
+    let (err, most) = (nmse(&want, &case.oracle(false)), step_error(types.k) + step_error(types.v));
+    assert!(
+        err <= 4.0 * most + 1e-12,
+        "{what}: error {err:e} against unrounded keys and values, {most:e} expected"
+    );
     for ops in all_ops() {
         for &chunk in chunks {
             let got = case.run(ops, chunk);
             assert!(same_bits(&got, &want), "{what}: {} in chunks of {chunk}", ops.isa());
         }
     }
-    if let (true, Some(proof)) = (size_of::<E>() == 2, TileConvert::new(Isa::Amx)) {
+    if let (true, Some(proof)) =
+        (types.k != KvType::F32 && types.v != KvType::F32, TileConvert::new(Isa::Amx))
+    {
         let ops = Ops::new(Isa::Amx).unwrap();
         let want = case.run_on(ops, chunks[0], Some(proof));
         // Queries, keys, weights and values are rounded to 8 bits of mantissa each.
-        let err = nmse(&want, &case.oracle());
+        let err = nmse(&want, &oracle);
         assert!(err < 2e-5, "{what}: error {err:e} on tiles");
         for &chunk in chunks {
             let got = case.run_on(ops, chunk, Some(proof));
@@ -205,19 +240,29 @@ fn check<E: Round>(s: Shape, chunks: &[usize]) {
     }
 }
 
+/// All types, and keys and values of different ones.
+fn all_types() -> impl Iterator<Item = KvTypes> {
+    use KvType::{Bf16, F16, F32, Q4_0, Q8_0};
+    let mixed = [(Q8_0, Q4_0), (F16, Q4_0), (Q4_0, F32), (Bf16, Q8_0)];
+    KvType::ALL.into_iter().map(KvTypes::from).chain(mixed.map(|(k, v)| KvTypes { k, v }))
+}
+
 #[test]
 fn groups() {
     for group in 1..=9 {
-        check::<f16>(Shape { group, ..SMALL }, &[70, 1, 2, 5]);
-        check::<f32>(Shape { group, kv_heads: 1, ..SMALL }, &[70, 1, 3]);
+        for kind in [KvType::F16, KvType::Q8_0, KvType::Q4_0] {
+            check(kind, Shape { group, ..SMALL }, &[70, 1, 2, 5]);
+        }
+        check(KvType::F32, Shape { group, kv_heads: 1, ..SMALL }, &[70, 1, 3]);
     }
 }
 
 #[test]
 fn head_dims() {
     for head_dim in [1, 7, 16, 48, 64, 72, 80, 96, 128, 256] {
-        check::<f16>(Shape { head_dim, ..SMALL }, &[70, 1, 7]);
-        check::<f32>(Shape { head_dim, ..SMALL }, &[70, 1, 7]);
+        for types in all_types() {
+            check(types, Shape { head_dim, ..SMALL }, &[70, 1, 7]);
+        }
     }
 }
 
@@ -225,8 +270,10 @@ fn head_dims() {
 fn lengths_around_blocks_and_partitions() {
     for len in [1, 2, 31, 32, 33, 64, 255, 256, 257, 300, 513] {
         let s = Shape { len, head_dim: 32, kv_heads: 1, ..SMALL };
-        check::<f16>(s, &[len, 1, 16]);
-        check::<f32>(s, &[len, 1, 5, 33]);
+        for kind in [KvType::F16, KvType::Q8_0, KvType::Q4_0] {
+            check(kind, s, &[len, 1, 16]);
+        }
+        check(KvType::F32, s, &[len, 1, 5, 33]);
     }
 }
 
@@ -234,44 +281,127 @@ fn lengths_around_blocks_and_partitions() {
 fn windows() {
     for window in [1, 2, 5, 31, 32, 33, 100, 255, 256, 257, 1000, usize::MAX] {
         let s = Shape { window: Some(window), len: 560, head_dim: 16, kv_heads: 1, ..SMALL };
-        check::<f16>(s, &[560, 1, 3, 40]);
-        check::<f32>(Shape { group: 1, len: 100, ..s }, &[100, 1, 3, 40]);
+        check(KvType::F16, s, &[560, 1, 3, 40]);
+        for kind in [KvType::F32, KvType::Bf16, KvType::Q8_0, KvType::Q4_0] {
+            check(kind, Shape { group: 1, len: 100, ..s }, &[100, 1, 3, 40]);
+        }
     }
 }
 
 #[test]
 fn softcaps() {
     for cap in [0.5, 50.0] {
-        check::<f16>(Shape { softcap: Some(cap), len: 300, kv_heads: 1, ..SMALL }, &[300, 1, 9]);
-        check::<f32>(Shape { softcap: Some(cap), window: Some(40), ..SMALL }, &[70, 1, 9]);
+        check(KvType::F16, Shape { softcap: Some(cap), len: 300, kv_heads: 1, ..SMALL }, &[300, 1, 9]);
+        for kind in [KvType::F32, KvType::Q8_0] {
+            check(kind, Shape { softcap: Some(cap), window: Some(40), ..SMALL }, &[70, 1, 9]);
+        }
     }
 }
 
 #[test]
 fn cache_bytes_do_not_depend_on_isa_or_chunking() {
-    for head_dim in [16, 20, 64] {
-        let s = Shape { head_dim, len: 75, ..SMALL };
-        let mut case = Case::<f16>::new(s);
-        let bits = |c: &[f16]| c.iter().map(|h| h.to_bits()).collect::<Vec<_>>();
-        let want = bits(&case.cache);
-        for ops in all_ops() {
-            for chunk in [1, 13, 75] {
-                case.cache.fill(f16::NAN);
-                for start in (0..75).step_by(chunk) {
-                    case.write(ops, start..(start + chunk).min(75));
+    for head_dim in [16, 20, 64, 72] {
+        for types in all_types() {
+            let s = Shape { head_dim, len: 75, ..SMALL };
+            let mut case = Case::new(types, s);
+            let want = case.cache.clone();
+            for ops in all_ops() {
+                for chunk in [1, 13, 75] {
+                    case.cache.fill(POISON);
+                    for start in (0..75).step_by(chunk) {
+                        case.write(ops, start..(start + chunk).min(75));
+                    }
+                    assert!(case.cache == want, "{types}: {} in chunks of {chunk}", ops.isa());
                 }
-                assert_eq!(bits(&case.cache), want, "{} in chunks of {chunk}", ops.isa());
             }
         }
+    }
+}
+
+/// A key or value, read from a head by the layout's documentation alone.
+fn stored(layout: KvLayout, head: &[u8], slot: usize, value: bool) -> Vec<f32> {
+    let (hd, types) = (layout.head_dim, layout.types);
+    let kind = if value { types.v } else { types.k };
+    let half = |at: usize| f16::from_le_bytes([head[at], head[at + 1]]).to_f32();
+    let scaled = matches!(kind, KvType::Q8_0 | KvType::Q4_0);
+    let (start, scales) = match value {
+        true => (layout.keys_bytes(), layout.keys_bytes() + 32 * layout.v_stride()),
+        false => (0, layout.keys_bytes() - if scaled { 64 * hd.div_ceil(32) } else { 0 }),
+    };
+    (0..hd)
+        .map(|d| {
+            // A run of 32 elements begins after `runs` others.
+            let (i, first, runs) = match value {
+                true => (d % 32, start + slot * layout.v_stride(), d / 32),
+                false => (slot, start, d),
+            };
+            let run = |bits: usize| first + runs * 4 * bits;
+            let x = match kind {
+                KvType::F32 => {
+                    let at = run(32) + 4 * i;
+                    f32::from_le_bytes(head[at..at + 4].try_into().unwrap())
+                }
+                KvType::F16 => half(run(16) + 2 * i),
+                KvType::Bf16 => {
+                    bf16::from_le_bytes([head[run(16) + 2 * i], head[run(16) + 2 * i + 1]]).to_f32()
+                }
+                KvType::Q8_0 => f32::from(head[run(8) + i] as i8),
+                KvType::Q4_0 => f32::from(head[run(4) + i % 16] >> (4 * (i / 16)) & 15) - 8.0,
+            };
+            x * if scaled { half(scales + 64 * (d / 32) + 2 * slot) } else { 1.0 }
+        })
+        .collect()
+}
+
+#[test]
+fn what_is_written_is_what_the_type_rounds_to() {
+    for head_dim in [1, 16, 20, 32, 64, 72, 80] {
+        for types in all_types() {
+            let mut case = Case::new(types, Shape { head_dim, len: 40, ..SMALL });
+            // Groups of zeros, tiny ones below every half, and one of equal magnitudes of both signs.
+            case.k[..head_dim].fill(0.0);
+            case.v[..head_dim].fill(-1e-30);
+            let width = 2 * head_dim;
+            for (d, x) in case.v[3 * width..3 * width + head_dim].iter_mut().enumerate() {
+                *x = if d % 2 == 0 { -2.5 } else { 2.5 };
+            }
+            for ops in all_ops() {
+                case.cache.fill(POISON);
+                case.write(ops, 0..40);
+                for (p, h) in (0..40).flat_map(|p| [(p, 0), (p, 1)]) {
+                    let head = &case.cache[case.layout.head(case.table[p / BLOCK_LEN], h)];
+                    for (value, kind, x) in [(false, types.k, &case.k), (true, types.v, &case.v)] {
+                        let mut want = x[p * width + h * head_dim..][..head_dim].to_vec();
+                        round(kind, &mut want);
+                        let got = stored(case.layout, head, p % BLOCK_LEN, value);
+                        assert!(got == want, "{types}, {}: position {p}, {got:?}, not {want:?}", ops.isa());
+                    }
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn bytes_of_the_types() {
+    let rows = KvType::ALL.map(|t| (t.name(), t.row_bytes(64), t.row_bytes(80)));
+    let want = [("f32", 256, 320), ("f16", 128, 160), ("bf16", 128, 160), ("q8_0", 68, 86), ("q4_0", 36, 46)];
+    assert_eq!(rows, want);
+    for types in all_types() {
+        // Whole vectors: nothing is padded.
+        let layout = KvLayout { kv_heads: 3, head_dim: 64, types };
+        assert_eq!(layout.block_bytes(), 3 * 32 * types.row_bytes(64), "{types}");
     }
 }
 
 /// Partitions computed apart, as by several threads, and merged in order give the bits of one pass.
 #[test]
 fn partitions_apart() {
-    for window in [None, Some(300)] {
+    for (window, kind) in
+        [(None, KvType::F16), (Some(300), KvType::F16), (Some(300), KvType::Q8_0), (None, KvType::Q4_0)]
+    {
         let s = Shape { len: 1100, head_dim: 32, kv_heads: 1, window, ..SMALL };
-        let case = Case::<f16>::new(s);
+        let case = Case::new(kind, s);
         let ops = all_ops().pop().unwrap();
         let rows = 1085..1100;
         let a = case.attend(0, rows.clone());
@@ -323,7 +453,7 @@ fn live_partitions_are_those_with_a_visible_key() {
 #[test]
 fn dead_partitions_are_empty_and_merge_as_nothing() {
     let s = Shape { len: 600, head_dim: 16, kv_heads: 1, window: Some(50), ..SMALL };
-    let case = Case::<f32>::new(s);
+    let case = Case::new(KvType::F32, s);
     for ops in all_ops() {
         let a = case.attend(0, 590..600);
         let mut dead = vec![f32::NAN; a.queries() * partial_len(16)];
@@ -344,7 +474,7 @@ fn dead_partitions_are_empty_and_merge_as_nothing() {
 
 #[test]
 fn a_query_that_sees_nothing_gives_zeros() {
-    let case = Case::<f16>::new(Shape { window: Some(0), ..SMALL });
+    let case = Case::new(KvType::F16, Shape { window: Some(0), ..SMALL });
     for ops in all_ops() {
         assert!(case.run(ops, 7).iter().all(|&x| x == 0.0));
     }
@@ -353,34 +483,38 @@ fn a_query_that_sees_nothing_gives_zeros() {
 /// What a row computes does not depend on keys it does not see, be they broken.
 #[test]
 fn later_keys_do_not_reach_earlier_rows() {
-    let mut case = Case::<f16>::new(Shape { len: 90, ..SMALL });
-    let ops = all_ops().pop().unwrap();
-    let want = case.run(ops, 90);
-    let width = case.layout.kv_heads * case.layout.head_dim;
-    case.k[50 * width..].fill(f32::INFINITY);
-    case.v[50 * width..].fill(f32::NAN);
-    case.write(ops, 50..90);
-    let got = case.run(ops, 90);
-    let n = 50 * case.q_stride();
-    assert!(same_bits(&got[..n], &want[..n]));
-    assert!(got[n..].iter().all(|x| x.is_nan()));
+    for kind in KvType::ALL {
+        let mut case = Case::new(kind, Shape { len: 90, ..SMALL });
+        let ops = all_ops().pop().unwrap();
+        let want = case.run(ops, 90);
+        let width = case.layout.kv_heads * case.layout.head_dim;
+        case.k[50 * width..].fill(f32::INFINITY);
+        case.v[50 * width..].fill(f32::NAN);
+        case.write(ops, 50..90);
+        let got = case.run(ops, 90);
+        let n = 50 * case.q_stride();
+        assert!(same_bits(&got[..n], &want[..n]));
+        assert!(got[n..].iter().all(|x| x.is_nan()));
+    }
 }
 
 #[test]
 fn odd_values_do_not_panic() {
-    let mut rng = Rng::new(9);
-    for round in 0..20 {
-        let mut case =
-            Case::<f16>::new(Shape { len: 40, softcap: (round % 2 == 0).then_some(20.0), ..SMALL });
-        for x in case.q.iter_mut().chain(&mut case.k).chain(&mut case.v) {
-            if rng.below(400) == 0 {
-                *x = SPECIAL[rng.below(SPECIAL.len())];
+    for kind in KvType::ALL {
+        let mut rng = Rng::new(9);
+        for round in 0..20 {
+            let mut case =
+                Case::new(kind, Shape { len: 40, softcap: (round % 2 == 0).then_some(20.0), ..SMALL });
+            for x in case.q.iter_mut().chain(&mut case.k).chain(&mut case.v) {
+                if rng.below(400) == 0 {
+                    *x = SPECIAL[rng.below(SPECIAL.len())];
+                }
             }
-        }
-        case.write(all_ops()[0], 0..40);
-        let want = case.run(all_ops()[0], 40);
-        for ops in all_ops() {
-            assert!(same_bits(&case.run(ops, 7), &want), "{}", ops.isa());
+            case.write(all_ops()[0], 0..40);
+            let want = case.run(all_ops()[0], 40);
+            for ops in all_ops() {
+                assert!(same_bits(&case.run(ops, 7), &want), "{}", ops.isa());
+            }
         }
     }
 }

@@ -3,12 +3,11 @@
 use crate::softcap;
 use candle_core::{D, DType, Device, Result, Tensor};
 use kinfer_core::batch::BLOCK_LEN;
-use kinfer_core::{AttnSpec, KvType, ModelSpec, Run};
+use kinfer_core::{AttnSpec, Error, KvType, KvTypes, ModelSpec, Run};
 
 /// Keys and values of every layer, by block id.
 pub struct Kv {
     layers: Vec<KvLayer>,
-    dtype: DType,
 }
 
 /// One layer's keys and values, each `[blocks * BLOCK_LEN, kv_heads, head_dim]`.
@@ -22,23 +21,37 @@ fn slot(run: &Run, blocks: &[u32], p: usize) -> usize {
     blocks[run.blocks.start + p / BLOCK_LEN] as usize * BLOCK_LEN + p % BLOCK_LEN
 }
 
+/// A tensor's type for keys or values.
+fn dtype(kind: KvType) -> kinfer_core::Result<DType> {
+    match kind {
+        KvType::F32 => Ok(DType::F32),
+        KvType::F16 => Ok(DType::F16),
+        KvType::Bf16 => Ok(DType::BF16),
+        KvType::Q8_0 | KvType::Q4_0 => {
+            Err(Error::CacheType { device: "candle".into(), kind, supported: "f32, f16 and bf16".into() })
+        }
+    }
+}
+
 impl Kv {
-    pub(crate) fn new(spec: &ModelSpec, blocks: usize, kind: KvType, device: &Device) -> Result<Self> {
-        let dtype = match kind {
-            KvType::F16 => DType::F16,
-            KvType::F32 => DType::F32,
-        };
+    /// A cache of zeros; the outer error is a type that candle does not have.
+    pub(crate) fn new(
+        spec: &ModelSpec,
+        blocks: usize,
+        types: KvTypes,
+        device: &Device,
+    ) -> kinfer_core::Result<Result<Self>> {
+        let (k, v) = (dtype(types.k)?, dtype(types.v)?);
         let layer = |a: &AttnSpec| {
             let shape = (blocks * BLOCK_LEN, a.kv_heads, a.head_dim);
-            Ok(KvLayer { k: Tensor::zeros(shape, dtype, device)?, v: Tensor::zeros(shape, dtype, device)? })
+            Ok(KvLayer { k: Tensor::zeros(shape, k, device)?, v: Tensor::zeros(shape, v, device)? })
         };
-        let layers = spec.layers.iter().map(|l| layer(&l.attn)).collect::<Result<_>>()?;
-        Ok(Kv { layers, dtype })
+        Ok(spec.layers.iter().map(|l| layer(&l.attn)).collect::<Result<_>>().map(|layers| Kv { layers }))
     }
 
-    pub(crate) fn bytes(spec: &ModelSpec, blocks: usize, kind: KvType) -> u64 {
-        let widths: usize = spec.layers.iter().map(|l| 2 * l.attn.kv_dim()).sum();
-        (blocks * BLOCK_LEN) as u64 * (widths * kind.bytes()) as u64
+    pub(crate) fn bytes(spec: &ModelSpec, blocks: usize, types: KvTypes) -> u64 {
+        let position = |a: &AttnSpec| a.kv_heads * types.row_bytes(a.head_dim);
+        (blocks * BLOCK_LEN) as u64 * spec.layers.iter().map(|l| position(&l.attn) as u64).sum::<u64>()
     }
 
     /// Writes the keys and values in `qkv`, `[rows, q_dim | kv_dim | kv_dim]`, at each row's position.
@@ -51,14 +64,15 @@ impl Kv {
         qkv: &Tensor,
     ) -> Result<()> {
         let rows = qkv.dim(0)?;
-        let part = |from| {
+        let part = |from, dtype| {
             qkv.narrow(1, from, spec.kv_dim())?
                 .reshape((rows, spec.kv_heads, spec.head_dim))?
-                .to_dtype(self.dtype)?
+                .to_dtype(dtype)?
                 .contiguous()
         };
-        let (k, v) = (part(spec.q_dim())?, part(spec.q_dim() + spec.kv_dim())?);
         let to = &self.layers[layer];
+        let k = part(spec.q_dim(), to.k.dtype())?;
+        let v = part(spec.q_dim() + spec.kv_dim(), to.v.dtype())?;
         for run in runs {
             let end = run.start + run.rows.len();
             let mut p = run.start;

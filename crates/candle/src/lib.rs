@@ -13,7 +13,7 @@ pub use candle_core::Device;
 use candle_core::{D, Tensor};
 use kinfer_core::backend::Matrix;
 use kinfer_core::{
-    Activation, AttnSpec, Backend, Batch, Error, Format, KvType, ModelSpec, Result, RopeSpec, Run,
+    Activation, AttnSpec, Backend, Batch, Error, Format, KvTypes, ModelSpec, Result, RopeSpec, Run,
 };
 use kinfer_kernels::quant::dequantize;
 use std::ops::Range;
@@ -147,12 +147,12 @@ impl Backend for Candle {
         4 * rows as u64 * width as u64
     }
 
-    fn kv(&self, spec: &ModelSpec, blocks: usize, kind: KvType) -> Result<Kv> {
-        self.run(Kv::new(spec, blocks, kind, &self.device))
+    fn kv(&self, spec: &ModelSpec, blocks: usize, types: KvTypes) -> Result<Kv> {
+        self.run(Kv::new(spec, blocks, types, &self.device)?)
     }
 
-    fn kv_bytes(&self, spec: &ModelSpec, blocks: usize, kind: KvType) -> u64 {
-        Kv::bytes(spec, blocks, kind)
+    fn kv_bytes(&self, spec: &ModelSpec, blocks: usize, types: KvTypes) -> u64 {
+        Kv::bytes(spec, blocks, types)
     }
 
     fn step(&self, _spec: &ModelSpec, _rows: usize, _blocks: usize) -> Result<Step> {

@@ -7,7 +7,7 @@ use crate::progress::{self, Downloads};
 use kinfer::hub::{Hub, HubConfig, HubError, ModelRef, ResolvedModel, human_size};
 use kinfer::template::{ChatTemplate, builtin_templates};
 use kinfer::tokenizer::pre_tokenizers;
-use kinfer::{Device, Isa, KvType, LoadOptions, Model, Numerics};
+use kinfer::{Device, Isa, KvType, KvTypes, LoadOptions, Model, Numerics};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Instant;
@@ -166,14 +166,22 @@ impl LoadArgs {
     }
 }
 
-/// Element type of the cache, on the command line.
+/// [`KvType`] on the command line. The bytes are of 64 numbers, the width of a head in many models.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
 pub enum KvArg {
-    /// Half precision
+    /// Half precision, 128 bytes for 64 numbers: nothing is lost that the model shows
     #[default]
     F16,
-    /// Single precision
+    /// Single precision, 256 bytes: for references
     F32,
+    /// The range of f32 with 3 digits less than f16, 128 bytes: for models whose keys exceed 65504
+    Bf16,
+    /// 8 bits with a scale per 32 numbers, 68 bytes: nearly free, for long contexts
+    #[value(name = "q8_0")]
+    Q8_0,
+    /// 4 bits with a scale per 32 numbers, 36 bytes: answers get worse; of keys more than of values
+    #[value(name = "q4_0")]
+    Q4_0,
 }
 
 impl From<KvArg> for KvType {
@@ -181,15 +189,27 @@ impl From<KvArg> for KvType {
         match kind {
             KvArg::F16 => KvType::F16,
             KvArg::F32 => KvType::F32,
+            KvArg::Bf16 => KvType::Bf16,
+            KvArg::Q8_0 => KvType::Q8_0,
+            KvArg::Q4_0 => KvType::Q4_0,
         }
     }
 }
 
-/// The name of an element type of the cache.
-pub fn kv_name(kind: KvType) -> &'static str {
-    match kind {
-        KvType::F16 => "f16",
-        KvType::F32 => "f32",
+/// Types of cached keys and values.
+#[derive(clap::Args, Clone, Copy, Default)]
+pub struct CacheArgs {
+    /// Type of cached keys, also written -ctk
+    #[arg(long, env = "KINFER_CACHE_TYPE_K", value_name = "TYPE", default_value = "f16")]
+    pub cache_type_k: KvArg,
+    /// Type of cached values, also written -ctv
+    #[arg(long, env = "KINFER_CACHE_TYPE_V", value_name = "TYPE", default_value = "f16")]
+    pub cache_type_v: KvArg,
+}
+
+impl From<CacheArgs> for KvTypes {
+    fn from(args: CacheArgs) -> Self {
+        KvTypes { k: args.cache_type_k.into(), v: args.cache_type_v.into() }
     }
 }
 
@@ -206,12 +226,8 @@ pub struct EngineArgs {
     /// Most tokens computed at once, also written -ub
     #[arg(long, env = "KINFER_UBATCH_SIZE", value_name = "N", default_value = "512", value_parser = size)]
     pub ubatch_size: usize,
-    /// Element type of cached keys, also written -ctk
-    #[arg(long, env = "KINFER_CACHE_TYPE_K", value_name = "TYPE", default_value = "f16")]
-    pub cache_type_k: KvArg,
-    /// Element type of cached values, also written -ctv
-    #[arg(long, env = "KINFER_CACHE_TYPE_V", value_name = "TYPE", default_value = "f16")]
-    pub cache_type_v: KvArg,
+    #[command(flatten)]
+    pub cache: CacheArgs,
 }
 
 /// A number of tokens or of runs, at least 1.
@@ -229,21 +245,12 @@ pub fn count(text: &str) -> Result<usize, String> {
 
 impl EngineArgs {
     /// An engine of this model.
-    pub fn engine(&self, model: Arc<Model>, kv: KvType) -> anyhow::Result<kinfer::Engine> {
-        let mut builder =
-            kinfer::Engine::builder().model(model).batch(self.batch_size).ubatch(self.ubatch_size).kv(kv);
+    pub fn engine(&self, model: Arc<Model>) -> anyhow::Result<kinfer::Engine> {
+        let builder = kinfer::Engine::builder().model(model).batch(self.batch_size).ubatch(self.ubatch_size);
+        let mut builder = builder.kv(self.cache);
         if let Some(tokens) = self.ctx_size {
             builder = builder.context(tokens);
         }
         Ok(builder.build()?)
-    }
-
-    /// The cache's element type.
-    pub fn kv(&self) -> anyhow::Result<KvType> {
-        match (self.cache_type_k, self.cache_type_v) {
-            (KvArg::F16, KvArg::F16) => Ok(KvType::F16),
-            (KvArg::F32, KvArg::F32) => Ok(KvType::F32),
-            _ => Err(CliError::usage("cached keys and values have one type: give -ctk and -ctv the same")),
-        }
     }
 }

@@ -69,7 +69,8 @@ fn run() {
         (&["-b", "0"], "--batch-size"),
         (&["-ub", "0"], "--ubatch-size"),
         (&["-t", "0"], "--threads"),
-        (&["-ctk", "f32"], "-ctk and -ctv"),
+        (&["-ctk", "q5_0"], "f16, f32, bf16, q8_0, q4_0"),
+        (&["-ctv", "q8-0"], "--cache-type-v"),
         (&["--logprobs", "3"], "--json"),
         (&["--raw", "-sys", "s"], "--system-prompt exclude"),
         (&["--raw", "-sysf", &plain], "--system-prompt-file exclude"),
@@ -116,11 +117,13 @@ fn the_other_commands() {
         (&["score", "user/repo", "--ids", &one, "--top", "2"], "--json"),
         (&["score", "user/repo", "--text", &ids, "-c", "1"], "--ctx-size"),
         (&["score", "user/repo", "--text", &ids, "--isa", "abacus"], "abacus"),
+        (&["score", "user/repo", "--text", &ids, "-ctk", "f8"], "--cache-type-k"),
         (&["tokenize", "user/repo", "-f", "/none.txt"], "/none.txt cannot be read"),
         (&["tokenize", "user/repo", "no model", "text"], "not a model reference"),
         (&["tokenize", "user/repo", "text", "--ids", "--json"], "--ids and --json"),
         (&["show", "no model"], "not a model reference"),
         (&["show", "user/repo", "-c", "0"], "--ctx-size"),
+        (&["show", "user/repo", "-ctv", "f8"], "--cache-type-v"),
         (&["show", "user/repo", "--template", "--json"], "--template and --json"),
         (&["show", "user/repo", "--template", "--tensors"], "--template and --tensors"),
         (&["bench", "user/repo", "no model"], "not a model reference"),
@@ -131,6 +134,7 @@ fn the_other_commands() {
         (&["bench", "user/repo", "-r", "0"], "--repetitions"),
         (&["bench", "user/repo", "-t", "0"], "--threads"),
         (&["bench", "user/repo", "-ub", "0"], "--ubatch-size"),
+        (&["bench", "user/repo", "-ctk", "f8"], "--cache-type-k"),
         (&["bench", "user/repo", "--isa", "abacus"], "abacus"),
         (&["pull", "user/repo", "no model"], "not a model reference"),
     ] {
@@ -152,5 +156,6 @@ fn by_the_environment() {
         "temp",
     );
     at.refuses_with(&[("KINFER_QUIET", "0"), ("KINFER_TEMP", "-1")], &["run", "m.gguf", "hi", "-v"], "temp");
+    at.refuses_with(&[("KINFER_CACHE_TYPE_V", "f8")], &hi, "--cache-type-v");
     at.refuses_with(&[("KINFER_JSON", "0")], &["run", "user/repo", "hi", "--logprobs", "2"], "--json");
 }

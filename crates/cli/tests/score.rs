@@ -35,6 +35,31 @@ fn a_short_text_is_scored_whole() {
     assert!(2.0 * perplexity < reverse["perplexity"].as_f64().unwrap(), "{perplexity} {reverse}");
 }
 
+/// The types reach the cache: f16 changes next to nothing, 8 bits little, 4 bits more.
+#[test]
+fn cache_types() {
+    let world = World::new();
+    let file = world.file("text.txt", TEXT.repeat(4));
+    let score = |k: &str, v: &str| {
+        let args =
+            ["score", &smollm2(), "--text", &file, "--numerics", "f32", "-ctk", k, "-ctv", v, "--json"];
+        let json = world.run(&args).ok().json();
+        serde_json::from_value::<Vec<Option<f64>>>(json["logprobs"].clone()).unwrap()
+    };
+    let exact = score("f32", "f32");
+    let off = |k, v| {
+        let differences = score(k, v).into_iter().zip(&exact).filter_map(|(a, b)| Some((a? - (*b)?).abs()));
+        differences.fold(0.0, f64::max)
+    };
+    let (half, eight, values, four) =
+        (off("f16", "f16"), off("q8_0", "q8_0"), off("q8_0", "q4_0"), off("q4_0", "q4_0"));
+    assert!(
+        0.0 < half && 2.0 * half < eight && 2.0 * eight < values && values < four,
+        "{half} {eight} {values} {four}"
+    );
+    assert!(eight < 0.3, "{eight}");
+}
+
 #[test]
 fn windows_are_cut_and_counted() {
     let world = World::new();

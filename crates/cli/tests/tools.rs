@@ -308,8 +308,17 @@ fn show_tells_what_is_in_a_file() {
     assert_eq!(memory["fits"], true);
     let part = |key: &str| memory[key].as_u64().unwrap();
     assert_eq!(part("total"), part("weights") + part("kv") + part("scratch"));
-    let double = kinfer.json(&["show", &smollm2, "-c", "2048", "--cache-type", "f32", "--json"]);
-    assert_eq!(double["memory"]["kv"].as_u64().unwrap(), 2 * part("kv"));
+    assert_eq!((&memory["type_k"], &memory["type_v"]), (&"f16".into(), &"f16".into()));
+    // A key and a value of a head of 64: codes, and a scale of two bytes per 32.
+    for (k, v, bytes) in
+        [("f32", "f32", 512), ("bf16", "f16", 256), ("q8_0", "q8_0", 2 * 68), ("q8_0", "q4_0", 68 + 36)]
+    {
+        let got = kinfer.json(&["show", &smollm2, "-c", "2048", "-ctk", k, "-ctv", v, "--json"]);
+        assert_eq!(got["memory"]["kv"], 2048 * 3 * 30 * bytes, "{k}, {v}");
+        assert_eq!((&got["memory"]["type_k"], &got["memory"]["type_v"]), (&k.into(), &v.into()));
+    }
+    let text = kinfer.out(&["show", &smollm2, "-ctk", "q8_0", "-ctv", "q4_0"]);
+    assert!(text.contains("q8_0 keys, q4_0 values"), "{text}");
 
     assert!(kinfer.fails(&["show", &smollm2, "-c", "100000"], 2).contains("8192"));
 

@@ -7,7 +7,7 @@
 //! Overrides destructure the specs with every field named, so that a new field in [`crate::spec`] is a compile
 //! error in each fused path until it is dealt with.
 
-use crate::{Activation, AttnSpec, Batch, FfnSpec, Format, KvType, ModelSpec, Result, RopeSpec};
+use crate::{Activation, AttnSpec, Batch, FfnSpec, Format, KvTypes, ModelSpec, Result, RopeSpec};
 use std::ops::Range;
 
 /// A stored matrix, as it lies in the model file.
@@ -105,9 +105,12 @@ pub trait Backend: Send + Sync + Sized + 'static {
     /// Bytes of such activations.
     fn act_bytes(&self, rows: usize, width: usize) -> u64;
     /// Allocates a cache of `blocks` blocks for every layer.
-    fn kv(&self, spec: &ModelSpec, blocks: usize, kind: KvType) -> Result<Self::Kv>;
+    ///
+    /// # Errors
+    /// [`crate::Error::CacheType`] for a type that this device does not have, [`crate::Error::OutOfMemory`].
+    fn kv(&self, spec: &ModelSpec, blocks: usize, types: KvTypes) -> Result<Self::Kv>;
     /// Bytes of such a cache.
-    fn kv_bytes(&self, spec: &ModelSpec, blocks: usize, kind: KvType) -> u64;
+    fn kv_bytes(&self, spec: &ModelSpec, blocks: usize, types: KvTypes) -> u64;
     /// Allocates the step state for at most `rows` rows and `blocks` cache blocks.
     fn step(&self, spec: &ModelSpec, rows: usize, blocks: usize) -> Result<Self::Step>;
 

@@ -1,5 +1,7 @@
 //! Errors of a step and of loading a device.
 
+use crate::KvType;
+
 /// What a backend, a model build or a step can fail with.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -35,6 +37,16 @@ pub enum Error {
         /// What was asked for.
         what: String,
         /// What can be had instead.
+        supported: String,
+    },
+    /// A device has no KV cache of the type that was asked for.
+    #[error("{device} has no cache of {kind} keys or values; it has {supported}")]
+    CacheType {
+        /// The device.
+        device: String,
+        /// The type.
+        kind: KvType,
+        /// The types that it has.
         supported: String,
     },
     /// Weights, KV cache or scratch do not fit.

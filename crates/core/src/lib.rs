@@ -1,8 +1,8 @@
 //! The vocabulary of kinfer: what a model is ([`spec`]), what one step computes ([`batch`]), what a device must
 //! offer ([`backend`]), what the engine sees of a loaded model ([`model`]), and how all of it fails ([`error`]).
 //!
-//! This crate has no maths and no I/O. Of the other crates it uses only the stored formats
-//! ([`kinfer_kernels::quant`]), since a weight's format is part of the seam.
+//! This crate has no maths and no I/O. Of the other crates it uses only the stored formats ([`kinfer_kernels::quant`]) and
+//! the types of a cache ([`KvType`]), since a weight's format and a cache's type are part of the seam.
 #![forbid(unsafe_code)]
 
 pub mod backend;
@@ -15,7 +15,8 @@ mod unfused;
 pub use backend::Backend;
 pub use batch::{Batch, Role, Run};
 pub use error::{Error, Result};
+pub use kinfer_kernels::ops::{KvType, KvTypes};
 pub use kinfer_kernels::quant::{Format, dequantize};
 pub use model::{Logits, Model, Runner, RunnerLimits};
-pub use spec::{Activation, AttnSpec, FfnSpec, KvType, LayerSpec, ModelSpec, RopeSpec};
+pub use spec::{Activation, AttnSpec, FfnSpec, LayerSpec, ModelSpec, RopeSpec};
 pub use unfused::Unfused;

@@ -1,6 +1,6 @@
 //! A loaded model as the engine sees it: weights that many engines share, and a runner with one engine's state.
 
-use crate::{Batch, KvType, ModelSpec, Result};
+use crate::{Batch, KvTypes, ModelSpec, Result};
 use std::sync::Arc;
 
 /// A loaded model: immutable weights on a device. Shared by `Arc`; each engine makes its own [`Runner`].
@@ -31,8 +31,8 @@ pub struct RunnerLimits {
     pub outputs: usize,
     /// KV blocks of [`crate::batch::BLOCK_LEN`] positions.
     pub blocks: usize,
-    /// Element type of the KV cache.
-    pub kv: KvType,
+    /// Types of cached keys and values.
+    pub kv: KvTypes,
 }
 
 /// One engine's working state of a model: KV cache and scratch.

@@ -102,23 +102,3 @@ pub struct RopeSpec {
     /// Multiplies both cosine and sine (YaRN's attention factor; otherwise 1).
     pub magnitude: f32,
 }
-
-/// Element type of the KV cache.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
-pub enum KvType {
-    /// IEEE half precision.
-    #[default]
-    F16,
-    /// Single precision: the reference.
-    F32,
-}
-
-impl KvType {
-    /// Bytes of one element.
-    pub fn bytes(self) -> usize {
-        match self {
-            KvType::F16 => 2,
-            KvType::F32 => 4,
-        }
-    }
-}

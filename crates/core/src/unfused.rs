@@ -1,7 +1,7 @@
 //! A backend with every fused stage switched off.
 
 use crate::backend::{Backend, Matrix};
-use crate::{Activation, AttnSpec, Batch, Format, KvType, ModelSpec, Result, RopeSpec};
+use crate::{Activation, AttnSpec, Batch, Format, KvTypes, ModelSpec, Result, RopeSpec};
 use std::ops::Range;
 
 /// Runs the default stages of `B`: the definition that `B`'s fused stages must equal.
@@ -32,11 +32,11 @@ impl<B: Backend> Backend for Unfused<B> {
     fn act_bytes(&self, rows: usize, width: usize) -> u64 {
         self.0.act_bytes(rows, width)
     }
-    fn kv(&self, spec: &ModelSpec, blocks: usize, kind: KvType) -> Result<Self::Kv> {
-        self.0.kv(spec, blocks, kind)
+    fn kv(&self, spec: &ModelSpec, blocks: usize, types: KvTypes) -> Result<Self::Kv> {
+        self.0.kv(spec, blocks, types)
     }
-    fn kv_bytes(&self, spec: &ModelSpec, blocks: usize, kind: KvType) -> u64 {
-        self.0.kv_bytes(spec, blocks, kind)
+    fn kv_bytes(&self, spec: &ModelSpec, blocks: usize, types: KvTypes) -> u64 {
+        self.0.kv_bytes(spec, blocks, types)
     }
     fn step(&self, spec: &ModelSpec, rows: usize, blocks: usize) -> Result<Self::Step> {
         self.0.step(spec, rows, blocks)

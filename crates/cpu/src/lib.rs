@@ -23,7 +23,9 @@ pub use team::{Team, Worker};
 pub use weight::Weight;
 
 use kinfer_core::backend::{AttnWeights, Backend, FfnWeights, Matrix, Scratch};
-use kinfer_core::{Activation, AttnSpec, Batch, Error, FfnSpec, Format, KvType, ModelSpec, Result, RopeSpec};
+use kinfer_core::{
+    Activation, AttnSpec, Batch, Error, FfnSpec, Format, KvTypes, ModelSpec, Result, RopeSpec,
+};
 use kinfer_kernels::amx::TileConvert;
 use kinfer_kernels::ops::Ops;
 use kinfer_kernels::pack::Quantize;
@@ -112,12 +114,12 @@ impl Backend for Cpu {
         Act::bytes(rows, width, self.convert.is_some())
     }
 
-    fn kv(&self, spec: &ModelSpec, blocks: usize, kind: KvType) -> Result<Kv> {
-        Kv::new(spec, blocks, kind, &self.arena)
+    fn kv(&self, spec: &ModelSpec, blocks: usize, types: KvTypes) -> Result<Kv> {
+        Kv::new(spec, blocks, types, &self.arena)
     }
 
-    fn kv_bytes(&self, spec: &ModelSpec, blocks: usize, kind: KvType) -> u64 {
-        Kv::bytes(spec, blocks, kind)
+    fn kv_bytes(&self, spec: &ModelSpec, blocks: usize, types: KvTypes) -> u64 {
+        Kv::bytes(spec, blocks, types)
     }
 
     fn step(&self, spec: &ModelSpec, rows: usize, blocks: usize) -> Result<Step> {

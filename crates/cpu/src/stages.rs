@@ -1,7 +1,6 @@
 //! Fused stages. Each equals its default in [`kinfer_core::backend`] bit for bit; the backend suite compares them.
 
 use crate::act::View;
-use crate::kv::by_kind;
 use crate::step::ATTN_ROWS;
 use crate::team::Worker;
 use crate::weight::{Input, Weight};
@@ -10,7 +9,7 @@ use kinfer_core::backend::{AttnWeights, FfnWeights, Scratch};
 use kinfer_core::batch::{BLOCK_LEN, Role};
 use kinfer_core::{AttnSpec, FfnSpec};
 use kinfer_kernels::amx::TileAttend;
-use kinfer_kernels::ops::{Attend, KvElem, KvRows, partial_len};
+use kinfer_kernels::ops::{Attend, KvRows, partial_len};
 use std::ops::Range;
 use std::sync::PoisonError;
 
@@ -59,8 +58,7 @@ pub(crate) fn attn_in(
                 let head = out.row_mut(r, h * head_dim..(h + 1) * head_dim);
                 finish_head(cpu, step, head, q_norm.as_deref(), *norm_eps, *rope, r);
             }
-            let kind = kv.kind();
-            by_kind!(kind, keys(cpu, step, spec, Some((k_norm.as_deref(), *rope)), kv, layer, out, worker));
+            keys(cpu, step, spec, Some((k_norm.as_deref(), *rope)), kv, layer, out, worker);
         }
     });
 }
@@ -87,9 +85,9 @@ fn finish_head(
 /// A worker's share of the keys and values: with `finish`, norms and turns the keys first; then writes both to the cache.
 ///
 /// # Safety
-/// `E` is the cache's element type; nobody else accesses the key and value columns of `qkv` or the positions written.
+/// Nobody else accesses the key and value columns of `qkv` or the positions written.
 #[allow(clippy::too_many_arguments)]
-unsafe fn keys<E: KvElem>(
+unsafe fn keys(
     cpu: &Cpu,
     step: &Step,
     spec: &AttnSpec,
@@ -109,7 +107,7 @@ unsafe fn keys<E: KvElem>(
         let position = run.start + first - run.rows.start;
         let block = step.table(run)[position / BLOCK_LEN];
         // SAFETY: these columns of these rows, and this head of this block, are this worker's.
-        let head = unsafe { cache.head_mut::<E>(block, j) };
+        let head = unsafe { cache.head_mut(block, j) };
         for r in first..first + n {
             // SAFETY: as above.
             let (key, value) = unsafe { (qkv.row_mut(r, k..k + dim), qkv.row(r, v..v + dim)) };
@@ -127,12 +125,15 @@ pub(crate) fn kv_write(cpu: &Cpu, step: &Step, kv: &mut Kv, layer: usize, spec: 
     let kv = &*kv;
     let view = qkv.view();
     cpu.team.run(|worker| {
-        let kind = kv.kind();
         // SAFETY: units are split over the workers; without `finish` the keys are only read.
-        unsafe { by_kind!(kind, keys(cpu, step, spec, None, kv, layer, view, worker)) }
+        unsafe { keys(cpu, step, spec, None, kv, layer, view, worker) }
     });
 }
 
+/// Attention, by items: the queries of one tile of rows and one KV head.
+///
+/// Where there are too few items to keep the team busy, as when one sequence decodes, their partitions are computed as items of
+/// their own, and merged after a barrier in the order in which an item computes them by itself.
 pub(crate) fn attend(
     cpu: &Cpu,
     step: &mut Step,
@@ -142,28 +143,11 @@ pub(crate) fn attend(
     qkv: &Act,
     out: &mut Act,
 ) {
-    out.shape(qkv.rows(), spec.q_dim());
-    let kind = kv.kind();
-    by_kind!(kind, attend_as(cpu, step, kv, layer, spec, qkv, out));
-}
-
-/// Attention, by items: the queries of one tile of rows and one KV head.
-///
-/// Where there are too few items to keep the team busy, as when one sequence decodes, their partitions are computed as items of
-/// their own, and merged after a barrier in the order in which an item computes them by itself.
-fn attend_as<E: KvElem>(
-    cpu: &Cpu,
-    step: &mut Step,
-    kv: &Kv,
-    layer: usize,
-    spec: &AttnSpec,
-    qkv: &Act,
-    out: &mut Act,
-) {
     let AttnSpec { heads, kv_heads, head_dim, scale, window, softcap, rope: _, norm_eps: _ } = *spec;
+    out.shape(qkv.rows(), spec.q_dim());
     let cache = kv.layer(layer);
-    // SAFETY: `E` is the cache's type; nobody writes the cache in this stage.
-    let elems = unsafe { cache.elems::<E>() };
+    // SAFETY: nobody writes the cache in this stage.
+    let bytes = unsafe { cache.bytes() };
     let group = heads / kv_heads;
     let out = out.view_mut();
     let mut partials = std::mem::replace(&mut step.partials, crate::mem::Buffer::new(0));
@@ -174,7 +158,7 @@ fn attend_as<E: KvElem>(
         let (run, first) = (&step_ref.runs[run as usize], first as usize);
         let a = Attend {
             layout: cache.layout,
-            cache: elems,
+            cache: bytes,
             table: step_ref.table(run),
             kv_head,
             group,
@@ -247,12 +231,12 @@ fn attend_as<E: KvElem>(
 }
 
 /// Item, its first row, place of its partial results, and partition of a piece, pieces counted through all items.
-fn locate<'a, E: Copy>(
+fn locate<'a>(
     items: usize,
     piece: usize,
     len: usize,
-    item: impl Fn(usize) -> (Attend<'a, E>, usize),
-) -> (Attend<'a, E>, usize, usize, usize) {
+    item: impl Fn(usize) -> (Attend<'a>, usize),
+) -> (Attend<'a>, usize, usize, usize) {
     let (mut before, mut at, mut i) = (0, 0, 0);
     loop {
         let (a, first) = item(i);
@@ -271,7 +255,7 @@ fn locate<'a, E: Copy>(
 ///
 /// # Safety
 /// Nobody else accesses them there meanwhile.
-unsafe fn put<E>(result: &[f32], a: &Attend<'_, E>, first: usize, out: View) {
+unsafe fn put(result: &[f32], a: &Attend<'_>, first: usize, out: View) {
     let width = a.group * a.layout.head_dim;
     for (r, row) in result.chunks_exact(width).take(a.rows).enumerate() {
         // SAFETY: by this function's contract.

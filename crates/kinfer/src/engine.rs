@@ -3,7 +3,7 @@
 use crate::worker::Worker;
 use crate::{Error, Message, Model, Plan, Result, Session, Thinking};
 use kinfer_core::batch::BLOCK_LEN;
-use kinfer_core::{KvType, ModelSpec, RunnerLimits};
+use kinfer_core::{KvTypes, ModelSpec, RunnerLimits};
 use kinfer_gen::{
     CancelToken, Event, Limits, Options, Params, Request, Sampling, ScoreRequest, TokenLogprobs,
 };
@@ -47,7 +47,7 @@ pub struct EngineBuilder {
     batch: Option<usize>,
     ubatch: Option<usize>,
     parallel: Option<usize>,
-    kv: KvType,
+    kv: KvTypes,
     cache_tokens: Option<usize>,
 }
 
@@ -82,9 +82,9 @@ impl EngineBuilder {
         self
     }
 
-    /// Element type of the cache. Default f16.
-    pub fn kv(mut self, kind: KvType) -> Self {
-        self.kv = kind;
+    /// Types of cached keys and values: a [`crate::KvType`] for both, or [`KvTypes`]. Default f16.
+    pub fn kv(mut self, types: impl Into<KvTypes>) -> Self {
+        self.kv = types.into();
         self
     }
 

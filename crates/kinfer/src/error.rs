@@ -106,6 +106,7 @@ impl Error {
             Error::Model(
                 C::MissingTensor { .. } | C::Shape { .. } | C::Metadata { .. } | C::Unsupported { .. },
             ) => ErrorKind::BadModel,
+            Error::Model(C::CacheType { .. }) => ErrorKind::Usage,
             Error::Model(C::OutOfMemory { .. }) | Error::Memory { .. } => ErrorKind::Memory,
             Error::Model(C::Device { .. }) | Error::Device { .. } => ErrorKind::Device,
             Error::Model(C::Batch(_) | C::Backend { .. }) => ErrorKind::Runtime,

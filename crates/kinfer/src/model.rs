@@ -4,7 +4,7 @@ use crate::chat::{Chat, Prompt};
 use crate::plan::Plan;
 use crate::vocab::Vocab;
 use crate::{Device, Engine, Error, Message, Result, Thinking, device};
-use kinfer_core::{KvType, ModelSpec, Runner, RunnerLimits};
+use kinfer_core::{KvTypes, ModelSpec, Runner, RunnerLimits};
 use kinfer_gen::{Sampling, SamplingOverrides, Vocabulary};
 use kinfer_load::gguf::{Gguf, Metadata};
 use kinfer_load::template::ChatTemplate;
@@ -99,7 +99,7 @@ impl Model {
     /// As [`Model::load`].
     pub fn load_gguf(gguf: Gguf, mut options: LoadOptions) -> Result<Arc<Self>> {
         let tokenizer = tokenizer(&gguf, &options)?;
-        let nothing = RunnerLimits { rows: 0, outputs: 0, blocks: 0, kv: KvType::F16 };
+        let nothing = RunnerLimits { rows: 0, outputs: 0, blocks: 0, kv: KvTypes::default() };
         let needed = device::plan(&gguf, &options, &nothing)?.weights;
         if let Some(available) = device::available_memory().filter(|&a| a < needed) {
             return Err(Error::Memory { what: "the model's weights".into(), needed, available });
@@ -215,7 +215,7 @@ impl Model {
     ///
     /// # Errors
     /// As [`crate::EngineBuilder::build`] for a context that is not legal.
-    pub fn plan(self: &Arc<Self>, context: usize, kv: KvType) -> Result<Plan> {
+    pub fn plan(self: &Arc<Self>, context: usize, kv: impl Into<KvTypes>) -> Result<Plan> {
         Engine::builder().model(self.clone()).context(context).kv(kv).plan()
     }
 

@@ -1,7 +1,7 @@
 //! How much memory a model and an engine take.
 
 use crate::{Device, EngineBuilder, Error, LoadOptions, Model, Result, device};
-use kinfer_core::{KvType, RunnerLimits};
+use kinfer_core::{KvTypes, RunnerLimits};
 use kinfer_load::gguf::Gguf;
 
 /// Bytes of memory that a model and an engine of it take.
@@ -27,7 +27,7 @@ impl Plan {
     ///
     /// # Errors
     /// Those of [`Model::load`] that the metadata can tell, and of [`EngineBuilder::build`] for the context.
-    pub fn of_file(gguf: &Gguf, device: Device, context: usize, kv: KvType) -> Result<Self> {
+    pub fn of_file(gguf: &Gguf, device: Device, context: usize, kv: impl Into<KvTypes>) -> Result<Self> {
         let spec = kinfer_models::arch::read(gguf)?.spec;
         let (_, limits) = EngineBuilder::default().context(context).kv(kv).runner_limits(&spec)?;
         let plan = device::plan(gguf, &LoadOptions { device, ..LoadOptions::default() }, &limits)?;

@@ -5,9 +5,11 @@
 
 use super::tile::{TileConfig, release, tile_dot_bf16, tile_load, tile_store, tile_zero};
 use super::weights::{TILE, pair};
-use crate::ops::attn::{Attend, BLOCK_LEN, LIMIT, PARTIAL_HEAD, PARTITION_LEN, Tile, partial_len, softmax};
+use crate::ops::attn::{
+    Attend, BLOCK_LEN, Bf16, F16, F32, KvFormat, KvType, LIMIT, PARTIAL_HEAD, PARTITION_LEN, Q4_0, Q8_0,
+    SCALES, Tile, UNIT, partial_len, softmax,
+};
 use crate::simd::{Avx512Vnni, LANES, Simd};
-use half::f16;
 use std::arch::x86_64::*;
 
 /// Queries of a tile.
@@ -21,17 +23,25 @@ pub(super) fn scratch_len(head_dim: usize, queries: usize) -> usize {
     (queries + QUERIES) * head_dim.next_multiple_of(32) / 2 + (k + v + 1 + OUT) * TILE / 4
 }
 
+/// Calls `$f` for the format of a type.
+macro_rules! by_type {
+    ($kind:expr, $f:ident($($arg:expr),*)) => {
+        match $kind {
+            KvType::F32 => $f::<F32>($($arg),*),
+            KvType::F16 => $f::<F16>($($arg),*),
+            KvType::Bf16 => $f::<Bf16>($($arg),*),
+            KvType::Q8_0 => $f::<Q8_0>($($arg),*),
+            KvType::Q4_0 => $f::<Q4_0>($($arg),*),
+        }
+    };
+}
+
 /// [`crate::ops::Ops::attend`] on tiles.
 ///
 /// # Safety
 /// [`super::tile::available`] returned true, and the CPU has AVX-512 as [`Avx512Vnni`]. `scratch` is aligned to 64 bytes.
 #[inline(always)]
-pub(super) unsafe fn attend(
-    a: &Attend<'_, f16>,
-    partition: usize,
-    partials: &mut [f32],
-    scratch: &mut [f32],
-) {
+pub(super) unsafe fn attend(a: &Attend<'_>, partition: usize, partials: &mut [f32], scratch: &mut [f32]) {
     type S = Avx512Vnni;
     let (layout, group, head_dim) = (a.layout, a.group, a.layout.head_dim);
     let (stride, v_stride) = (partial_len(head_dim), layout.v_stride());
@@ -40,7 +50,7 @@ pub(super) unsafe fn attend(
     if !roomy || partition > LIMIT || !a.begin(partials) {
         return;
     }
-    let (k_tiles, v_tiles) = (head_dim.div_ceil(32), v_stride / LANES);
+    let (k_tiles, v_tiles) = (head_dim.div_ceil(32), head_dim.div_ceil(LANES));
     let q_len = 32 * k_tiles;
     // SAFETY: by the checks above, `scratch` holds in turn the queries and a tile's worth more, the tiles of 32 keys, those of their
     // values, the weights, and `OUT` tiles of sums; queries, blocks and partials have their elements.
@@ -57,18 +67,18 @@ pub(super) unsafe fn attend(
             }
         }
         TileConfig::load();
+        let mut t = Tile::new(a, stride);
         let first = partition * PARTITION_LEN;
         for position in (first..first + PARTITION_LEN).step_by(BLOCK_LEN) {
             let rows = a.rows_seeing(position);
             let head =
                 a.table.get(position / BLOCK_LEN).and_then(|&b| a.cache.get(layout.head(b, a.kv_head)));
             let (false, Some(head)) = (rows.is_empty(), head) else { continue };
-            let keys = head.as_ptr();
             // Behind the last row's own key lies what another sequence left.
             let live = (a.start + a.rows - position).min(BLOCK_LEN);
-            key_tiles(keys, head_dim, k);
-            value_tiles(keys.add(BLOCK_LEN * head_dim), v_stride, live, v);
-            let mut t = Tile::<f16>::new(a, stride, keys);
+            let (keys, first_value) = (head.as_ptr(), head.as_ptr().add(layout.keys_bytes()));
+            by_type!(layout.types.k, key_tiles(keys, head_dim, k));
+            by_type!(layout.types.v, value_tiles(first_value, head_dim, v_stride, live, v));
             let (mut query, end) = (rows.start * group, rows.end * group);
             while query < end {
                 let n = QUERIES.min(end - query);
@@ -77,7 +87,7 @@ pub(super) unsafe fn attend(
                 }
                 t.partials = partials.as_mut_ptr().add(query * stride);
                 scores(q.add(query * q_len).cast(), 2 * q_len, k, k_tiles, t.weights.as_mut_ptr().cast());
-                softmax::<S, f16>(&mut t, n, a.softcap);
+                softmax::<S>(&mut t, n, a.softcap);
                 for (r, w) in t.weights.iter().enumerate() {
                     let w = w.as_ptr();
                     let w = _mm512_cvtne2ps_pbh(_mm512_loadu_ps(w.add(16)), _mm512_loadu_ps(w));
@@ -125,43 +135,79 @@ unsafe fn bf16_row(x: *const f32, len: usize, scale: f32, out: *mut u16) {
     }
 }
 
-/// Keys, `[head_dim][32]`, as second factors: tile `2 c + h` holds dimensions `32 c ..` of keys `16 h ..`.
+/// Keys, a unit per dimension, as second factors: tile `2 c + h` holds dimensions `32 c ..` of keys `16 h ..`.
 #[inline(always)]
-unsafe fn key_tiles(keys: *const f16, head_dim: usize, out: *mut u8) {
-    // SAFETY: `head_dim` rows of 32 keys; sixteen vectors to a tile.
+unsafe fn key_tiles<K: KvFormat>(keys: *const u8, head_dim: usize, out: *mut u8) {
+    type S = Avx512Vnni;
+    // SAFETY: `head_dim` units of 32 keys, and the scales of each 32 dimensions; sixteen vectors to a tile.
     unsafe {
-        for c in 0..head_dim.div_ceil(32) {
-            for h in 0..2 {
-                let out = out.add((2 * c + h) * TILE);
-                for i in 0..16 {
-                    let mut v = [_mm512_setzero_ps(); 2];
-                    for (j, v) in v.iter_mut().enumerate() {
-                        let d = 32 * c + 2 * i + j;
-                        if d < head_dim {
-                            *v = Avx512Vnni::load_f16(keys.add(BLOCK_LEN * d + LANES * h).cast());
+        for c in 0..head_dim.div_ceil(UNIT) {
+            let mut scale = [S::zero(); 2];
+            if K::SCALED {
+                let at = keys.add(head_dim * K::UNIT_BYTES + c * SCALES).cast::<u16>();
+                scale = [S::load_f16(at), S::load_f16(at.add(LANES))];
+            }
+            for i in 0..16 {
+                let mut v = [[S::zero(); 2]; 2];
+                for (j, v) in v.iter_mut().enumerate() {
+                    let d = UNIT * c + 2 * i + j;
+                    if d < head_dim {
+                        *v = K::load::<S, 2>(keys.add(d * K::UNIT_BYTES), 0);
+                        if K::SCALED {
+                            *v = [S::mul(v[0], scale[0]), S::mul(v[1], scale[1])];
                         }
                     }
-                    _mm512_storeu_si512(out.add(64 * i).cast(), pair(v[0], v[1]));
                 }
+                let out = out.add(2 * c * TILE + 64 * i);
+                _mm512_storeu_si512(out.cast(), pair(v[0][0], v[1][0]));
+                _mm512_storeu_si512(out.add(TILE).cast(), pair(v[0][1], v[1][1]));
             }
         }
     }
 }
 
-/// Values, `[32][v_stride]`, as second factors: a tile per sixteen dimensions. Rows from `live` on count as zero.
+/// Values, 32 rows `v_stride` bytes apart, as second factors: a tile per sixteen dimensions. Rows from `live` on count as zero.
 #[inline(always)]
-unsafe fn value_tiles(values: *const f16, v_stride: usize, live: usize, out: *mut u8) {
-    // SAFETY: 32 rows of `v_stride` elements; sixteen vectors to a tile.
+unsafe fn value_tiles<V: KvFormat>(
+    values: *const u8,
+    head_dim: usize,
+    v_stride: usize,
+    live: usize,
+    out: *mut u8,
+) {
+    type S = Avx512Vnni;
+    // SAFETY: 32 rows of whole vectors, and their scales of each 32 dimensions; sixteen vectors to a tile.
     unsafe {
-        for i in 0..16 {
-            for t in 0..v_stride / LANES {
-                let mut v = [_mm512_setzero_ps(); 2];
+        for c in 0..head_dim.div_ceil(UNIT) {
+            let whole = UNIT * c + LANES < head_dim;
+            let mut scales = [0f32; BLOCK_LEN];
+            if V::SCALED {
+                let at = values.add(BLOCK_LEN * v_stride + c * SCALES).cast::<u16>();
+                S::store(scales.as_mut_ptr(), S::load_f16(at));
+                S::store(scales.as_mut_ptr().add(LANES), S::load_f16(at.add(LANES)));
+            }
+            for i in 0..16 {
+                let mut v = [[S::zero(); 2]; 2];
                 for (j, v) in v.iter_mut().enumerate() {
-                    if 2 * i + j < live {
-                        *v = Avx512Vnni::load_f16(values.add((2 * i + j) * v_stride + LANES * t).cast());
+                    let row = 2 * i + j;
+                    if row < live {
+                        let unit = values.add(row * v_stride + c * V::UNIT_BYTES);
+                        if whole {
+                            *v = V::load::<S, 2>(unit, 0);
+                        } else {
+                            v[0] = V::load::<S, 1>(unit, 0)[0];
+                        }
+                        if V::SCALED {
+                            let scale = S::splat(scales[row]);
+                            *v = [S::mul(v[0], scale), S::mul(v[1], scale)];
+                        }
                     }
                 }
-                _mm512_storeu_si512(out.add(t * TILE + 64 * i).cast(), pair(v[0], v[1]));
+                let out = out.add(2 * c * TILE + 64 * i);
+                _mm512_storeu_si512(out.cast(), pair(v[0][0], v[1][0]));
+                if whole {
+                    _mm512_storeu_si512(out.add(TILE).cast(), pair(v[0][1], v[1][1]));
+                }
             }
         }
     }

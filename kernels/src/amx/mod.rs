@@ -22,7 +22,6 @@ mod tests;
 use crate::isa::Isa;
 use crate::ops::Attend;
 use crate::pack::Packing;
-use half::f16;
 use std::ops::Range;
 
 #[cfg(target_arch = "x86_64")]
@@ -153,7 +152,7 @@ impl<'a> TileAttend<'a> {
     }
 
     /// [`crate::ops::Ops::attend`] on tiles.
-    pub(crate) fn attend(&mut self, a: &Attend<'_, f16>, partition: usize, partials: &mut [f32]) {
+    pub(crate) fn attend(&mut self, a: &Attend<'_>, partition: usize, partials: &mut [f32]) {
         // SAFETY: that `self` exists proves the instruction set; `new` checked the alignment.
         #[cfg(target_arch = "x86_64")]
         unsafe {
@@ -203,12 +202,7 @@ mod kernels {
     instance!(half[E: weights::Element] weights::Half<E>);
 
     #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx512bf16,avx2,fma,f16c")]
-    pub(super) unsafe fn attend(
-        a: &Attend<'_, half::f16>,
-        partition: usize,
-        partials: &mut [f32],
-        scratch: &mut [f32],
-    ) {
+    pub(super) unsafe fn attend(a: &Attend<'_>, partition: usize, partials: &mut [f32], scratch: &mut [f32]) {
         // SAFETY: passed on.
         unsafe { attn::attend(a, partition, partials, scratch) }
     }

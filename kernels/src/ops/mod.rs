@@ -13,7 +13,9 @@ mod lanes;
 mod norm;
 mod rope;
 
-pub use attn::{Attend, BLOCK_LEN, KvElem, KvLayout, KvRows, PARTITION_LEN, live_partitions, partial_len};
+pub use attn::{
+    Attend, BLOCK_LEN, KvLayout, KvRows, KvType, KvTypes, PARTITION_LEN, live_partitions, partial_len,
+};
 pub use rope::rope_table;
 
 use crate::isa::Isa;
@@ -22,10 +24,12 @@ use half::{bf16, f16};
 /// Declares [`Ops`]: one function pointer per operation, one safe method that calls it, one instance per ISA.
 macro_rules! ops {
     ($($(#[$doc:meta])* $vis:vis fn $name:ident($($arg:ident: $ty:ty),* $(,)?) $(-> $ret:ty)?
-        = $module:ident::$body:ident $([$elem:ty])?;)*) => {
+        = $module:ident::$body:ident;)*) => {
         /// The operations of one instruction set.
         pub struct Ops {
             isa: Isa,
+            /// By [`KvType`].
+            kv: [attn::KvOps; KvType::ALL.len()],
             $($name: unsafe fn($($ty),*) $(-> $ret)?,)*
         }
 
@@ -40,14 +44,14 @@ macro_rules! ops {
             )*
         }
 
-        instance!(scalar, Scalar, Isa::Scalar, (), $($name($($arg: $ty),*) $(-> $ret)? = $module::$body $([$elem])?;)*);
+        instance!(scalar, Scalar, Isa::Scalar, (), $($name($($arg: $ty),*) $(-> $ret)? = $module::$body;)*);
         #[cfg(target_arch = "x86_64")]
         instance!(avx2, Avx2, Isa::Avx2, (#[target_feature(enable = "avx2,fma,f16c")]),
-            $($name($($arg: $ty),*) $(-> $ret)? = $module::$body $([$elem])?;)*);
+            $($name($($arg: $ty),*) $(-> $ret)? = $module::$body;)*);
         #[cfg(target_arch = "x86_64")]
         instance!(avx512vnni, Avx512Vnni, Isa::Avx512Vnni,
             (#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma,f16c")]),
-            $($name($($arg: $ty),*) $(-> $ret)? = $module::$body $([$elem])?;)*);
+            $($name($($arg: $ty),*) $(-> $ret)? = $module::$body;)*);
     };
 }
 
@@ -58,21 +62,50 @@ macro_rules! instance {
             use super::*;
             use crate::simd::$simd;
             instance!(@each $simd, ($($feature)*), $($list)*);
+            instance!(@kv $simd, ($($feature)*));
             instance!(@record $level, $($list)*);
         }
     };
     (@each $simd:ident, $feature:tt, ) => {};
     (@each $simd:ident, ($($feature:tt)*),
-        $name:ident($($arg:ident: $ty:ty),*) $(-> $ret:ty)? = $module:ident::$body:ident $([$elem:ty])?; $($rest:tt)*) => {
+        $name:ident($($arg:ident: $ty:ty),*) $(-> $ret:ty)? = $module:ident::$body:ident; $($rest:tt)*) => {
         $($feature)*
         unsafe fn $name($($arg: $ty),*) $(-> $ret)? {
             // SAFETY: the caller vouches for the instruction set; slices bound every access.
-            unsafe { $module::$body::<$simd $(, $elem)?>($($arg),*) }
+            unsafe { $module::$body::<$simd>($($arg),*) }
         }
         instance!(@each $simd, ($($feature)*), $($rest)*);
     };
-    (@record $level:expr, $($name:ident($($arg:ident: $ty:ty),*) $(-> $ret:ty)? = $module:ident::$body:ident $([$elem:ty])?;)*) => {
-        pub(super) static OPS: Ops = Ops { isa: $level, $($name,)* };
+    (@kv $simd:ident, ($($feature:tt)*)) => {
+        instance!(@kv $simd, ($($feature)*), write_keys(layout: KvLayout, head: *mut u8, rows: KvRows<'_>));
+        instance!(@kv $simd, ($($feature)*), write_values(layout: KvLayout, head: *mut u8, rows: KvRows<'_>));
+        instance!(@kv $simd, ($($feature)*), scores(tile: &mut attn::Tile, n: usize));
+        instance!(@kv $simd, ($($feature)*), weigh(tile: &mut attn::Tile, n: usize));
+        const fn kv<E: attn::KvFormat>() -> attn::KvOps {
+            attn::KvOps {
+                write_keys: write_keys::<E>,
+                write_values: write_values::<E>,
+                scores: scores::<E>,
+                weigh: weigh::<E>,
+            }
+        }
+        const KV: [attn::KvOps; KvType::ALL.len()] = [
+            kv::<attn::F32>(),
+            kv::<attn::F16>(),
+            kv::<attn::Bf16>(),
+            kv::<attn::Q8_0>(),
+            kv::<attn::Q4_0>(),
+        ];
+    };
+    (@kv $simd:ident, ($($feature:tt)*), $name:ident($($arg:ident: $ty:ty),*)) => {
+        $($feature)*
+        unsafe fn $name<E: attn::KvFormat>($($arg: $ty),*) {
+            // SAFETY: the caller vouches for the instruction set and for what the body asks for.
+            unsafe { attn::$name::<$simd, E>($($arg),*) }
+        }
+    };
+    (@record $level:expr, $($name:ident($($arg:ident: $ty:ty),*) $(-> $ret:ty)? = $module:ident::$body:ident;)*) => {
+        pub(super) static OPS: Ops = Ops { isa: $level, kv: KV, $($name,)* };
     };
 }
 
@@ -105,10 +138,8 @@ ops! {
     pub fn from_bf16(x: &[bf16], out: &mut [f32]) = elementwise::from_bf16;
     /// Index of the largest element, the first one of equals. NaN counts as absent; `None` if nothing is left.
     pub fn argmax(x: &[f32]) -> Option<usize> = elementwise::argmax;
-    fn kv_write_f16(head_dim: usize, head: &mut [f16], rows: KvRows<'_>) = attn::kv_write[f16];
-    fn kv_write_f32(head_dim: usize, head: &mut [f32], rows: KvRows<'_>) = attn::kv_write[f32];
-    fn attend_f16(a: &Attend<'_, f16>, partition: usize, partials: &mut [f32]) = attn::attend[f16];
-    fn attend_f32(a: &Attend<'_, f32>, partition: usize, partials: &mut [f32]) = attn::attend[f32];
+    fn attend_by(a: &Attend<'_>, partition: usize, partials: &mut [f32], scores: attn::TileFn, weigh: attn::TileFn)
+        = attn::attend;
     /// Merges the partial results of the next partition into those of all before it: both `[n, partial_len]`, for
     /// the same `n` queries in the same order. Merging into an empty partial copies; merging an empty one does
     /// nothing. Partitions must be merged in ascending order.

@@ -36,6 +36,18 @@ pub(super) unsafe fn hmax8(a: __m256) -> f32 {
     }
 }
 
+/// Sixteen signed bytes as floats.
+#[inline(always)]
+unsafe fn from_i8(v: __m128i) -> F2 {
+    // SAFETY: the caller vouches for AVX2.
+    unsafe {
+        F2(
+            _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(v)),
+            _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_srli_si128::<8>(v))),
+        )
+    }
+}
+
 macro_rules! two {
     ($f:ident, $a:expr, $b:expr) => {
         unsafe { F2($f($a.0, $b.0), $f($a.1, $b.1)) }
@@ -106,12 +118,15 @@ impl Simd for Avx2 {
     }
     #[inline(always)]
     unsafe fn load_i8(p: *const i8) -> F2 {
+        unsafe { from_i8(_mm_loadu_si128(p.cast())) }
+    }
+    #[inline(always)]
+    unsafe fn load_i4(p: *const u8) -> [F2; 2] {
         unsafe {
-            let v = _mm_loadu_si128(p.cast());
-            F2(
-                _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(v)),
-                _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_srli_si128::<8>(v))),
-            )
+            let (v, mask, eight) = (_mm_loadu_si128(p.cast()), _mm_set1_epi8(15), _mm_set1_epi8(8));
+            let low = _mm_sub_epi8(_mm_and_si128(v, mask), eight);
+            let high = _mm_sub_epi8(_mm_and_si128(_mm_srli_epi16::<4>(v), mask), eight);
+            [from_i8(low), from_i8(high)]
         }
     }
     #[inline(always)]

@@ -60,6 +60,16 @@ impl Simd for Avx512Vnni {
         unsafe { _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128(p.cast()))) }
     }
     #[inline(always)]
+    unsafe fn load_i4(p: *const u8) -> [__m512; 2] {
+        // A permutation looks at the lower four bits of an index: the table needs no mask, and no conversion follows.
+        unsafe {
+            let table =
+                _mm512_setr_ps(-8., -7., -6., -5., -4., -3., -2., -1., 0., 1., 2., 3., 4., 5., 6., 7.);
+            let v = _mm512_cvtepu8_epi32(_mm_loadu_si128(p.cast()));
+            [_mm512_permutexvar_ps(v, table), _mm512_permutexvar_ps(_mm512_srli_epi32::<4>(v), table)]
+        }
+    }
+    #[inline(always)]
     unsafe fn add(a: __m512, b: __m512) -> __m512 {
         unsafe { _mm512_add_ps(a, b) }
     }

@@ -63,6 +63,19 @@ pub trait Simd: Copy + 'static {
     unsafe fn load_u8(p: *const u8) -> Self::F;
     /// Loads 16 signed bytes.
     unsafe fn load_i8(p: *const i8) -> Self::F;
+    /// Loads 16 bytes: their lower nibbles less 8, and their upper nibbles less 8.
+    #[inline(always)]
+    unsafe fn load_i4(p: *const u8) -> [Self::F; 2] {
+        // SAFETY: passed on.
+        unsafe {
+            // Exact: `byte / 16 - 15 / 32` is less than 1/2 from the upper nibble.
+            let byte = Self::load_u8(p);
+            let high = Self::fma(byte, Self::splat(1.0 / 16.0), Self::splat(-15.0 / 32.0));
+            let high = Self::to_f(Self::to_i(high));
+            let low = Self::fnma(Self::splat(16.0), high, byte);
+            [Self::sub(low, Self::splat(8.0)), Self::sub(high, Self::splat(8.0))]
+        }
+    }
     /// `a + b`.
     unsafe fn add(a: Self::F, b: Self::F) -> Self::F;
     /// `a - b`.

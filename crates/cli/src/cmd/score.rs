@@ -4,7 +4,7 @@ use super::run::{Pairs, pairs};
 use crate::ctx::Ctx;
 use crate::exit::{self, CliError};
 use crate::input::read;
-use crate::model::{self, LoadArgs};
+use crate::model::{self, CacheArgs, LoadArgs};
 use crate::{progress, term};
 use clap::builder::FalseyValueParser;
 use kinfer::tokenizer::Encode;
@@ -38,9 +38,8 @@ pub struct ScoreArgs {
     /// Tokens per window
     #[arg(short, long, env = "KINFER_CTX_SIZE", value_name = "N", default_value_t = 512, value_parser = clap::value_parser!(u32).range(2..))]
     ctx_size: u32,
-    /// Element type of the cache
-    #[arg(long, env = "KINFER_CACHE_TYPE", value_name = "TYPE", default_value = "f16")]
-    cache_type: model::KvArg,
+    #[command(flatten)]
+    cache: CacheArgs,
     /// Print one JSON object with everything
     #[arg(long, env = "KINFER_JSON", value_parser = FalseyValueParser::new())]
     json: bool,
@@ -89,7 +88,7 @@ pub fn run(args: ScoreArgs, ctx: &Ctx) -> anyhow::Result<()> {
     enough(&ids)?;
     let bos = tokenizer.bos().filter(|_| tokenizer.add_bos());
     let windows = windows(&ids, args.ctx_size as usize, bos);
-    let engine = engine(model, &windows, args.cache_type)?;
+    let engine = engine(model, &windows, args.cache)?;
 
     let bar = progress::steps(ctx, "scoring", windows.len() as u64);
     let mut report = Report::new(&engine, args.ctx_size, ids.len());
@@ -148,9 +147,9 @@ fn windows(ids: &[u32], size: usize, bos: Option<u32>) -> Vec<Window> {
     ids.chunks_exact(size).enumerate().map(cut).collect()
 }
 
-fn engine(model: Arc<Model>, windows: &[Window], cache: model::KvArg) -> anyhow::Result<Engine> {
+fn engine(model: Arc<Model>, windows: &[Window], cache: CacheArgs) -> anyhow::Result<Engine> {
     let longest = windows.iter().map(|w| w.ids.len()).max().unwrap_or(1);
-    Ok(Engine::builder().model(model).context(longest).kv(cache.into()).build()?)
+    Ok(Engine::builder().model(model).context(longest).kv(cache).build()?)
 }
 
 fn parse_ids(text: &str) -> anyhow::Result<Vec<u32>> {

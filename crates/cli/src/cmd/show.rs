@@ -7,7 +7,7 @@ use crate::{model, term};
 use clap::builder::FalseyValueParser;
 use kinfer::gguf::{Gguf, Value};
 use kinfer::hub::human_size;
-use kinfer::{Device, ErrorKind, KvType, Plan};
+use kinfer::{Device, ErrorKind, KvTypes, Plan};
 use serde_json::{Map, Value as Json, json};
 use std::fmt::Write;
 use std::path::{Path, PathBuf};
@@ -30,9 +30,8 @@ pub struct ShowArgs {
     /// Context length to plan memory for [default: the model's, at most 4096]
     #[arg(short, long, env = "KINFER_CTX_SIZE", value_name = "N", value_parser = model::size)]
     ctx_size: Option<usize>,
-    /// Element type of cached keys and values to plan memory for
-    #[arg(long, env = "KINFER_CACHE_TYPE", value_name = "TYPE", default_value = "f16")]
-    cache_type: model::KvArg,
+    #[command(flatten)]
+    cache: model::CacheArgs,
     /// List all tensors
     #[arg(long, env = "KINFER_TENSORS", value_parser = FalseyValueParser::new())]
     tensors: bool,
@@ -65,7 +64,7 @@ pub fn run(args: ShowArgs, ctx: &Ctx) -> anyhow::Result<()> {
     let trained: Option<usize> =
         arch_key(&gguf, "context_length").and_then(|k| gguf.metadata().opt(&k).ok()?);
     let context = args.ctx_size.unwrap_or_else(|| trained.unwrap_or(4096).min(4096));
-    let kv = args.cache_type.into();
+    let kv = args.cache.into();
     let plan = match Plan::of_file(&gguf, Device::Auto, context, kv) {
         Err(e) if args.ctx_size.is_some() && e.kind() == ErrorKind::Usage => return Err(e.into()),
         // An architecture that kinfer cannot run can still be shown.
@@ -89,7 +88,7 @@ struct Shown<'a> {
     gguf: &'a Gguf,
     mix: Vec<TypeShare>,
     context: usize,
-    kv: KvType,
+    kv: KvTypes,
     /// The memory plan, or why there is none.
     plan: Result<Plan, String>,
 }
@@ -221,7 +220,7 @@ impl Shown<'_> {
         let mut row =
             |name: &str, bytes: u64, note: String| table.row([name.into(), human_size(bytes), note]);
         row("weights", plan.weights, "as packed for this machine".into());
-        row("keys and values", plan.kv, model::kv_name(self.kv).into());
+        row("keys and values", plan.kv, self.kv.to_string());
         row("buffers", plan.scratch, String::new());
         row("total", plan.total(), String::new());
         if let Some(available) = plan.available {
@@ -244,7 +243,7 @@ impl Shown<'_> {
         });
         let memory = match &self.plan {
             Ok(plan) => {
-                json!({ "context": self.context, "kv_type": model::kv_name(self.kv), "weights": plan.weights,
+                json!({ "context": self.context, "type_k": self.kv.k.name(), "type_v": self.kv.v.name(), "weights": plan.weights,
                 "kv": plan.kv, "scratch": plan.scratch, "total": plan.total(), "available": plan.available,
                 "fits": plan.available.map(|a| plan.total() <= a) })
             }

@@ -61,7 +61,7 @@ pub struct Mock {
 
 impl Mock {
     pub fn new(rows: usize, outputs: usize, blocks: usize, behaviour: Behaviour) -> Self {
-        let limits = RunnerLimits { rows, outputs, blocks, kv: KvType::F16 };
+        let limits = RunnerLimits { rows, outputs, blocks, kv: KvType::F16.into() };
         Self { limits, cache: vec![None; blocks * BLOCK_LEN], logits: Vec::new(), behaviour }
     }
 }

@@ -1,7 +1,9 @@
 //! The attention kernel.
 #![allow(clippy::needless_range_loop)] // several arrays are walked side by side
 
-use super::{Attend, BLOCK_LEN, KvElem, LIMIT, PARTIAL_HEAD, PARTITION_LEN, partial_len};
+use super::format::{KvFormat, UNIT};
+use super::kv::SCALES;
+use super::{Attend, BLOCK_LEN, LIMIT, PARTIAL_HEAD, PARTITION_LEN, TileFn, partial_len};
 use crate::ops::lanes::{store_n, tanh};
 use crate::simd::{LANES, Scalar, Simd, exp};
 
@@ -36,26 +38,27 @@ impl Width for crate::simd::Avx512Vnni {
     const QUERIES: usize = 12;
 }
 
-/// `acc[r] += sum over t of x[r][t] * b[t]`, `b`'s rows being `C` vectors, `t` ascending.
+/// `acc[r] += sum over t of x[r][from + t] * b[t]`, `t` ascending: `b`'s rows are units, `stride` bytes apart, of which `C`
+/// vectors from `half` on count.
 #[inline(always)]
-unsafe fn panel<S: Simd, E: KvElem, const N: usize, const C: usize>(
+#[allow(clippy::too_many_arguments)]
+unsafe fn panel<S: Simd, E: KvFormat, const N: usize, const C: usize>(
     acc: &mut [[S::F; C]; N],
     x: &[*const f32; MAX_QUERIES],
-    b: *const E,
-    b_stride: usize,
-    ahead: *const E,
+    from: usize,
+    b: *const u8,
+    stride: usize,
+    half: usize,
+    ahead: *const u8,
     len: usize,
 ) {
-    // SAFETY: each `x` has `len` elements, `b` has `len` rows.
+    // SAFETY: each `x` has `from + len` elements, `b` has `len` rows.
     unsafe {
         for t in 0..len {
-            S::prefetch(ahead.wrapping_add(t * b_stride).cast());
-            let mut v = [S::zero(); C];
-            for c in 0..C {
-                v[c] = E::load::<S>(b.add(t * b_stride + LANES * c));
-            }
+            S::prefetch(ahead.wrapping_add(t * stride));
+            let v = E::load::<S, C>(b.add(t * stride), half);
             for r in 0..N {
-                let w = S::splat(*x[r].add(t));
+                let w = S::splat(*x[r].add(from + t));
                 for c in 0..C {
                     acc[r][c] = S::fma(w, v[c], acc[r][c]);
                 }
@@ -87,9 +90,11 @@ macro_rules! by_count {
 
 /// Up to [`MAX_QUERIES`] queries at work on one tile of 32 keys.
 #[repr(align(64))]
-pub(crate) struct Tile<E> {
+pub(crate) struct Tile {
     /// Scores, then weights.
     pub(crate) weights: [[f32; BLOCK_LEN]; MAX_QUERIES],
+    /// Weights times the scales of a group of dimensions.
+    scaled: [[f32; BLOCK_LEN]; MAX_QUERIES],
     /// What the earlier weights and values are multiplied by, since the largest score has grown.
     pub(crate) decay: [f32; LANES],
     /// The queries.
@@ -99,108 +104,159 @@ pub(crate) struct Tile<E> {
     /// First query's partial result, and floats from one to the next.
     pub(crate) partials: *mut f32,
     stride: usize,
-    /// The head: its keys, `[head_dim, BLOCK_LEN]`, then its values, `[BLOCK_LEN, v_stride]`.
-    keys: *const E,
+    /// The head, as [`KvLayout`](super::KvLayout) has it.
+    head: *const u8,
     /// The head of the tile that comes next, to be fetched.
-    ahead: *const E,
+    ahead: *const u8,
     head_dim: usize,
+    /// Where the head's values begin.
+    values: usize,
     v_stride: usize,
+    /// Multiplies the scores.
+    scale: f32,
 }
 
-impl<E: KvElem> Tile<E> {
-    /// The tile of a head's `keys`, without queries yet, with partial results `stride` floats apart.
-    pub(crate) fn new(a: &Attend<'_, E>, stride: usize, keys: *const E) -> Self {
+impl Tile {
+    /// A tile without keys and queries yet, whose partial results are `stride` floats apart.
+    pub(crate) fn new(a: &Attend<'_>, stride: usize) -> Self {
         Tile {
             weights: [[0.0; BLOCK_LEN]; MAX_QUERIES],
+            scaled: [[0.0; BLOCK_LEN]; MAX_QUERIES],
             decay: [0.0; LANES],
             q: [a.q.as_ptr(); MAX_QUERIES],
             seen: [(0, 0); MAX_QUERIES],
             partials: std::ptr::null_mut(),
             stride,
-            keys,
-            ahead: keys,
+            head: std::ptr::null(),
+            ahead: std::ptr::null(),
             head_dim: a.layout.head_dim,
+            values: a.layout.keys_bytes(),
             v_stride: a.layout.v_stride(),
+            scale: a.scale,
         }
     }
 }
 
-/// `weights[r] = scale * q[r] . k` for the 32 keys of a tile.
+/// `weights[r] = scale * q[r] . k` for the first `n` queries and all 32 keys.
+///
+/// Where keys have scales, each group of 32 dimensions is summed up by itself, multiplied by the keys' scales of that group, and
+/// added to the sum of the groups before.
 #[inline(always)]
-unsafe fn scores<S: Width, E: KvElem, const N: usize>(t: &mut Tile<E>, scale: f32) {
+pub(crate) unsafe fn scores<S: Width, K: KvFormat>(t: &mut Tile, n: usize) {
+    // SAFETY: passed on.
+    unsafe { by_count!(n, products::<S, K>(t)) }
+}
+
+/// [`scores`] of `N` queries.
+#[inline(always)]
+unsafe fn products<S: Width, K: KvFormat, const N: usize>(t: &mut Tile) {
     // SAFETY: passed on.
     unsafe {
         if 2 * N <= S::SUMS {
-            dots::<S, E, N, 2>(t, 0, scale);
+            dots::<S, K, N, 2>(t, 0);
         } else {
-            dots::<S, E, N, 1>(t, 0, scale);
-            dots::<S, E, N, 1>(t, LANES, scale);
+            dots::<S, K, N, 1>(t, 0);
+            dots::<S, K, N, 1>(t, 1);
         }
     }
 }
 
-/// [`scores`] of `C` vectors of keys from `key` on.
+/// [`scores`] of `C` vectors of keys from `half` on.
 #[inline(always)]
-unsafe fn dots<S: Simd, E: KvElem, const N: usize, const C: usize>(t: &mut Tile<E>, key: usize, scale: f32) {
-    // SAFETY: queries have `head_dim` elements, the tile `head_dim` rows of 32 keys.
+unsafe fn dots<S: Simd, K: KvFormat, const N: usize, const C: usize>(t: &mut Tile, half: usize) {
+    // SAFETY: queries have `head_dim` elements, the tile `head_dim` units of 32 keys and as many scales as groups.
     unsafe {
-        let mut acc = [[S::zero(); C]; N];
-        panel::<S, E, N, C>(
-            &mut acc,
-            &t.q,
-            t.keys.add(key),
-            BLOCK_LEN,
-            t.ahead.wrapping_add(key),
-            t.head_dim,
-        );
+        let mut sum = [[S::zero(); C]; N];
+        let all = t.head_dim;
+        if K::SCALED {
+            for d in (0..all).step_by(UNIT) {
+                let mut acc = [[S::zero(); C]; N];
+                let at = d * K::UNIT_BYTES;
+                let ahead = t.ahead.wrapping_add(at);
+                let (keys, len) = (t.head.add(at), UNIT.min(all - d));
+                panel::<S, K, N, C>(&mut acc, &t.q, d, keys, K::UNIT_BYTES, half, ahead, len);
+                let at = all * K::UNIT_BYTES + d / UNIT * SCALES;
+                S::prefetch(t.ahead.wrapping_add(at));
+                for c in 0..C {
+                    let scale = S::load_f16(t.head.add(at).cast::<u16>().add(LANES * (half + c)));
+                    for r in 0..N {
+                        sum[r][c] = S::fma(acc[r][c], scale, sum[r][c]);
+                    }
+                }
+            }
+        } else {
+            panel::<S, K, N, C>(&mut sum, &t.q, 0, t.head, K::UNIT_BYTES, half, t.ahead, all);
+        }
         for r in 0..N {
             for c in 0..C {
-                let p = t.weights[r].as_mut_ptr().add(key + LANES * c);
-                S::store(p, S::mul(acc[r][c], S::splat(scale)));
+                let p = t.weights[r].as_mut_ptr().add(LANES * (half + c));
+                S::store(p, S::mul(sum[r][c], S::splat(t.scale)));
             }
         }
     }
 }
 
-/// `o[r] = o[r] * decay[r] + sum over the tile's keys from..to of weights[r][key] * value[key]`, for the queries from
-/// `first` on.
+/// `o[r] = o[r] * decay[r] + sum over the tile's keys from..to of weights[r][key] * value[key]`, for `N` queries from
+/// `first` on. Where values have scales, a weight is multiplied by its key's scale first.
 #[inline(always)]
-unsafe fn values<S: Width, E: KvElem, const N: usize>(t: &Tile<E>, first: usize, keys: (usize, usize)) {
-    // SAFETY: passed on.
+unsafe fn values<S: Width, V: KvFormat, const N: usize>(t: &mut Tile, first: usize, keys: (usize, usize)) {
+    let width = t.head_dim.next_multiple_of(LANES);
+    // SAFETY: partials and value rows have `width` elements, and values as many scales as groups; `keys` end at 32.
     unsafe {
-        let mut d = 0;
-        while 2 * N <= S::SUMS && d + 2 * LANES <= t.v_stride {
-            sums::<S, E, N, 2>(t, first, keys, d);
-            d += 2 * LANES;
-        }
-        while d < t.v_stride {
-            sums::<S, E, N, 1>(t, first, keys, d);
-            d += LANES;
+        for d in (0..width).step_by(UNIT) {
+            let mut w = [std::ptr::null(); MAX_QUERIES];
+            if V::SCALED {
+                let at = t.values + BLOCK_LEN * t.v_stride + d / UNIT * SCALES;
+                S::prefetch(t.ahead.wrapping_add(at));
+                let scales = t.head.add(at).cast::<u16>();
+                let scales = [S::load_f16(scales), S::load_f16(scales.add(LANES))];
+                for r in 0..N {
+                    let (from, to) = (t.weights[first + r].as_ptr(), t.scaled[r].as_mut_ptr());
+                    for h in 0..2 {
+                        S::store(to.add(LANES * h), S::mul(S::load(from.add(LANES * h)), scales[h]));
+                    }
+                    w[r] = to.cast_const();
+                }
+            } else {
+                for r in 0..N {
+                    w[r] = t.weights[first + r].as_ptr();
+                }
+            }
+            let pair = d + UNIT <= width;
+            if pair && 2 * N <= S::SUMS {
+                sums::<S, V, N, 2>(t, first, keys, &w, d, 0);
+            } else {
+                sums::<S, V, N, 1>(t, first, keys, &w, d, 0);
+                if pair {
+                    sums::<S, V, N, 1>(t, first, keys, &w, d, 1);
+                }
+            }
         }
     }
 }
 
-/// [`values`] for `C` vectors of elements from `d` on.
+/// [`values`] with the weights `w`, for `C` vectors of dimensions from `d + 16 * half` on.
 #[inline(always)]
-unsafe fn sums<S: Simd, E: KvElem, const N: usize, const C: usize>(
-    t: &Tile<E>,
+unsafe fn sums<S: Simd, V: KvFormat, const N: usize, const C: usize>(
+    t: &Tile,
     first: usize,
     (from, to): (usize, usize),
+    w: &[*const f32; MAX_QUERIES],
     d: usize,
+    half: usize,
 ) {
-    // SAFETY: partials and value rows have `v_stride` elements, a multiple of 16; `to <= 32`.
+    // SAFETY: partials and value rows have these elements, weights 32; `to <= 32`.
     unsafe {
-        let mut w = [std::ptr::null(); MAX_QUERIES];
         let mut acc = [[S::zero(); C]; N];
-        let o = t.partials.add(first * t.stride + PARTIAL_HEAD + d);
+        let o = t.partials.add(first * t.stride + PARTIAL_HEAD + d + LANES * half);
         for r in 0..N {
-            w[r] = t.weights[first + r].as_ptr().add(from);
             for c in 0..C {
                 acc[r][c] = S::mul(S::load(o.add(r * t.stride + LANES * c)), S::splat(t.decay[first + r]));
             }
         }
-        let at = BLOCK_LEN * t.head_dim + from * t.v_stride + d;
-        panel::<S, E, N, C>(&mut acc, &w, t.keys.add(at), t.v_stride, t.ahead.wrapping_add(at), to - from);
+        let at = t.values + from * t.v_stride + d / UNIT * V::UNIT_BYTES;
+        let ahead = t.ahead.wrapping_add(at);
+        panel::<S, V, N, C>(&mut acc, w, from, t.head.add(at), t.v_stride, half, ahead, to - from);
         for r in 0..N {
             for c in 0..C {
                 S::store(o.add(r * t.stride + LANES * c), acc[r][c]);
@@ -211,7 +267,7 @@ unsafe fn sums<S: Simd, E: KvElem, const N: usize, const C: usize>(
 
 /// Turns scores into weights and updates `m` and `l` of `n` queries.
 #[inline(always)]
-pub(crate) unsafe fn softmax<S: Simd, E>(t: &mut Tile<E>, n: usize, softcap: Option<f32>) {
+pub(crate) unsafe fn softmax<S: Simd>(t: &mut Tile, n: usize, softcap: Option<f32>) {
     // SAFETY: `n <= MAX_QUERIES`; a partial starts with a vector of which `m` is the first, and the vector `l`.
     unsafe {
         for r in 0..n {
@@ -258,7 +314,7 @@ pub(crate) unsafe fn softmax<S: Simd, E>(t: &mut Tile<E>, n: usize, softcap: Opt
 /// Adds the values of the keys that each query sees. Keys that all queries see go through one pass, those before and
 /// after through passes of the queries that see the same keys; a query's keys ascend throughout.
 #[inline(always)]
-unsafe fn weigh<S: Width, E: KvElem>(t: &mut Tile<E>, n: usize) {
+pub(crate) unsafe fn weigh<S: Width, V: KvFormat>(t: &mut Tile, n: usize) {
     // Positions ascend with the queries, so both ends of what they see do.
     let (mut from, mut to) = (t.seen[n - 1].0, t.seen[0].1);
     if from >= to {
@@ -276,7 +332,7 @@ unsafe fn weigh<S: Width, E: KvElem>(t: &mut Tile<E>, n: usize) {
             };
             if keys.0 < keys.1 {
                 // SAFETY: passed on.
-                unsafe { by_count!(same, values::<S, E>(t, r, keys)) };
+                unsafe { by_count!(same, values::<S, V>(t, r, keys)) };
                 t.decay[r..r + same].fill(1.0);
             }
             r += same;
@@ -285,7 +341,13 @@ unsafe fn weigh<S: Width, E: KvElem>(t: &mut Tile<E>, n: usize) {
 }
 
 #[inline(always)]
-pub unsafe fn attend<S: Width, E: KvElem>(a: &Attend<'_, E>, partition: usize, partials: &mut [f32]) {
+pub unsafe fn attend<S: Width>(
+    a: &Attend<'_>,
+    partition: usize,
+    partials: &mut [f32],
+    scores: TileFn,
+    weigh: TileFn,
+) {
     let (layout, group) = (a.layout, a.group);
     let stride = partial_len(layout.head_dim);
     debug_assert!(partition <= LIMIT, "partition {partition}");
@@ -294,8 +356,9 @@ pub unsafe fn attend<S: Width, E: KvElem>(a: &Attend<'_, E>, partition: usize, p
     }
     let head = |position: usize| {
         let block = *a.table.get(position / BLOCK_LEN)?;
-        a.cache.get(layout.head(block, a.kv_head)).map(<[E]>::as_ptr)
+        a.cache.get(layout.head(block, a.kv_head)).map(<[u8]>::as_ptr)
     };
+    let mut t = Tile::new(a, stride);
     let first = partition * PARTITION_LEN;
     for tile in (first..first + PARTITION_LEN).step_by(BLOCK_LEN) {
         let rows = a.rows_seeing(tile);
@@ -306,7 +369,7 @@ pub unsafe fn attend<S: Width, E: KvElem>(a: &Attend<'_, E>, partition: usize, p
             debug_assert!(false, "position {tile} has no block");
             continue;
         };
-        let mut t = Tile::new(a, stride, keys);
+        t.head = keys;
         t.partials = partials[rows.start * group * stride..].as_mut_ptr();
         t.ahead = head(tile + BLOCK_LEN).unwrap_or(keys);
         let (mut row, mut g) = (rows.start, 0);
@@ -324,9 +387,9 @@ pub unsafe fn attend<S: Width, E: KvElem>(a: &Attend<'_, E>, partition: usize, p
             }
             // SAFETY: by `begin`, queries and partials have their elements; `keys` starts a head of a block.
             unsafe {
-                by_count!(n, scores::<S, E>(&mut t, a.scale));
-                softmax::<S, E>(&mut t, n, a.softcap);
-                weigh::<S, E>(&mut t, n);
+                scores(&mut t, n);
+                softmax::<S>(&mut t, n, a.softcap);
+                weigh(&mut t, n);
             }
             t.partials = t.partials.wrapping_add(n * stride);
             t.ahead = keys; // fetched once

@@ -1,46 +1,65 @@
 //! Layout of the KV cache.
 
-use super::{Attend, BLOCK_LEN};
-use crate::amx::TileAttend;
-use crate::ops::{Ops, lanes::load_n};
+use super::BLOCK_LEN;
+use super::format::{KvFormat, KvTypes, UNIT};
+use crate::ops::lanes::load_n;
 use crate::simd::{LANES, Simd};
 use half::f16;
 use std::ops::Range;
 
+/// Bytes of the scales of one group of dimensions, for all positions of a block.
+pub(crate) const SCALES: usize = BLOCK_LEN * size_of::<f16>();
+
+// A unit of keys is one dimension of a block.
+const _: () = assert!(UNIT == BLOCK_LEN);
+
 /// Shape of a layer's KV blocks.
 ///
 /// A block holds, head after head, the keys transposed, `[head_dim][BLOCK_LEN]`, so that a vector holds one element
-/// of sixteen keys and scores need no horizontal sums; then the values, `[BLOCK_LEN][v_stride]`.
+/// of sixteen keys and scores need no horizontal sums, and their scales, `[group][BLOCK_LEN]`; then the values,
+/// `[BLOCK_LEN][v_stride bytes]`, and their scales, `[group][BLOCK_LEN]`. A group is 32 dimensions, the last one what is left;
+/// only [`KvType::Q8_0`](super::KvType::Q8_0) and [`KvType::Q4_0`](super::KvType::Q4_0) have scales, in half precision.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct KvLayout {
     /// Key/value heads.
     pub kv_heads: usize,
     /// Width of a head.
     pub head_dim: usize,
+    /// Types of keys and of values.
+    pub types: KvTypes,
 }
 
 impl KvLayout {
-    /// Elements from one position's values to the next: `head_dim` in whole vectors.
+    /// Bytes from one position's values to the next: `head_dim` in whole vectors; where two vectors share their bytes, in
+    /// whole pairs.
     pub fn v_stride(&self) -> usize {
-        self.head_dim.next_multiple_of(LANES)
+        let unit = self.types.v.unit_bytes();
+        let whole = if unit < UNIT { UNIT } else { LANES };
+        self.head_dim.next_multiple_of(whole) * unit / UNIT
     }
 
-    /// Elements of one head of a block.
-    pub fn head_elems(&self) -> usize {
-        BLOCK_LEN * (self.head_dim + self.v_stride())
+    /// Bytes of one head's keys and their scales: where its values begin.
+    pub fn keys_bytes(&self) -> usize {
+        self.head_dim * self.types.k.unit_bytes() + SCALES * self.types.k.scales(self.head_dim)
     }
 
-    /// Elements of a block.
-    pub fn block_elems(&self) -> usize {
-        self.kv_heads.saturating_mul(self.head_elems())
+    /// Bytes of one head of a block.
+    pub fn head_bytes(&self) -> usize {
+        let values = BLOCK_LEN * self.v_stride() + SCALES * self.types.v.scales(self.head_dim);
+        self.keys_bytes() + values
+    }
+
+    /// Bytes of a block.
+    pub fn block_bytes(&self) -> usize {
+        self.kv_heads.saturating_mul(self.head_bytes())
     }
 
     /// Where head `head` of block `block` lies in the layer's cache.
     pub fn head(&self, block: u32, head: usize) -> Range<usize> {
         // Saturated: beyond any cache rather than wrapped into it.
-        let block = (block as usize).saturating_mul(self.block_elems());
-        let start = block.saturating_add(head.saturating_mul(self.head_elems()));
-        start..start.saturating_add(self.head_elems())
+        let block = (block as usize).saturating_mul(self.block_bytes());
+        let start = block.saturating_add(head.saturating_mul(self.head_bytes()));
+        start..start.saturating_add(self.head_bytes())
     }
 }
 
@@ -59,117 +78,74 @@ pub struct KvRows<'a> {
     pub slot: usize,
 }
 
-mod sealed {
-    pub trait Sealed {}
-    impl Sealed for f32 {}
-    impl Sealed for half::f16 {}
-}
-
-/// Element type of a KV cache: `f32`, the reference, or `f16`.
-pub trait KvElem: sealed::Sealed + Copy + Default + Send + Sync + 'static {
-    /// Loads 16 elements.
-    ///
-    /// # Safety
-    /// As [`Simd`].
-    unsafe fn load<S: Simd>(p: *const Self) -> S::F;
-    /// Stores 16 elements.
-    ///
-    /// # Safety
-    /// As [`Simd`].
-    unsafe fn store<S: Simd>(p: *mut Self, v: S::F);
-    /// [`Ops::kv_write`] for this type.
-    fn kv_write(ops: &Ops, head_dim: usize, head: &mut [Self], rows: KvRows<'_>);
-    /// [`Ops::attend`] for this type.
-    fn attend(
-        ops: &Ops,
-        a: &Attend<'_, Self>,
-        partition: usize,
-        partials: &mut [f32],
-        tiles: Option<&mut TileAttend<'_>>,
-    );
-}
-
-impl KvElem for f32 {
-    #[inline(always)]
-    unsafe fn load<S: Simd>(p: *const f32) -> S::F {
-        // SAFETY: passed on.
-        unsafe { S::load(p) }
-    }
-    #[inline(always)]
-    unsafe fn store<S: Simd>(p: *mut f32, v: S::F) {
-        // SAFETY: passed on.
-        unsafe { S::store(p, v) }
-    }
-    fn kv_write(ops: &Ops, head_dim: usize, head: &mut [f32], rows: KvRows<'_>) {
-        ops.kv_write_f32(head_dim, head, rows);
-    }
-    fn attend(
-        ops: &Ops,
-        a: &Attend<'_, f32>,
-        partition: usize,
-        partials: &mut [f32],
-        _: Option<&mut TileAttend<'_>>,
-    ) {
-        ops.attend_f32(a, partition, partials);
+impl KvRows<'_> {
+    /// Whether the slices hold what the other fields promise, and the rows lie in a block.
+    pub(super) fn fits(&self, head_dim: usize) -> bool {
+        let KvRows { k, v, stride, rows, slot } = *self;
+        let len = k.len().min(v.len());
+        rows > 0
+            && slot.checked_add(rows).is_some_and(|n| n <= BLOCK_LEN)
+            && head_dim <= len
+            && stride.checked_mul(rows - 1).is_some_and(|n| n <= len - head_dim)
     }
 }
 
-impl KvElem for f16 {
-    #[inline(always)]
-    unsafe fn load<S: Simd>(p: *const f16) -> S::F {
-        // SAFETY: passed on; `f16` is a transparent `u16`.
-        unsafe { S::load_f16(p.cast()) }
+/// Elements `d ..` of a row of `head_dim`, up to 32; zeros follow.
+#[inline(always)]
+unsafe fn unit<S: Simd>(row: *const f32, d: usize, head_dim: usize) -> [S::F; 2] {
+    let p = row.wrapping_add(d);
+    // SAFETY: `head_dim` elements at `row`, `d` less than that.
+    unsafe {
+        [
+            load_n::<S>(p, head_dim - d),
+            load_n::<S>(p.wrapping_add(LANES), (head_dim - d).saturating_sub(LANES)),
+        ]
     }
-    #[inline(always)]
-    unsafe fn store<S: Simd>(p: *mut f16, v: S::F) {
-        // SAFETY: passed on; `f16` is a transparent `u16`.
-        unsafe { S::store_f16(p.cast(), v) }
-    }
-    fn kv_write(ops: &Ops, head_dim: usize, head: &mut [f16], rows: KvRows<'_>) {
-        ops.kv_write_f16(head_dim, head, rows);
-    }
-    fn attend(
-        ops: &Ops,
-        a: &Attend<'_, f16>,
-        partition: usize,
-        partials: &mut [f32],
-        tiles: Option<&mut TileAttend<'_>>,
-    ) {
-        match tiles {
-            Some(tiles) => tiles.attend(a, partition, partials),
-            None => ops.attend_f16(a, partition, partials),
+}
+
+/// Writes the keys of `rows` into a head of the layout `layout`.
+#[inline(always)]
+pub(crate) unsafe fn write_keys<S: Simd, K: KvFormat>(layout: KvLayout, head: *mut u8, rows: KvRows<'_>) {
+    let head_dim = layout.head_dim;
+    for r in 0..rows.rows {
+        for d in (0..head_dim).step_by(UNIT) {
+            // SAFETY: the head is `layout`'s and `rows` fit, by the caller: each dimension has a unit, each group its scales.
+            unsafe {
+                let (codes, scale) =
+                    K::encode::<S>(unit::<S>(rows.k.as_ptr().add(r * rows.stride), d, head_dim));
+                for (i, &code) in codes.iter().enumerate().take(head_dim - d) {
+                    K::set(head.add((d + i) * K::UNIT_BYTES), rows.slot + r, code);
+                }
+                if K::SCALED {
+                    let scales = head.add(head_dim * K::UNIT_BYTES + d / UNIT * SCALES).cast::<u16>();
+                    scales.add(rows.slot + r).write_unaligned(scale);
+                }
+            }
         }
     }
 }
 
+/// Writes the values of `rows` into a head of the layout `layout`.
 #[inline(always)]
-pub unsafe fn kv_write<S: Simd, E: KvElem>(head_dim: usize, head: &mut [E], rows: KvRows<'_>) {
-    let KvRows { k, v, stride, rows, slot } = rows;
-    let layout = KvLayout { kv_heads: 1, head_dim };
-    let fits = rows > 0
-        && slot.checked_add(rows).is_some_and(|n| n <= BLOCK_LEN)
-        && head_dim <= k.len().min(v.len())
-        && stride.checked_mul(rows - 1).is_some_and(|n| n <= k.len().min(v.len()) - head_dim)
-        && head.len() >= layout.head_elems();
-    debug_assert!(fits, "{rows} rows of {head_dim} at slot {slot}");
-    if !fits {
-        return;
-    }
-    let (keys, values) = head.split_at_mut(BLOCK_LEN * head_dim);
-    for r in 0..rows {
-        for d in (0..head_dim).step_by(LANES) {
-            // SAFETY: by `fits`, row `r` has `head_dim - d` elements from `d` on in `k` and in `v`, and place
-            // `slot + r` lies in the block, whose value rows are whole vectors.
+pub(crate) unsafe fn write_values<S: Simd, V: KvFormat>(layout: KvLayout, head: *mut u8, rows: KvRows<'_>) {
+    let (head_dim, v_stride) = (layout.head_dim, layout.v_stride());
+    // SAFETY: the head is `layout`'s, by the caller.
+    let values = unsafe { head.add(layout.keys_bytes()) };
+    for r in 0..rows.rows {
+        for d in (0..head_dim).step_by(UNIT) {
+            // SAFETY: as above, and `rows` fit: a row is `v_stride` bytes, each group has its scales after the last row.
             unsafe {
-                let n = head_dim - d;
-                let at = r * stride + d;
-                let mut b = [E::default(); LANES];
-                E::store::<S>(b.as_mut_ptr(), load_n::<S>(k.as_ptr().add(at), n));
-                for (i, &e) in b.iter().enumerate().take(n) {
-                    *keys.get_unchecked_mut((d + i) * BLOCK_LEN + slot + r) = e;
+                let (codes, scale) =
+                    V::encode::<S>(unit::<S>(rows.v.as_ptr().add(r * rows.stride), d, head_dim));
+                let at = d / UNIT * V::UNIT_BYTES;
+                let to = values.add((rows.slot + r) * v_stride + at);
+                for (i, &code) in codes.iter().enumerate().take((v_stride - at) * UNIT / V::UNIT_BYTES) {
+                    V::set(to, i, code);
                 }
-                let row = values.as_mut_ptr().add((slot + r) * layout.v_stride() + d);
-                E::store::<S>(row, load_n::<S>(v.as_ptr().add(at), n));
+                if V::SCALED {
+                    let scales = values.add(BLOCK_LEN * v_stride + d / UNIT * SCALES).cast::<u16>();
+                    scales.add(rows.slot + r).write_unaligned(scale);
+                }
             }
         }
     }

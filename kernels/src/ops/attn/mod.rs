@@ -7,13 +7,18 @@
 //! adds up those keys alone, in ascending order. So its result has the same bits whatever queries are computed
 //! beside it, however the prompt is cut and wherever the partitions are computed.
 
+mod format;
 mod kernel;
 mod kv;
 
-#[cfg(target_arch = "x86_64")]
-pub(crate) use kernel::{Tile, softmax};
+pub(crate) use format::{Bf16, F16, F32, KvFormat, Q4_0, Q8_0};
+pub use format::{KvType, KvTypes};
+pub(crate) use kernel::{Tile, scores, weigh};
 pub use kernel::{attend, finish, merge};
-pub use kv::{KvElem, KvLayout, KvRows, kv_write};
+pub use kv::{KvLayout, KvRows};
+pub(crate) use kv::{write_keys, write_values};
+#[cfg(target_arch = "x86_64")]
+pub(crate) use {format::UNIT, kernel::softmax, kv::SCALES};
 
 use super::Ops;
 use crate::amx::TileAttend;
@@ -32,11 +37,11 @@ pub(crate) const LIMIT: usize = i32::MAX as usize;
 
 /// Queries of one key/value head, for consecutive positions of one sequence.
 #[derive(Clone, Copy, Debug)]
-pub struct Attend<'a, E> {
+pub struct Attend<'a> {
     /// Shape of the cache's blocks.
     pub layout: KvLayout,
-    /// The layer's blocks, `[blocks, layout.block_elems()]`.
-    pub cache: &'a [E],
+    /// The layer's blocks, `[blocks, layout.block_bytes()]`.
+    pub cache: &'a [u8],
     /// The sequence's block table: position `p` lies in block `table[p / BLOCK_LEN]`.
     pub table: &'a [u32],
     /// The key/value head that all queries share.
@@ -59,7 +64,7 @@ pub struct Attend<'a, E> {
     pub softcap: Option<f32>,
 }
 
-impl<E> Attend<'_, E> {
+impl Attend<'_> {
     /// The partitions that hold a visible key of some row.
     pub fn partitions(&self) -> Range<usize> {
         live_partitions(self.start, self.rows, self.window)
@@ -109,7 +114,7 @@ impl<E> Attend<'_, E> {
 
     /// Whether the slices hold what the other fields promise.
     fn fits(&self, partials: usize) -> bool {
-        let KvLayout { kv_heads, head_dim } = self.layout;
+        let KvLayout { kv_heads, head_dim, types: _ } = self.layout;
         let small = [kv_heads, head_dim, self.group, self.rows, self.start].iter().all(|&n| n <= LIMIT);
         small
             && self.kv_head < kv_heads
@@ -138,30 +143,61 @@ pub fn partial_len(head_dim: usize) -> usize {
     PARTIAL_HEAD + head_dim.next_multiple_of(LANES)
 }
 
+/// What one instruction set does with one type of keys and of values.
+pub(crate) struct KvOps {
+    /// See [`write_keys`].
+    pub write_keys: unsafe fn(KvLayout, *mut u8, KvRows<'_>),
+    /// See [`write_values`].
+    pub write_values: unsafe fn(KvLayout, *mut u8, KvRows<'_>),
+    /// See [`scores`].
+    pub scores: TileFn,
+    /// See [`weigh`].
+    pub weigh: TileFn,
+}
+
+/// A step of a tile's first `n` queries.
+pub(crate) type TileFn = unsafe fn(&mut Tile, usize);
+
 impl Ops {
     /// Writes keys and values of consecutive positions into one head of one block:
-    /// `head` is `cache[layout.head(block, kv_head)]`.
-    pub fn kv_write<E: KvElem>(&self, layout: KvLayout, head: &mut [E], rows: KvRows<'_>) {
-        E::kv_write(self, layout.head_dim, head, rows);
+    /// `head` is `cache[layout.head(block, kv_head)]`. What is written for a position depends on nothing else.
+    pub fn kv_write(&self, layout: KvLayout, head: &mut [u8], rows: KvRows<'_>) {
+        let fits = rows.fits(layout.head_dim) && head.len() >= layout.head_bytes();
+        debug_assert!(fits, "{} rows at slot {} in {layout:?}", rows.rows, rows.slot);
+        if fits {
+            // SAFETY: `Ops::new` hands the record out only where the CPU has its instruction set; by `fits`.
+            unsafe {
+                (self.kv[layout.types.k as usize].write_keys)(layout, head.as_mut_ptr(), rows);
+                (self.kv[layout.types.v as usize].write_values)(layout, head.as_mut_ptr(), rows);
+            }
+        }
     }
 
     /// Computes the partial results of all queries over one partition: `partials`, `[rows, group, partial_len]`, is
-    /// overwritten. A query that sees no key of the partition gets an empty partial. With `tiles`, 16-bit caches go through them.
-    pub fn attend<E: KvElem>(
+    /// overwritten. A query that sees no key of the partition gets an empty partial. With `tiles`, caches go through them,
+    /// unless keys or values are in single precision.
+    pub fn attend(
         &self,
-        a: &Attend<'_, E>,
+        a: &Attend<'_>,
         partition: usize,
         partials: &mut [f32],
         tiles: Option<&mut TileAttend<'_>>,
     ) {
-        E::attend(self, a, partition, partials, tiles);
+        let KvTypes { k, v } = a.layout.types;
+        match tiles {
+            Some(tiles) if k != KvType::F32 && v != KvType::F32 => tiles.attend(a, partition, partials),
+            _ => {
+                let (k, v) = (&self.kv[k as usize], &self.kv[v as usize]);
+                self.attend_by(a, partition, partials, k.scores, v.weigh);
+            }
+        }
     }
 
     /// Attention of all queries: every live partition in turn, merged and finished. Row `r`, head `g` goes to
     /// `out[r * stride + g * head_dim..]`. `scratch` holds `2 * queries * partial_len` floats.
-    pub fn attention<E: KvElem>(
+    pub fn attention(
         &self,
-        a: &Attend<'_, E>,
+        a: &Attend<'_>,
         scratch: &mut [f32],
         out: &mut [f32],
         stride: usize,

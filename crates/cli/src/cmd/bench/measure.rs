@@ -1,7 +1,7 @@
 //! The tests of `kinfer bench`: steps of a model, timed one by one.
 
 use kinfer::step::{BLOCK_LEN, Batch, Role, Runner, RunnerLimits};
-use kinfer::{KvType, Model};
+use kinfer::{KvTypes, Model};
 use std::fmt;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -85,7 +85,7 @@ pub struct Bench {
 
 impl Bench {
     /// Allocates for the largest of `cases`.
-    pub fn new(model: &Arc<Model>, cases: &[Case], kv: KvType) -> anyhow::Result<Self> {
+    pub fn new(model: &Arc<Model>, cases: &[Case], kv: KvTypes) -> anyhow::Result<Self> {
         let most = |of: fn(&Case) -> usize| cases.iter().map(of).max().unwrap_or(1);
         let sequences = most(|c| c.parallel);
         let each = most(|c| c.depth + c.tokens).div_ceil(BLOCK_LEN);

@@ -9,7 +9,7 @@ mod work;
 
 use crate::ctx::Ctx;
 use crate::exit::CliError;
-use crate::model::{KvArg, LoadArgs, NumericsArg};
+use crate::model::{CacheArgs, LoadArgs, NumericsArg};
 use crate::{model, progress, term};
 use bounds::Bounds;
 use clap::builder::FalseyValueParser;
@@ -44,6 +44,7 @@ Lists are separated by commas. Examples:
   kinfer bench smollm2
   kinfer bench smollm2 gemma3:270m -p 0 -n 128 -t 1,2,4       decode only, by threads
   kinfer bench smollm2 -p 512 -n 64 -d 0,1024,4096            by depth
+  kinfer bench smollm2 -p 0 -d 4096 -ctk q8_0 -ctv q8_0       with a smaller cache
   kinfer bench smollm2 -p 0 -n 64 -np 1,8,32                  sequences side by side
   kinfer bench --synthetic llama-1b:q4_k_m,llama-1b:q8_0      without fetching a model
   kinfer bench smollm2 -p 64,512 -d 0,1024 --plot speed.svg   as a figure
@@ -101,9 +102,8 @@ pub struct BenchArgs {
     /// Most tokens of a prompt computed at once, also written -ub
     #[arg(long, env = "KINFER_UBATCH_SIZE", value_name = "N,...", value_delimiter = ',', default_value = "512", value_parser = model::size)]
     ubatch_size: Vec<usize>,
-    /// Element type of cached keys and values
-    #[arg(long, env = "KINFER_CACHE_TYPE", value_name = "TYPE", default_value = "f16")]
-    cache_type: KvArg,
+    #[command(flatten)]
+    cache: CacheArgs,
     /// Run on this device: auto, cpu, candle
     #[arg(long, env = "KINFER_DEVICE", value_name = "NAME", default_value = "auto", value_parser = model::device)]
     device: Device,
@@ -152,7 +152,7 @@ pub fn run(args: BenchArgs, ctx: &Ctx) -> anyhow::Result<()> {
             let model = args.load_args(threads).load(ctx, Some(path))?;
             let load = start.elapsed();
             fits(&cases, model.spec().context)?;
-            let kv = args.cache_type.into();
+            let kv = args.cache.into();
             let bounds = bounds.get(i).map(|&b| anyhow::Ok((b, args.arithmetic(&model)?)));
             let bounds = bounds.transpose()?;
             let mut group = Group::new(name, &model, threads, kv, load, bounds);

@@ -7,7 +7,7 @@ use crate::system;
 use crate::table::Table;
 use kinfer::hub::human_size;
 use kinfer::peak::Arithmetic;
-use kinfer::{KvType, Model};
+use kinfer::{KvTypes, Model};
 use serde_json::{Value, json};
 use std::fmt::Write;
 use std::time::Duration;
@@ -30,7 +30,7 @@ pub struct Group {
     path: String,
     device: String,
     threads: Option<u16>,
-    kv: &'static str,
+    kv: KvTypes,
     weight_bytes: u64,
     bytes_per_token: u64,
     load: Duration,
@@ -46,7 +46,7 @@ impl Group {
         name: &str,
         model: &Model,
         threads: Option<u16>,
-        kv: KvType,
+        kv: KvTypes,
         load: Duration,
         bounds: Option<(Bounds, Arithmetic)>,
     ) -> Self {
@@ -55,7 +55,7 @@ impl Group {
             path: model.path().display().to_string(),
             device: model.device(),
             threads,
-            kv: crate::model::kv_name(kv),
+            kv,
             weight_bytes: model.weight_bytes(),
             bytes_per_token: model.bytes_per_token(),
             load,
@@ -226,7 +226,8 @@ fn json(groups: &[Group]) -> Value {
                     "path": g.path,
                     "device": g.device,
                     "threads": g.threads,
-                    "kv_type": g.kv,
+                    "type_k": g.kv.k.name(),
+                    "type_v": g.kv.v.name(),
                     "weight_bytes": g.weight_bytes,
                     "bytes_per_token": g.bytes_per_token,
                     "load_s": g.load.as_secs_f64(),
@@ -277,7 +278,7 @@ fn machine() -> Value {
 
 fn csv(groups: &[Group]) -> String {
     let mut out = String::from(
-        "version,cpu,model,device,threads,kv_type,weight_bytes,bytes_per_token,load_s,test,kind,tokens,depth,parallel,\
+        "version,cpu,model,device,threads,type_k,type_v,weight_bytes,bytes_per_token,load_s,test,kind,tokens,depth,parallel,\
          ubatch,repetitions,mean_tok_s,median_tok_s,min_tok_s,max_tok_s,stddev_tok_s,gb_per_s,memory_share,gops,peak_share,\
          same_tokens\n",
     );
@@ -285,7 +286,7 @@ fn csv(groups: &[Group]) -> String {
     for g in groups {
         for t in &g.tests {
             let threads = g.threads.map_or_else(String::new, |n| n.to_string());
-            let texts = [version(), &cpu, &g.name, &g.device, &threads, g.kv];
+            let texts = [version(), &cpu, &g.name, &g.device, &threads, g.kv.k.name(), g.kv.v.name()];
             let texts = texts.map(quoted).join(",");
             let Case { tokens, depth, parallel, ubatch, kind: _ } = t.case;
             let share = |share: Option<f64>| share.map_or_else(String::new, |s| format!("{s:.4}"));

@@ -1,7 +1,7 @@
 //! What a test computes and reads, from the model's shape.
 
 use super::measure::{Case, Kind};
-use kinfer::{KvType, LayerSpec, Model, ModelSpec};
+use kinfer::{KvTypes, LayerSpec, Model, ModelSpec};
 
 /// Weights as a model reads them.
 #[derive(Clone, Copy, Debug)]
@@ -30,8 +30,8 @@ pub struct Work {
 }
 
 impl Work {
-    /// The work of `case` for a model of this shape, whose keys and values have type `kv`.
-    pub fn of(case: &Case, spec: &ModelSpec, weights: Weights, kv: KvType) -> Work {
+    /// The work of `case` for a model of this shape, whose keys and values have the types `kv`.
+    pub fn of(case: &Case, spec: &ModelSpec, weights: Weights, kv: KvTypes) -> Work {
         let products: usize = spec.layers.iter().map(|l| layer_weights(l, spec.dim)).sum();
         let (steps, heads, head_steps) = match case.kind {
             Kind::Prefill => (case.steps(), 1, 1),
@@ -56,7 +56,7 @@ impl Work {
             }
             let (seen, read) = ((seen * case.parallel) as f64, (read * case.parallel) as f64);
             work.operations += 4.0 * attn.q_dim() as f64 * seen;
-            work.bytes += 2.0 * (attn.kv_dim() * kv.bytes()) as f64 * read;
+            work.bytes += (attn.kv_heads * kv.row_bytes(attn.head_dim)) as f64 * read;
         }
         work
     }
@@ -71,7 +71,7 @@ fn layer_weights(layer: &LayerSpec, dim: usize) -> usize {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use kinfer::{Activation, AttnSpec, FfnSpec};
+    use kinfer::{Activation, AttnSpec, FfnSpec, KvType};
 
     /// Two layers, the first with a window of 4: 2 heads of 8 over one, so 16 query columns and 8 of keys.
     fn spec() -> ModelSpec {
@@ -108,17 +108,21 @@ mod tests {
     #[test]
     fn decode_reads_all_weights_and_what_each_sequence_sees() {
         let case = Case { kind: Kind::Decode, tokens: 2, depth: 5, parallel: 3, ubatch: 8 };
-        let work = Work::of(&case, &spec(), WEIGHTS, KvType::F16);
+        let work = Work::of(&case, &spec(), WEIGHTS, KvType::F16.into());
         // Positions 5 and 6 see 6 and 7 keys, and 4 each in the window.
         let seen = 3.0 * (6 + 7 + 4 + 4) as f64;
         assert_eq!(work.operations, 6.0 * 2.0 * (PRODUCTS + 1600.0) + 4.0 * 16.0 * seen);
         assert_eq!(work.bytes, 2000.0 + 2.0 * 8.0 * 2.0 * seen);
+        // 8 codes of 8 and of 4 bits, each with a scale.
+        let kv = KvTypes { k: KvType::Q8_0, v: KvType::Q4_0 };
+        let work = Work::of(&case, &spec(), WEIGHTS, kv);
+        assert_eq!(work.bytes, 2000.0 + (8 + 2 + 4 + 2) as f64 * seen);
     }
 
     #[test]
     fn a_prompt_reads_the_head_once_and_keys_once_per_step() {
         let case = Case { kind: Kind::Prefill, tokens: 5, depth: 4, parallel: 1, ubatch: 3 };
-        let work = Work::of(&case, &spec(), WEIGHTS, KvType::F32);
+        let work = Work::of(&case, &spec(), WEIGHTS, KvType::F32.into());
         let seen = (5 + 6 + 7 + 8 + 9 + 5 * 4) as f64;
         assert_eq!(work.operations, 5.0 * 2.0 * PRODUCTS + 2.0 * 1600.0 + 4.0 * 16.0 * seen);
         // Steps of 3 and 2 tokens: 7 and 9 keys; in the window 4 of the last token and one for each before it.

@@ -125,7 +125,6 @@ pub fn run(args: RunArgs, ctx: &Ctx) -> anyhow::Result<()> {
     }
     // All that can be wrong without a model is told before one is fetched or loaded.
     let mut params = args.params()?;
-    let kv = args.engine.kv()?;
 
     let start = Instant::now();
     let model = args.load.load(ctx, model.as_deref())?;
@@ -135,7 +134,7 @@ pub fn run(args: RunArgs, ctx: &Ctx) -> anyhow::Result<()> {
         model.template()?;
     }
     params.sampling = args.sampling.resolve(ctx, &model, params.sampling.logit_bias);
-    let engine = args.engine.engine(model, kv)?;
+    let engine = args.engine.engine(model)?;
     ctx.detail(&format!("context: {} tokens", engine.limits().context));
     let ready = Ready { engine, params, thinking: args.think.into(), loaded_in };
     match task {

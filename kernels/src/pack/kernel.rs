@@ -2,6 +2,9 @@
 //!
 //! No closure may call a [`Simd`] method here: a closure, or a function of the standard library that calls it, does not take on the
 //! target features of the kernel around it, and then every vector operation in it becomes a call (prefill was half as fast).
+//!
+//! Halves and quads are macros: a loop over them is unrolled only where the compiler finds its body small, which it does not on
+//! instruction sets with several registers for sixteen lanes.
 #![allow(clippy::needless_range_loop)] // register tiles: the indices are the tile's coordinates
 
 use super::act::ActBlock;
@@ -91,27 +94,31 @@ unsafe fn tile<
                 }
                 let xb = u * blocks + b;
                 let (mut dv, mut mv) = ([S::zero(); G], [S::zero(); G]);
-                for half in 0..2 {
-                    let dots = dots::<S, BITS, G, T>(layout, unit, b, half, x, xb);
-                    for g in 0..G {
-                        if TWO && (GROUP < BLOCK || half == 0) {
-                            let i = b * (BLOCK / GROUP) + half;
-                            (dv[g], mv[g]) = sub_scales::<S>(layout, unit[g], i, d[g], dmin[g]);
-                        } else if !TWO {
-                            (dv[g], mv[g]) = (d[g], dmin[g]);
-                        }
-                        for t in 0..T {
-                            let m = &*x.meta.add(t * (x.stride / BLOCK) + xb);
-                            let scale = S::mul(dv[g], S::splat(m.d[half]));
-                            acc[g][t] = S::fma(S::to_f(dots[g][t]), scale, acc[g][t]);
-                            if MIN && GROUP < BLOCK {
-                                acc[g][t] = S::fnma(mv[g], S::splat(m.s[half]), acc[g][t]);
-                            } else if MIN && half == 1 {
-                                acc[g][t] = S::fnma(mv[g], S::splat(m.s32), acc[g][t]);
+                macro_rules! half {
+                    ($half:literal) => {
+                        let dots = dots::<S, BITS, $half, G, T>(layout, unit, b, x, xb);
+                        for g in 0..G {
+                            if TWO && (GROUP < BLOCK || $half == 0) {
+                                let i = b * (BLOCK / GROUP) + $half;
+                                (dv[g], mv[g]) = sub_scales::<S>(layout, unit[g], i, d[g], dmin[g]);
+                            } else if !TWO {
+                                (dv[g], mv[g]) = (d[g], dmin[g]);
+                            }
+                            for t in 0..T {
+                                let m = &*x.meta.add(t * (x.stride / BLOCK) + xb);
+                                let scale = S::mul(dv[g], S::splat(m.d[$half]));
+                                acc[g][t] = S::fma(S::to_f(dots[g][t]), scale, acc[g][t]);
+                                if MIN && GROUP < BLOCK {
+                                    acc[g][t] = S::fnma(mv[g], S::splat(m.s[$half]), acc[g][t]);
+                                } else if MIN && $half == 1 {
+                                    acc[g][t] = S::fnma(mv[g], S::splat(m.s32), acc[g][t]);
+                                }
                             }
                         }
-                    }
+                    };
                 }
+                half!(0);
+                half!(1);
             }
         }
         for g in 0..G {
@@ -152,11 +159,10 @@ pub(crate) unsafe fn sub_scales<S: Simd>(
 
 /// Integer dot products of one half of a block: `sum (code - offset) * q` over 16 columns.
 #[inline(always)]
-unsafe fn dots<S: Simd, const BITS: u32, const G: usize, const T: usize>(
+unsafe fn dots<S: Simd, const BITS: u32, const HALF: usize, const G: usize, const T: usize>(
     layout: Layout,
     unit: [*const u8; G],
     b: usize,
-    half: usize,
     x: QuantRows,
     xb: usize,
 ) -> [[S::I; T]; G] {
@@ -166,7 +172,7 @@ unsafe fn dots<S: Simd, const BITS: u32, const G: usize, const T: usize>(
         let mut sums = [[S::splat_i(0); T]; G];
         if layout.offset() != 0 && !(BITS == 8 && S::SIGNED_BYTES) {
             for t in 0..T {
-                let neg = S::splat_i((*x.meta.add(t * (x.stride / BLOCK) + xb)).neg[half]);
+                let neg = S::splat_i((*x.meta.add(t * (x.stride / BLOCK) + xb)).neg[HALF]);
                 let neg = match BITS {
                     8 => S::shl_i::<7>(neg),
                     6 => S::shl_i::<5>(neg),
@@ -180,33 +186,30 @@ unsafe fn dots<S: Simd, const BITS: u32, const G: usize, const T: usize>(
                 }
             }
         }
-        let every = if S::flush_every(BITS) < QUADS { S::flush_every(BITS) } else { QUADS };
-        let mut first = 0;
-        while first < QUADS {
-            let mut acc = [[S::acc_start(sums[0][0]); T]; G];
-            for g in 0..G {
-                for t in 0..T {
-                    acc[g][t] = S::acc_start(sums[g][t]);
-                }
-            }
-            for i in first..first + every {
-                let quad = half * QUADS + i;
+        let every = S::flush_every(BITS).min(QUADS);
+        let mut vectors = unit;
+        for g in 0..G {
+            vectors[g] = S::reread(unit[g].add(layout.scale_bytes() + b * layout.block_bytes()));
+        }
+        let mut acc = [[S::acc_start(sums[0][0]); T]; G];
+        macro_rules! quads {
+            ($($quad:literal)*) => {$(
                 for g in 0..G {
-                    let vectors = unit[g].add(layout.scale_bytes() + b * layout.block_bytes());
-                    let codes = quad_codes::<S, BITS>(vectors, quad);
+                    let codes = quad_codes::<S, BITS>(vectors[g], QUADS * HALF + $quad);
                     for t in 0..T {
-                        let q = x.q.add(t * x.stride + xb * BLOCK + 4 * quad);
-                        acc[g][t] = S::dot::<BITS>(acc[g][t], codes, q);
+                        if $quad % every == 0 {
+                            acc[g][t] = S::acc_start(sums[g][t]);
+                        }
+                        let q = x.q.add(t * x.stride + xb * BLOCK + 4 * QUADS * HALF);
+                        acc[g][t] = S::dot::<BITS, $quad>(acc[g][t], codes, q);
+                        if ($quad + 1) % every == 0 {
+                            sums[g][t] = S::acc_flush(sums[g][t], acc[g][t]);
+                        }
                     }
                 }
-            }
-            for g in 0..G {
-                for t in 0..T {
-                    sums[g][t] = S::acc_flush(sums[g][t], acc[g][t]);
-                }
-            }
-            first += every;
+            )*};
         }
+        quads!(0 1 2 3);
         sums
     }
 }
@@ -275,7 +278,7 @@ pub(super) unsafe fn matmul<
                 let yt = y.add(t * ldy);
                 macro_rules! run {
                     ($t:literal) => {{
-                        if pair && ($t == 1 || S::TILE_GROUPS == 2) {
+                        if const { S::TILE_GROUPS[if $t == 1 { 0 } else { 1 }] == 2 } && pair {
                             tile::<S, BITS, GROUP, TWO, MIN, 2, $t>(w, units, xt, yt, ldy);
                         } else {
                             tile::<S, BITS, GROUP, TWO, MIN, 1, $t>(w, units, xt, yt, ldy);
@@ -287,12 +290,12 @@ pub(super) unsafe fn matmul<
                         t += $t;
                     }};
                 }
+                // Constants, as only what they rule out is never compiled.
                 match (rows - t).min(S::TILE) {
-                    1 => run!(1),
-                    2 => run!(2),
-                    3 => run!(3),
-                    _ if rows - t >= 6 && S::TILE >= 6 => run!(6),
-                    _ => run!(4),
+                    2 if const { S::TILE >= 2 } => run!(2),
+                    3 if const { S::TILE >= 3 } => run!(3),
+                    4.. if const { S::TILE >= 4 } => run!(4),
+                    _ => run!(1),
                 }
             }
             g += if pair { 2 } else { 1 };

@@ -8,7 +8,8 @@ use std::arch::asm;
 pub type Dotprod = Lanes<SignedDot>;
 
 /// For a quad of 16 rows and 4 columns: 4 loads of codes and 4 `sdot`; one load of activations for four quads. 8-bit codes take four
-/// `eor` to become signed.
+/// `eor` to become signed. Three tokens fill the registers (Q4_0: 9 stores to and 14 loads from the stack for 32 columns, of 319
+/// instructions, 96 of them `sdot`).
 #[derive(Clone, Copy, Debug)]
 pub struct SignedDot;
 

@@ -13,11 +13,18 @@ pub enum Isa {
     Avx512Vnni,
     /// The same, with AMX tiles in bf16 for prompts (Intel Sapphire Rapids 2023).
     Amx,
+    /// NEON (ARMv8.0: every 64-bit ARM).
+    Neon,
+    /// NEON with `sdot` (ARMv8.2 of 2018 and later: Cortex-A76, Neoverse N1, Apple M1).
+    Dotprod,
+    /// The same, with `usdot` (ARMv8.6 of 2021 and later: Neoverse V1 and N2, Cortex-A710, Apple M2).
+    I8mm,
 }
 
 impl Isa {
-    /// All levels, lowest first.
-    pub const ALL: [Isa; 4] = [Isa::Scalar, Isa::Avx2, Isa::Avx512Vnni, Isa::Amx];
+    /// All levels, those of each architecture lowest first.
+    pub const ALL: [Isa; 7] =
+        [Isa::Scalar, Isa::Avx2, Isa::Avx512Vnni, Isa::Amx, Isa::Neon, Isa::Dotprod, Isa::I8mm];
 
     /// The name that `KINFER_ISA` takes.
     pub fn name(self) -> &'static str {
@@ -26,6 +33,9 @@ impl Isa {
             Isa::Avx2 => "avx2",
             Isa::Avx512Vnni => "avx512vnni",
             Isa::Amx => "amx",
+            Isa::Neon => "neon",
+            Isa::Dotprod => "dotprod",
+            Isa::I8mm => "i8mm",
         }
     }
 
@@ -54,7 +64,13 @@ impl Isa {
                     && is_x86_feature_detected!("avx512bf16")
                     && crate::amx::available()
             }
-            #[cfg(not(target_arch = "x86_64"))]
+            #[cfg(target_arch = "aarch64")]
+            Isa::Neon => std::arch::is_aarch64_feature_detected!("neon"),
+            #[cfg(target_arch = "aarch64")]
+            Isa::Dotprod => Isa::Neon.available() && std::arch::is_aarch64_feature_detected!("dotprod"),
+            #[cfg(target_arch = "aarch64")]
+            Isa::I8mm => Isa::Dotprod.available() && std::arch::is_aarch64_feature_detected!("i8mm"),
+            // The other architectures' levels.
             _ => false,
         }
     }
@@ -96,5 +112,26 @@ impl Isa {
 impl fmt::Display for Isa {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.name())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn levels_have_names_and_the_best_one_is_available() {
+        let levels: Vec<_> = Isa::ALL.into_iter().filter(|i| i.available()).collect();
+        println!("levels: {}", levels.iter().map(|i| i.name()).collect::<Vec<_>>().join(", "));
+        assert_eq!(levels.first(), Some(&Isa::Scalar));
+        assert_eq!(levels.last(), Some(&Isa::best()));
+        // Every machine of these architectures that tests run on has vectors.
+        if cfg!(any(target_arch = "x86_64", target_arch = "aarch64")) {
+            assert_ne!(Isa::best(), Isa::Scalar);
+        }
+        for isa in Isa::ALL {
+            assert_eq!(Isa::parse(&isa.name().to_uppercase()).ok(), isa.available().then_some(isa), "{isa}");
+        }
+        assert!(Isa::parse("abacus").unwrap_err().contains("dotprod"));
     }
 }

@@ -3,6 +3,8 @@
 use crate::isa::Isa;
 #[cfg(target_arch = "x86_64")]
 use crate::simd::{Avx2, Avx512Vnni};
+#[cfg(target_arch = "aarch64")]
+use crate::simd::{Dotprod, I8mm, Neon};
 use crate::simd::{LANES, Scalar, Simd};
 use std::hint::black_box;
 
@@ -40,12 +42,17 @@ pub fn run(isa: Isa, arithmetic: Arithmetic, rounds: usize) -> Option<u64> {
         Isa::Avx2 => avx2::KERNELS,
         #[cfg(target_arch = "x86_64")]
         Isa::Avx512Vnni | Isa::Amx => avx512vnni::KERNELS,
-        #[cfg(not(target_arch = "x86_64"))]
+        #[cfg(target_arch = "aarch64")]
+        Isa::Neon => neon::KERNELS,
+        #[cfg(target_arch = "aarch64")]
+        Isa::Dotprod => dotprod::KERNELS,
+        #[cfg(target_arch = "aarch64")]
+        Isa::I8mm => i8mm::KERNELS,
         _ => return None,
     };
     let (kernel, columns) = match arithmetic {
         Arithmetic::F32 => (f32, 1),
-        Arithmetic::Int8 => (int8, 4),
+        Arithmetic::Int8 => (int8, 4 * QUADS),
         Arithmetic::Bf16 => return crate::amx::peak(isa, rounds),
     };
     // SAFETY: the instruction set is available.
@@ -55,6 +62,9 @@ pub fn run(isa: Isa, arithmetic: Arithmetic, rounds: usize) -> Option<u64> {
 
 /// Groups of sixteen rows, each multiplied with every token: a tile, as in the matrix products.
 const GROUPS: usize = 2;
+
+/// Quads of columns in a round of integer products.
+const QUADS: usize = 4;
 
 type Kernel = unsafe fn(usize);
 
@@ -82,19 +92,21 @@ unsafe fn f32_rounds<S: Simd, const TOKENS: usize>(rounds: usize) {
 
 #[inline(always)]
 unsafe fn int8_rounds<S: Simd, const TOKENS: usize>(rounds: usize) {
-    // Other activations in each of four rounds: products of the same ones would be computed once.
-    let x = black_box([[1i8; 4]; 4 * 8]);
+    // Other activations in each of four rounds, too: products of the same ones would be computed once, before the loop.
+    let x = black_box([[[1i8; 4 * QUADS]; TOKENS]; 4]);
     let codes = black_box([[3u8; 64]; GROUPS]);
-    // SAFETY: the caller vouches for the instruction set; codes are 64 bytes, activations 4, below 4 * TOKENS <= 32 of them.
+    // SAFETY: the caller vouches for the instruction set; codes are 64 bytes, activations 16.
     unsafe {
         let codes = [S::load_codes(codes[0].as_ptr()), S::load_codes(codes[1].as_ptr())];
         let zero = S::splat_i(0);
         let mut sums = [[S::acc_start(zero); GROUPS]; TOKENS];
         for round in 0..rounds {
-            let x = x.as_ptr().add(round % 4 * TOKENS);
-            for (t, sums) in sums.iter_mut().enumerate() {
+            for (sums, x) in sums.iter_mut().zip(&x[round % 4]) {
                 for (sum, &codes) in sums.iter_mut().zip(&codes) {
-                    *sum = S::dot(4, *sum, codes, x.add(t).cast());
+                    *sum = S::dot::<0>(4, *sum, codes, x.as_ptr());
+                    *sum = S::dot::<1>(4, *sum, codes, x.as_ptr());
+                    *sum = S::dot::<2>(4, *sum, codes, x.as_ptr());
+                    *sum = S::dot::<3>(4, *sum, codes, x.as_ptr());
                 }
             }
         }
@@ -112,7 +124,6 @@ macro_rules! instantiate {
             use super::*;
 
             pub(super) const KERNELS: (Kernel, Kernel, usize) = (f32, int8, $tokens);
-            const _: () = assert!($tokens <= 8);
 
             $(#[target_feature(enable = $feature)])?
             unsafe fn f32(rounds: usize) {
@@ -129,12 +140,19 @@ macro_rules! instantiate {
     };
 }
 
-// Tokens: two units with a latency of 4 to 5 cycles want 8 to 10 sums, and AVX2 has 16 registers, two for each sum.
+// Tokens: two units with a latency of 4 to 5 cycles want 8 to 10 sums, and AVX2 has 16 registers, two for each sum. Four units want 16
+// sums; NEON has 32 registers, four for each sum, or eight without a dot product.
 instantiate!(scalar, Scalar, 2);
 #[cfg(target_arch = "x86_64")]
 instantiate!(avx2, Avx2, 2, "avx2,fma,f16c");
 #[cfg(target_arch = "x86_64")]
 instantiate!(avx512vnni, Avx512Vnni, 6, "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma,f16c");
+#[cfg(target_arch = "aarch64")]
+instantiate!(neon, Neon, 1, "neon");
+#[cfg(target_arch = "aarch64")]
+instantiate!(dotprod, Dotprod, 2, "neon,dotprod");
+#[cfg(target_arch = "aarch64")]
+instantiate!(i8mm, I8mm, 2, "neon,dotprod,i8mm");
 
 #[cfg(test)]
 mod tests {

@@ -159,7 +159,7 @@ impl<'a> TileAttend<'a> {
             kernels::attend(a, partition, partials, self.scratch)
         }
         #[cfg(not(target_arch = "x86_64"))]
-        let _ = (a, partition, partials);
+        let _ = (a, partition, partials, &self.scratch);
     }
 }
 

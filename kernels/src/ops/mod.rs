@@ -52,6 +52,9 @@ macro_rules! ops {
         instance!(avx512vnni, Avx512Vnni, Isa::Avx512Vnni,
             (#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma,f16c")]),
             $($name($($arg: $ty),*) $(-> $ret)? = $module::$body;)*);
+        #[cfg(target_arch = "aarch64")]
+        instance!(neon, Neon, Isa::Neon, (#[target_feature(enable = "neon")]),
+            $($name($($arg: $ty),*) $(-> $ret)? = $module::$body;)*);
     };
 }
 
@@ -167,7 +170,9 @@ impl Ops {
             Isa::Avx2 => Some(&avx2::OPS),
             #[cfg(target_arch = "x86_64")]
             Isa::Avx512Vnni | Isa::Amx => Some(&avx512vnni::OPS),
-            #[cfg(not(target_arch = "x86_64"))]
+            // Without a dot product, the levels are one.
+            #[cfg(target_arch = "aarch64")]
+            Isa::Neon | Isa::Dotprod | Isa::I8mm => Some(&neon::OPS),
             _ => None,
         }
     }

@@ -113,8 +113,16 @@ pub(super) unsafe fn matmul<S: Simd, E: Element>(
             while t < rows {
                 let (x, y) = (x.add(t * ldx), y.add(t * ldy));
                 match (rows - t, pair) {
-                    (4.., true) => tile::<S, E, 2, 4>(w, cols, x, ldx, y, ldy),
-                    (4.., false) => tile::<S, E, 1, 4>(w, cols, x, ldx, y, ldy),
+                    (4.., true) if const { S::TILE_GROUPS[1] == 2 } => {
+                        tile::<S, E, 2, 4>(w, cols, x, ldx, y, ldy)
+                    }
+                    (4.., _) => {
+                        tile::<S, E, 1, 4>(w, cols, x, ldx, y, ldy);
+                        if pair {
+                            let w = w.add(cols * ROWS * E::BYTES);
+                            tile::<S, E, 1, 4>(w, cols, x, ldx, y.add(ROWS), ldy);
+                        }
+                    }
                     (_, true) => tile::<S, E, 2, 1>(w, cols, x, ldx, y, ldy),
                     (_, false) => tile::<S, E, 1, 1>(w, cols, x, ldx, y, ldy),
                 }

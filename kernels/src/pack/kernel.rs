@@ -2,6 +2,9 @@
 //!
 //! No closure may call a [`Simd`] method here: a closure, or a function of the standard library that calls it, does not take on the
 //! target features of the kernel around it, and then every vector operation in it becomes a call (prefill was half as fast).
+//!
+//! Halves and quads are macros: a loop over them is unrolled only where the compiler finds its body small, which it does not on
+//! instruction sets with several registers for sixteen lanes.
 #![allow(clippy::needless_range_loop)] // register tiles: the indices are the tile's coordinates
 
 use super::act::ActBlock;
@@ -84,27 +87,31 @@ unsafe fn tile<S: Simd, const L: usize, const G: usize, const T: usize>(
                 }
                 let xb = u * blocks + b;
                 let (mut dv, mut mv) = ([S::zero(); G], [S::zero(); G]);
-                for half in 0..2 {
-                    let dots = dots::<S, L, G, T>(unit, b, half, x, xb);
-                    for g in 0..G {
-                        if layout.two_level && (layout.group < BLOCK || half == 0) {
-                            let i = b * (BLOCK / layout.group) + half;
-                            (dv[g], mv[g]) = sub_scales::<S, L>(unit[g], i, d[g], dmin[g]);
-                        } else if !layout.two_level {
-                            (dv[g], mv[g]) = (d[g], dmin[g]);
-                        }
-                        for t in 0..T {
-                            let m = &*x.meta.add(t * (x.stride / BLOCK) + xb);
-                            let scale = S::mul(dv[g], S::splat(m.d[half]));
-                            acc[g][t] = S::fma(S::to_f(dots[g][t]), scale, acc[g][t]);
-                            if layout.min && layout.group < BLOCK {
-                                acc[g][t] = S::fnma(mv[g], S::splat(m.s[half]), acc[g][t]);
-                            } else if layout.min && half == 1 {
-                                acc[g][t] = S::fnma(mv[g], S::splat(m.s32), acc[g][t]);
+                macro_rules! half {
+                    ($half:literal) => {
+                        let dots = dots::<S, L, $half, G, T>(unit, b, x, xb);
+                        for g in 0..G {
+                            if layout.two_level && (layout.group < BLOCK || $half == 0) {
+                                let i = b * (BLOCK / layout.group) + $half;
+                                (dv[g], mv[g]) = sub_scales::<S, L>(unit[g], i, d[g], dmin[g]);
+                            } else if !layout.two_level {
+                                (dv[g], mv[g]) = (d[g], dmin[g]);
+                            }
+                            for t in 0..T {
+                                let m = &*x.meta.add(t * (x.stride / BLOCK) + xb);
+                                let scale = S::mul(dv[g], S::splat(m.d[$half]));
+                                acc[g][t] = S::fma(S::to_f(dots[g][t]), scale, acc[g][t]);
+                                if layout.min && layout.group < BLOCK {
+                                    acc[g][t] = S::fnma(mv[g], S::splat(m.s[$half]), acc[g][t]);
+                                } else if layout.min && $half == 1 {
+                                    acc[g][t] = S::fnma(mv[g], S::splat(m.s32), acc[g][t]);
+                                }
                             }
                         }
-                    }
+                    };
                 }
+                half!(0);
+                half!(1);
             }
         }
         for g in 0..G {
@@ -152,10 +159,9 @@ pub(crate) unsafe fn sub_scales<S: Simd, const L: usize>(
 
 /// Integer dot products of one half of a block: `sum (code - offset) * q` over 16 columns.
 #[inline(always)]
-unsafe fn dots<S: Simd, const L: usize, const G: usize, const T: usize>(
+unsafe fn dots<S: Simd, const L: usize, const HALF: usize, const G: usize, const T: usize>(
     unit: [*const u8; G],
     b: usize,
-    half: usize,
     x: QuantRows,
     xb: usize,
 ) -> [[S::I; T]; G] {
@@ -166,7 +172,7 @@ unsafe fn dots<S: Simd, const L: usize, const G: usize, const T: usize>(
         let mut sums = [[S::splat_i(0); T]; G];
         if const { Facts::<L>::OFFSET != 0 } && !(bits == 8 && S::SIGNED_BYTES) {
             for t in 0..T {
-                let neg = S::splat_i((*x.meta.add(t * (x.stride / BLOCK) + xb)).neg[half]);
+                let neg = S::splat_i((*x.meta.add(t * (x.stride / BLOCK) + xb)).neg[HALF]);
                 let neg = match bits {
                     8 => S::shl_i::<7>(neg),
                     7 => S::shl_i::<6>(neg),
@@ -181,33 +187,30 @@ unsafe fn dots<S: Simd, const L: usize, const G: usize, const T: usize>(
                 }
             }
         }
-        let every = if S::flush_every(bits) < QUADS { S::flush_every(bits) } else { QUADS };
-        let mut first = 0;
-        while first < QUADS {
-            let mut acc = [[S::acc_start(sums[0][0]); T]; G];
-            for g in 0..G {
-                for t in 0..T {
-                    acc[g][t] = S::acc_start(sums[g][t]);
-                }
-            }
-            for i in first..first + every {
-                let quad = half * QUADS + i;
+        let every = S::flush_every(bits).min(QUADS);
+        let mut vectors = unit;
+        for g in 0..G {
+            vectors[g] = S::reread(unit[g].add(Facts::<L>::SCALE_BYTES + b * Facts::<L>::BLOCK_BYTES));
+        }
+        let mut acc = [[S::acc_start(sums[0][0]); T]; G];
+        macro_rules! quads {
+            ($($quad:literal)*) => {$(
                 for g in 0..G {
-                    let vectors = unit[g].add(Facts::<L>::SCALE_BYTES + b * Facts::<L>::BLOCK_BYTES);
-                    let codes = quad_codes::<S, L>(vectors, quad);
+                    let codes = quad_codes::<S, L>(vectors[g], QUADS * HALF + $quad);
                     for t in 0..T {
-                        let q = x.q.add(t * x.stride + xb * BLOCK + 4 * quad);
-                        acc[g][t] = S::dot(bits, acc[g][t], codes, q);
+                        if $quad % every == 0 {
+                            acc[g][t] = S::acc_start(sums[g][t]);
+                        }
+                        let q = x.q.add(t * x.stride + xb * BLOCK + 4 * QUADS * HALF);
+                        acc[g][t] = S::dot::<$quad>(bits, acc[g][t], codes, q);
+                        if ($quad + 1) % every == 0 {
+                            sums[g][t] = S::acc_flush(sums[g][t], acc[g][t]);
+                        }
                     }
                 }
-            }
-            for g in 0..G {
-                for t in 0..T {
-                    sums[g][t] = S::acc_flush(sums[g][t], acc[g][t]);
-                }
-            }
-            first += every;
+            )*};
         }
+        quads!(0 1 2 3);
         sums
     }
 }
@@ -272,7 +275,7 @@ pub(super) unsafe fn matmul<S: Simd, const L: usize>(
         while g < groups {
             // Several groups at a time are as many streams of reads, which one core needs to reach the memory's bandwidth: two read
             // 15-25 % more than one, and four 10-25 % more than two (Sapphire Rapids).
-            if rows == 1 && S::STREAMS == 4 && g + 4 <= groups {
+            if const { S::TILE_GROUPS[0] == 4 } && rows == 1 && g + 4 <= groups {
                 tile::<S, L, 4, 1>(w.add(g * group_bytes), units, x, y.add(g * ROWS), ldy, true);
                 g += 4;
                 continue;
@@ -291,7 +294,7 @@ pub(super) unsafe fn matmul<S: Simd, const L: usize>(
                 let fetch = t == 0;
                 macro_rules! run {
                     ($t:literal) => {{
-                        if pair && ($t == 1 || S::TILE_GROUPS == 2) {
+                        if const { S::TILE_GROUPS[if $t == 1 { 0 } else { 1 }] >= 2 } && pair {
                             tile::<S, L, 2, $t>(w, units, xt, yt, ldy, fetch);
                         } else {
                             tile::<S, L, 1, $t>(w, units, xt, yt, ldy, fetch);
@@ -303,12 +306,12 @@ pub(super) unsafe fn matmul<S: Simd, const L: usize>(
                         t += $t;
                     }};
                 }
+                // Constants, as only what they rule out is never compiled.
                 match (rows - t).min(S::TILE) {
-                    1 => run!(1),
-                    2 => run!(2),
-                    3 => run!(3),
-                    _ if rows - t >= 6 && S::TILE >= 6 => run!(6),
-                    _ => run!(4),
+                    2 if const { S::TILE >= 2 } => run!(2),
+                    3 if const { S::TILE >= 3 } => run!(3),
+                    4.. if const { S::TILE >= 4 } => run!(4),
+                    _ => run!(1),
                 }
             }
             g += if pair { 2 } else { 1 };

@@ -18,6 +18,8 @@ use crate::quant::Format;
 use crate::simd::Scalar;
 #[cfg(target_arch = "x86_64")]
 use crate::simd::{Avx2, Avx512Vnni};
+#[cfg(target_arch = "aarch64")]
+use crate::simd::{Dotprod, I8mm, Neon};
 use layout::by_layout;
 
 /// How a weight is laid out.
@@ -96,7 +98,12 @@ impl Matmul {
             Isa::Avx2 => avx2::kernels(packing),
             #[cfg(target_arch = "x86_64")]
             Isa::Avx512Vnni | Isa::Amx => avx512vnni::kernels(packing),
-            #[cfg(not(target_arch = "x86_64"))]
+            #[cfg(target_arch = "aarch64")]
+            Isa::Neon => neon::kernels(packing),
+            #[cfg(target_arch = "aarch64")]
+            Isa::Dotprod => dotprod::kernels(packing),
+            #[cfg(target_arch = "aarch64")]
+            Isa::I8mm => i8mm::kernels(packing),
             _ => return None,
         };
         Some(Matmul { packing, isa, quant, float })
@@ -175,7 +182,12 @@ impl Quantize {
             Isa::Avx2 => Some(Quantize(avx2::quantize)),
             #[cfg(target_arch = "x86_64")]
             Isa::Avx512Vnni | Isa::Amx => Some(Quantize(avx512vnni::quantize)),
-            #[cfg(not(target_arch = "x86_64"))]
+            #[cfg(target_arch = "aarch64")]
+            Isa::Neon => Some(Quantize(neon::quantize)),
+            #[cfg(target_arch = "aarch64")]
+            Isa::Dotprod => Some(Quantize(dotprod::quantize)),
+            #[cfg(target_arch = "aarch64")]
+            Isa::I8mm => Some(Quantize(i8mm::quantize)),
             _ => None,
         }
     }
@@ -262,6 +274,12 @@ instantiate!(scalar, Scalar);
 instantiate!(avx2, Avx2, "avx2,fma,f16c");
 #[cfg(target_arch = "x86_64")]
 instantiate!(avx512vnni, Avx512Vnni, "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma,f16c");
+#[cfg(target_arch = "aarch64")]
+instantiate!(neon, Neon, "neon");
+#[cfg(target_arch = "aarch64")]
+instantiate!(dotprod, Dotprod, "neon,dotprod");
+#[cfg(target_arch = "aarch64")]
+instantiate!(i8mm, I8mm, "neon,dotprod,i8mm");
 
 #[cfg(test)]
 mod tests;

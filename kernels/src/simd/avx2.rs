@@ -64,8 +64,7 @@ impl Simd for Avx2 {
     type Acc = I2;
     const SIGNED_BYTES: bool = true;
     const TILE: usize = 3;
-    const TILE_GROUPS: usize = 1;
-    const STREAMS: usize = 2;
+    const TILE_GROUPS: [usize; 2] = [2, 1];
 
     #[inline(always)]
     unsafe fn zero() -> F2 {
@@ -268,9 +267,9 @@ impl Simd for Avx2 {
         unsafe { I2(_mm256_setzero_si256(), _mm256_setzero_si256()) }
     }
     #[inline(always)]
-    unsafe fn dot(bits: u32, acc: I2, codes: I2, x: *const i8) -> I2 {
+    unsafe fn dot<const QUAD: usize>(bits: u32, acc: I2, codes: I2, x: *const i8) -> I2 {
         unsafe {
-            let x = _mm256_set1_epi32(x.cast::<i32>().read_unaligned());
+            let x = _mm256_set1_epi32(x.cast::<i32>().add(QUAD).read_unaligned());
             if bits == 8 {
                 // Unsigned 8-bit codes would saturate (255 * 127 * 2); as |code - 128| <= 128 they don't.
                 let bias = _mm256_set1_epi8(-128);
@@ -295,14 +294,8 @@ impl Simd for Avx2 {
             )
         }
     }
-    /// A pair sum is at most `2 * 127 * (2^bits - 1)` (8 bits: `2 * 127 * 128`) and must stay below 2^15.
     fn flush_every(bits: u32) -> usize {
-        match bits {
-            0..=4 => 8,
-            5 => 4,
-            6 => 2,
-            _ => 1,
-        }
+        super::pair_sum_dots(bits)
     }
     #[inline(always)]
     unsafe fn prefetch(p: *const u8) {

@@ -17,8 +17,7 @@ impl Simd for Avx512Vnni {
     type Acc = __m512i;
     const SIGNED_BYTES: bool = false;
     const TILE: usize = 4;
-    const TILE_GROUPS: usize = 2;
-    const STREAMS: usize = 4;
+    const TILE_GROUPS: [usize; 2] = [4, 2];
 
     #[inline(always)]
     unsafe fn zero() -> __m512 {
@@ -191,9 +190,11 @@ impl Simd for Avx512Vnni {
         sum
     }
     #[inline(always)]
-    unsafe fn dot(_bits: u32, acc: __m512i, codes: __m512i, x: *const i8) -> __m512i {
+    unsafe fn dot<const QUAD: usize>(_bits: u32, acc: __m512i, codes: __m512i, x: *const i8) -> __m512i {
         // vpdpbusd wraps, never saturates: 4 * 255 * 127 per step and 32 columns reach 1.04e6 at most.
-        unsafe { _mm512_dpbusd_epi32(acc, codes, _mm512_set1_epi32(x.cast::<i32>().read_unaligned())) }
+        unsafe {
+            _mm512_dpbusd_epi32(acc, codes, _mm512_set1_epi32(x.cast::<i32>().add(QUAD).read_unaligned()))
+        }
     }
     #[inline(always)]
     unsafe fn acc_flush(_sum: __m512i, acc: __m512i) -> __m512i {

@@ -8,12 +8,24 @@
 mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
+#[cfg(target_arch = "aarch64")]
+mod dotprod;
+#[cfg(target_arch = "aarch64")]
+mod i8mm;
+#[cfg(target_arch = "aarch64")]
+mod neon;
 mod scalar;
 
 #[cfg(target_arch = "x86_64")]
 pub use avx2::Avx2;
 #[cfg(target_arch = "x86_64")]
 pub use avx512::Avx512Vnni;
+#[cfg(target_arch = "aarch64")]
+pub use dotprod::Dotprod;
+#[cfg(target_arch = "aarch64")]
+pub use i8mm::I8mm;
+#[cfg(target_arch = "aarch64")]
+pub use neon::{Dot, Lanes, Neon};
 pub use scalar::Scalar;
 
 /// Number of virtual lanes.
@@ -23,8 +35,8 @@ pub const LANES: usize = 16;
 ///
 /// # Safety
 /// Every method must run on a CPU that has the implementor's instruction set, and pointers must be valid for the
-/// elements named in each method's doc. All methods are `#[inline(always)]`: they take on the features of the
-/// `#[target_feature]` function that they end up in.
+/// elements named in each method's doc. All methods that use an instruction set's features are `#[inline(always)]`: they take
+/// on the features of the `#[target_feature]` function that they end up in.
 #[allow(clippy::missing_safety_doc)] // stated above, once for all methods
 pub trait Simd: Copy + 'static {
     /// 16 x f32.
@@ -39,10 +51,8 @@ pub trait Simd: Copy + 'static {
     const SIGNED_BYTES: bool;
     /// Tokens of a matrix-product tile that fit the register file.
     const TILE: usize;
-    /// Groups of sixteen rows of such a tile: 1 or 2.
-    const TILE_GROUPS: usize;
-    /// Groups of sixteen rows that are multiplied with a single token at a time: 2 or 4.
-    const STREAMS: usize;
+    /// Groups of sixteen rows of a tile of one token (1, 2 or 4: as many streams of reads), and of one of several (1 or 2).
+    const TILE_GROUPS: [usize; 2];
 
     // --- floats
     /// All lanes zero.
@@ -118,6 +128,12 @@ pub trait Simd: Copy + 'static {
     unsafe fn store_i8(p: *mut i8, a: Self::I);
 
     // --- weight codes
+    /// `p`, as an address of which the compiler knows nothing: what is read there is not what was read before, and
+    /// need not be kept in registers (or on the stack) until then.
+    #[inline(always)]
+    unsafe fn reread(p: *const u8) -> *const u8 {
+        p
+    }
     /// Loads 64 bytes.
     unsafe fn load_codes(p: *const u8) -> Self::Codes;
     /// `(byte >> SHIFT) & MASK` for every byte. `MASK << SHIFT` fits a byte.
@@ -130,9 +146,15 @@ pub trait Simd: Copy + 'static {
     unsafe fn lookup(table: &[u8; 16], a: Self::Codes) -> Self::Codes;
     /// Starts accumulating on top of `sum`.
     unsafe fn acc_start(sum: Self::I) -> Self::Acc;
-    /// `acc[row] += sum over 4 columns of code * x`, with the four activations at `x` in -127..=127. `bits` is the
-    /// width of the codes; 8-bit codes: see [`Simd::SIGNED_BYTES`].
-    unsafe fn dot(bits: u32, acc: Self::Acc, codes: Self::Codes, x: *const i8) -> Self::Acc;
+    /// `acc[row] += sum over 4 columns of code * x`, with the four activations from `4 * QUAD` on (`QUAD < 4`) of the
+    /// sixteen at `x`, which lie in -127..=127. `bits` is the width of the codes; 8-bit codes: see
+    /// [`Simd::SIGNED_BYTES`].
+    unsafe fn dot<const QUAD: usize>(
+        bits: u32,
+        acc: Self::Acc,
+        codes: Self::Codes,
+        x: *const i8,
+    ) -> Self::Acc;
     /// Ends what [`Simd::acc_start`] began on `sum`. At most `flush_every(bits)` dots may lie between.
     unsafe fn acc_flush(sum: Self::I, acc: Self::Acc) -> Self::I;
     /// Dots that an accumulator holds before it must be flushed.
@@ -140,6 +162,18 @@ pub trait Simd: Copy + 'static {
 
     /// Fetches the cache line at `p` into L1; `p` may be any address.
     unsafe fn prefetch(p: *const u8);
+}
+
+/// Dots that sums of adjacent products hold in 16 bits: one is at most `2 * 127 * (2^bits - 1)`, of signed 8-bit codes
+/// `2 * 127 * 128`, and the sum must stay below 2^15.
+#[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
+fn pair_sum_dots(bits: u32) -> usize {
+    match bits {
+        0..=4 => 8,
+        5 => 4,
+        6 => 2,
+        _ => 1,
+    }
 }
 
 /// `e^x` by range reduction to `2^n * 2^f`, `|f| <= 1/2`, and a polynomial of degree 6 (relative error below 2e-7).

@@ -27,6 +27,9 @@ fn tree(mut a: F, f: impl Fn(f32, f32) -> f32) -> f32 {
     a[0]
 }
 
+// What works on 64 bytes, or calls conversions, is a call: inlined into every unrolled tile it was three quarters of the crate's code and
+// of the time to compile it. Tiles of one token for the same reason.
+//
 // SAFETY of the blocks below: each pointer is valid for the elements read or written, by the trait's contract.
 #[allow(clippy::undocumented_unsafe_blocks)]
 impl Simd for Scalar {
@@ -35,9 +38,8 @@ impl Simd for Scalar {
     type Codes = [u8; 64];
     type Acc = I;
     const SIGNED_BYTES: bool = false;
-    const TILE: usize = 4;
-    const TILE_GROUPS: usize = 1;
-    const STREAMS: usize = 2;
+    const TILE: usize = 1;
+    const TILE_GROUPS: [usize; 2] = [2, 1];
 
     #[inline(always)]
     unsafe fn zero() -> F {
@@ -55,12 +57,12 @@ impl Simd for Scalar {
     unsafe fn store(p: *mut f32, v: F) {
         unsafe { p.cast::<F>().write_unaligned(v) }
     }
-    #[inline(always)]
+    #[inline(never)]
     unsafe fn load_f16(p: *const u16) -> F {
         let a = unsafe { p.cast::<[u16; 16]>().read_unaligned() };
         a.map(|h| f16::from_bits(h).to_f32())
     }
-    #[inline(always)]
+    #[inline(never)]
     unsafe fn store_f16(p: *mut u16, v: F) {
         unsafe { p.cast::<[u16; 16]>().write_unaligned(v.map(|x| f16::from_f32(x).to_bits())) }
     }
@@ -159,19 +161,19 @@ impl Simd for Scalar {
     unsafe fn load_codes(p: *const u8) -> [u8; 64] {
         unsafe { p.cast::<[u8; 64]>().read_unaligned() }
     }
-    #[inline(always)]
+    #[inline(never)]
     unsafe fn bits<const SHIFT: u32, const MASK: u8>(a: [u8; 64]) -> [u8; 64] {
         a.map(|b| (b >> SHIFT) & MASK)
     }
-    #[inline(always)]
+    #[inline(never)]
     unsafe fn plane<const MASK: u8, const UP: u32>(a: [u8; 64], shift: u32) -> [u8; 64] {
         a.map(|b| ((b >> shift) & MASK) << UP)
     }
-    #[inline(always)]
+    #[inline(never)]
     unsafe fn lookup(table: &[u8; 16], a: [u8; 64]) -> [u8; 64] {
         a.map(|b| table[usize::from(b & 15)])
     }
-    #[inline(always)]
+    #[inline(never)]
     unsafe fn or_codes(a: [u8; 64], b: [u8; 64]) -> [u8; 64] {
         std::array::from_fn(|i| a[i] | b[i])
     }
@@ -179,9 +181,9 @@ impl Simd for Scalar {
     unsafe fn acc_start(sum: I) -> I {
         sum
     }
-    #[inline(always)]
-    unsafe fn dot(_bits: u32, acc: I, codes: [u8; 64], x: *const i8) -> I {
-        let x = unsafe { x.cast::<[i8; 4]>().read_unaligned() };
+    #[inline(never)]
+    unsafe fn dot<const QUAD: usize>(_bits: u32, acc: I, codes: [u8; 64], x: *const i8) -> I {
+        let x = unsafe { x.cast::<[i8; 4]>().add(QUAD).read_unaligned() };
         std::array::from_fn(|r| (0..4).fold(acc[r], |s, j| s + i32::from(codes[4 * r + j]) * i32::from(x[j])))
     }
     #[inline(always)]

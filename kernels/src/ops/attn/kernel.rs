@@ -38,6 +38,13 @@ impl Width for crate::simd::Avx512Vnni {
     const QUERIES: usize = 12;
 }
 
+// 24 of 32 registers, as each vector is four.
+#[cfg(target_arch = "aarch64")]
+impl<D: crate::simd::Dot> Width for crate::simd::Lanes<D> {
+    const SUMS: usize = 6;
+    const QUERIES: usize = 6;
+}
+
 /// `acc[r] += sum over t of x[r][from + t] * b[t]`, `t` ascending: `b`'s rows are units, `stride` bytes apart, of which `C`
 /// vectors from `half` on count.
 #[inline(always)]
@@ -75,14 +82,14 @@ macro_rules! by_count {
             2 => $f::<$s, $e, 2>($($arg),*),
             3 => $f::<$s, $e, 3>($($arg),*),
             4 => $f::<$s, $e, 4>($($arg),*),
-            5 if $s::QUERIES >= 5 => $f::<$s, $e, 5>($($arg),*),
-            6 if $s::QUERIES >= 6 => $f::<$s, $e, 6>($($arg),*),
-            7 if $s::QUERIES >= 7 => $f::<$s, $e, 7>($($arg),*),
-            8 if $s::QUERIES >= 8 => $f::<$s, $e, 8>($($arg),*),
-            9 if $s::QUERIES >= 9 => $f::<$s, $e, 9>($($arg),*),
-            10 if $s::QUERIES >= 10 => $f::<$s, $e, 10>($($arg),*),
-            11 if $s::QUERIES >= 11 => $f::<$s, $e, 11>($($arg),*),
-            12 if $s::QUERIES >= 12 => $f::<$s, $e, 12>($($arg),*),
+            5 if const { $s::QUERIES >= 5 } => $f::<$s, $e, 5>($($arg),*),
+            6 if const { $s::QUERIES >= 6 } => $f::<$s, $e, 6>($($arg),*),
+            7 if const { $s::QUERIES >= 7 } => $f::<$s, $e, 7>($($arg),*),
+            8 if const { $s::QUERIES >= 8 } => $f::<$s, $e, 8>($($arg),*),
+            9 if const { $s::QUERIES >= 9 } => $f::<$s, $e, 9>($($arg),*),
+            10 if const { $s::QUERIES >= 10 } => $f::<$s, $e, 10>($($arg),*),
+            11 if const { $s::QUERIES >= 11 } => $f::<$s, $e, 11>($($arg),*),
+            12 if const { $s::QUERIES >= 12 } => $f::<$s, $e, 12>($($arg),*),
             _ => {}
         }
     };

@@ -180,11 +180,13 @@ impl Backend for Cpu {
             unsafe {
                 if weight.wants_rounded() {
                     for r in w.share(x.rows()) {
-                        weight.round(self, input, roles, r, 0..x.width());
+                        weight.round(self, x.row(r), input, roles[r], r, 0..x.width());
                     }
                     w.barrier();
                 }
-                weight.multiply(weight.share(w), input, roles, out);
+                for rows in weight.passes(roles) {
+                    weight.multiply(weight.share(w), input, roles[rows.start], rows, out);
+                }
             }
         });
         Ok(())

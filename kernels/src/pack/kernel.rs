@@ -301,8 +301,13 @@ pub(super) unsafe fn matmul<S: Simd, const L: usize>(
                 let fetch = t == 0;
                 macro_rules! run {
                     ($t:literal) => {{
-                        if const { S::TILE_GROUPS[if $t == 1 { 0 } else { 1 }] >= 2 } && pair {
-                            tile::<S, L, 2, $t>(w, units, xt, yt, ldy, fetch);
+                        if const { S::TILE_GROUPS[if $t == 1 { 0 } else { 1 }] >= 2 } {
+                            if pair {
+                                tile::<S, L, 2, $t>(w, units, xt, yt, ldy, fetch);
+                            } else {
+                                // Only a last, odd group comes here, one row at a time.
+                                tile::<S, L, 1, 1>(w, units, xt, yt, ldy, fetch);
+                            }
                         } else {
                             tile::<S, L, 1, $t>(w, units, xt, yt, ldy, fetch);
                             if pair {
@@ -313,8 +318,9 @@ pub(super) unsafe fn matmul<S: Simd, const L: usize>(
                         t += $t;
                     }};
                 }
+                let most = if pair || const { S::TILE_GROUPS[1] < 2 } { S::TILE } else { 1 };
                 // Constants, as only what they rule out is never compiled.
-                match (rows - t).min(S::TILE) {
+                match (rows - t).min(most) {
                     2 if const { S::TILE >= 2 } => run!(2),
                     3 if const { S::TILE >= 3 } => run!(3),
                     4.. if const { S::TILE >= 4 } => run!(4),

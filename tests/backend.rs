@@ -144,7 +144,13 @@ impl Sequence {
 }
 
 fn limits(kv: KvTypes) -> RunnerLimits {
-    RunnerLimits { rows: ROWS, outputs: SEQUENCES, blocks: SEQUENCES * BLOCKS, kv }
+    RunnerLimits {
+        rows: ROWS,
+        outputs: SEQUENCES,
+        blocks: SEQUENCES * BLOCKS,
+        context: BLOCKS * BLOCK_LEN,
+        kv,
+    }
 }
 
 /// All logits of a run that mixes prompts, chunks of prompts and single tokens of three sequences.

@@ -1,6 +1,6 @@
 //! The forward pass of every decoder-only transformer: one function over any [`Backend`].
 
-use kinfer_core::backend::{HeadWeights, Layer, Scratch};
+use kinfer_core::backend::{HeadWeights, Layer, NormWeights, Scratch};
 use kinfer_core::{Backend, Batch, Error, Logits, Model, ModelSpec, Result, Runner, RunnerLimits};
 use std::sync::Arc;
 
@@ -10,31 +10,55 @@ pub struct Decoder<B: Backend> {
     pub(crate) spec: ModelSpec,
     /// `[vocab, dim]`.
     pub(crate) embed: B::Weight,
+    /// Learned positions, `[context, dim]`.
+    pub(crate) positions: Option<B::Vector>,
     pub(crate) layers: Vec<Layer<B>>,
-    /// `[dim]`.
-    pub(crate) norm: B::Vector,
+    /// The final one.
+    pub(crate) norm: NormWeights<B>,
     /// `[vocab, dim]`; `None` where the embedding table is the head too.
     pub(crate) head: Option<B::Weight>,
+    /// `[vocab]`.
+    pub(crate) head_bias: Option<B::Vector>,
     pub(crate) bytes_per_token: u64,
     pub(crate) weight_bytes: u64,
 }
 
 impl<B: Backend> Decoder<B> {
     /// The forward: embeds the batch's tokens, runs the layers, leaves the wanted logits in `s.logits`.
-    fn forward(&self, batch: &Batch, step: &mut B::Step, kv: &mut B::Kv, s: &mut Scratch<B>) -> Result<()> {
+    fn forward(
+        &self,
+        context: usize,
+        batch: &Batch,
+        step: &mut B::Step,
+        kv: &mut B::Kv,
+        s: &mut Scratch<B>,
+    ) -> Result<()> {
         let b = &self.backend;
-        b.begin(step, &self.spec.ropes, batch)?;
+        b.begin(step, self.spec.ropes_for(context), batch)?;
         b.embed(step, &self.embed, self.spec.embed_scale, &mut s.x)?;
+        if let Some(table) = &self.positions {
+            b.add_positions(step, table, &mut s.x)?;
+        }
         for (i, (spec, w)) in self.spec.layers.iter().zip(&self.layers).enumerate() {
             b.attn_in(step, &spec.attn, &w.attn, kv, i, s)?;
             b.attend(step, kv, i, &spec.attn, &s.qkv, &mut s.attn)?;
-            b.attn_out(step, &spec.attn, &w.attn, s)?;
-            b.ffn(step, &spec.ffn, &w.ffn, s)?;
+            // In a parallel layer both blocks read the same `x`: the second one to read it comes before the first adds to it.
+            if spec.parallel {
+                b.ffn(step, &spec.ffn, &w.ffn, s)?;
+                b.attn_out(step, &spec.attn, &w.attn, s)?;
+            } else {
+                b.attn_out(step, &spec.attn, &w.attn, s)?;
+                b.ffn(step, &spec.ffn, &w.ffn, s)?;
+            }
         }
         if batch.outputs.is_empty() {
             return Ok(());
         }
-        let head = HeadWeights { norm: &self.norm, head: self.head.as_ref().unwrap_or(&self.embed) };
+        let head = HeadWeights {
+            norm: &self.norm,
+            head: self.head.as_ref().unwrap_or(&self.embed),
+            bias: self.head_bias.as_ref(),
+        };
         b.head(step, &self.spec, &head, s)
     }
 }
@@ -43,15 +67,14 @@ impl<B: Backend> Decoder<B> {
 pub(crate) fn scratch_shapes(spec: &ModelSpec, limits: &RunnerLimits) -> [(usize, usize); 10] {
     let (rows, outputs) = (limits.rows, limits.outputs.max(1));
     let widest = |f: fn(&kinfer_core::LayerSpec) -> usize| spec.layers.iter().map(f).max().unwrap_or(0);
-    let hidden = widest(|l| l.ffn.hidden);
     [
         (rows, spec.dim),
         (rows, spec.dim),
         (rows, widest(|l| l.attn.qkv_dim())),
         (rows, widest(|l| l.attn.q_dim())),
         (rows, spec.dim),
-        (rows, 2 * hidden),
-        (rows, hidden),
+        (rows, widest(|l| if l.ffn.gated { l.ffn.up_dim() } else { 0 })),
+        (rows, widest(|l| l.ffn.hidden)),
         (outputs, spec.dim),
         (outputs, spec.dim),
         (outputs, spec.vocab),
@@ -124,10 +147,19 @@ impl<B: Backend> Runner for DecoderRunner<B> {
         self.limits
     }
     fn step(&mut self, batch: &Batch) -> Result<Logits<'_>> {
-        let RunnerLimits { rows, outputs, blocks, kv: _ } = self.limits;
+        let RunnerLimits { rows, outputs, blocks, context, kv: _ } = self.limits;
         let vocab = self.model.spec.vocab;
         batch.check(rows, outputs, blocks, vocab).map_err(Error::Batch)?;
-        self.model.forward(batch, &mut self.step, &mut self.kv, &mut self.scratch)?;
+        // Learned positions end with their table.
+        let context = match &self.model.positions {
+            Some(_) => context.min(self.model.spec.context),
+            None => context,
+        };
+        let longest = batch.runs.iter().map(|r| r.start + r.rows.len()).max().unwrap_or(0);
+        if longest > context {
+            return Err(Error::Batch(format!("{longest} positions; this runner's context is {context}")));
+        }
+        self.model.forward(context, batch, &mut self.step, &mut self.kv, &mut self.scratch)?;
         if batch.outputs.is_empty() {
             return Ok(Logits { data: &[], vocab });
         }

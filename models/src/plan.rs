@@ -29,7 +29,8 @@ impl MemoryPlan {
 /// As [`crate::load`], but for what only the tensors' shapes can tell.
 pub fn plan<B: Backend>(backend: &B, source: &dyn Source, limits: &RunnerLimits) -> Result<MemoryPlan> {
     let blueprint = arch::read(source)?;
-    let ignored = |name: &str| name == arch::ROPE_FACTORS || blueprint.names.ignores(name);
+    let names = &blueprint.names;
+    let ignored = |name: &str| names.rope_factors.contains(&name) || names.ignores(name);
     let mut weights = 0;
     for name in source.tensors() {
         let Some(t) = source.tensor(name)?.filter(|_| !ignored(name)) else { continue };

@@ -77,7 +77,7 @@ fn llama_reads_its_shape() {
     assert_eq!(spec.layers[1].ffn.act, Activation::Silu);
     assert_eq!(spec.ropes.len(), 1);
     assert_eq!(spec.ropes[0].inv_freq[..2], [1.0, 10_000f32.powf(-0.125)]);
-    assert_eq!(names.qk_rows.order(16), RowOrder::AdjacentPairs { head_dim: 16 });
+    assert_eq!(names.qk_rows.order(16), RowOrder::AdjacentPairs { head_dim: 16, turned: 16 });
 }
 
 #[test]
@@ -188,7 +188,7 @@ fn the_27b_model_scales_queries_by_dim_over_heads() {
 #[test]
 fn refusals_name_key_and_value() {
     let refused: [(File, &[&str]); 18] = [
-        (decoder("mamba", 2), &["mamba", "gemma3, llama"]),
+        (decoder("mamba", 2), &["mamba", "gemma3, glm4", "llama"]),
         (llama().without("general.architecture"), &["general.architecture", "missing"]),
         (llama().without("llama.block_count"), &["llama.block_count", "missing"]),
         (llama().set("llama.block_count", 0u32), &["llama.block_count", "0"]),

@@ -13,7 +13,8 @@ pub use candle_core::Device;
 use candle_core::{D, Tensor};
 use kinfer_core::backend::Matrix;
 use kinfer_core::{
-    Activation, AttnSpec, Backend, Batch, Error, Format, KvTypes, ModelSpec, Result, RopeSpec, Run,
+    Activation, AttnSpec, Backend, Batch, Error, Format, KvTypes, ModelSpec, NormKind, NormSpec, Result,
+    RopeSpec, Run,
 };
 use kinfer_kernels::quant::dequantize;
 use std::ops::Range;
@@ -35,6 +36,7 @@ pub struct Act(Option<Tensor>);
 #[derive(Default)]
 pub struct Step {
     tokens: Option<Tensor>,
+    positions: Option<Tensor>,
     outputs: Option<Tensor>,
     /// Cosine and sine of each rotary table, `[rows, 1, dim / 2]`.
     ropes: Vec<(Tensor, Tensor)>,
@@ -175,6 +177,8 @@ impl Backend for Candle {
             Ok((Tensor::from_vec(cos, shape, &self.device)?, Tensor::from_vec(sin, shape, &self.device)?))
         };
         step.ropes = self.run(ropes.iter().map(table).collect())?;
+        let places: Vec<u32> = positions.iter().map(|&p| p as u32).collect();
+        step.positions = Some(self.run(Tensor::new(places, &self.device))?);
         step.tokens = Some(self.run(Tensor::new(batch.tokens.as_slice(), &self.device))?);
         step.outputs = match batch.outputs.is_empty() {
             true => None,
@@ -190,9 +194,37 @@ impl Backend for Candle {
         self.put(out, || table.0.index_select(tokens, 0)? * f64::from(scale))
     }
 
-    fn rms_norm(&self, _step: &Step, x: &Act, weight: &Tensor, eps: f32, out: &mut Act) -> Result<()> {
+    fn add_positions(&self, step: &Step, table: &Tensor, x: &mut Act) -> Result<()> {
+        let Some(positions) = &step.positions else { return Err(no_batch()) };
+        let old = x.get()?;
+        let sum = self.run((|| {
+            let width = old.dim(1)?;
+            old + table.reshape((table.elem_count() / width, width))?.index_select(positions, 0)?
+        })())?;
+        x.0 = Some(sum);
+        Ok(())
+    }
+
+    fn norm(
+        &self,
+        _step: &Step,
+        x: &Act,
+        spec: NormSpec,
+        weight: &Tensor,
+        bias: Option<&Tensor>,
+        out: &mut Act,
+    ) -> Result<()> {
         let x = x.get()?;
-        self.put(out, || norm(x, weight, eps))
+        self.put(out, || {
+            let y = match spec.kind {
+                NormKind::Rms => norm(x, weight, spec.eps)?,
+                NormKind::Layer => norm(&x.broadcast_sub(&x.mean_keepdim(D::Minus1)?)?, weight, spec.eps)?,
+            };
+            match bias {
+                Some(bias) => y.broadcast_add(bias),
+                None => Ok(y),
+            }
+        })
     }
 
     fn rms_norm_heads(
@@ -262,12 +294,14 @@ impl Backend for Candle {
         self.put(out, || {
             let hidden = x.dim(1)? / 2;
             let (gate, up) = (x.narrow(1, 0, hidden)?, x.narrow(1, hidden, hidden)?);
-            match act {
-                Activation::Silu => gate.silu()? * up,
-                // candle's `gelu` is the tanh form; `gelu_erf` is the other.
-                Activation::GeluTanh => gate.gelu()? * up,
-            }
+            activated(act, &gate)? * up
         })
+    }
+
+    fn activate(&self, _step: &Step, act: Activation, x: &mut Act) -> Result<()> {
+        let y = self.run(activated(act, x.get()?))?;
+        x.0 = Some(y);
+        Ok(())
     }
 
     fn gather(&self, step: &Step, x: &Act, out: &mut Act) -> Result<()> {
@@ -287,6 +321,15 @@ impl Backend for Candle {
     fn read<'a>(&self, step: &'a mut Step, x: &'a Act) -> Result<&'a [f32]> {
         step.host = self.run(x.get()?.flatten_all().and_then(|t| t.to_vec1()))?;
         Ok(&step.host)
+    }
+}
+
+fn activated(act: Activation, x: &Tensor) -> candle_core::Result<Tensor> {
+    match act {
+        Activation::Silu => x.silu(),
+        // candle's `gelu` is the tanh form; `gelu_erf` is the other.
+        Activation::GeluTanh => x.gelu(),
+        Activation::Gelu => x.gelu_erf(),
     }
 }
 

@@ -24,7 +24,8 @@ pub use weight::Weight;
 
 use kinfer_core::backend::{AttnWeights, Backend, FfnWeights, Matrix, Scratch};
 use kinfer_core::{
-    Activation, AttnSpec, Batch, Error, FfnSpec, Format, KvTypes, ModelSpec, Result, RopeSpec,
+    Activation, AttnSpec, Batch, Error, FfnSpec, Format, KvTypes, ModelSpec, NormKind, NormSpec, Result,
+    RopeSpec,
 };
 use kinfer_kernels::amx::TileConvert;
 use kinfer_kernels::ops::Ops;
@@ -145,15 +146,27 @@ impl Backend for Cpu {
         Ok(())
     }
 
-    fn rms_norm(&self, _step: &Step, x: &Act, weight: &Vec<f32>, eps: f32, out: &mut Act) -> Result<()> {
-        out.shape(x.rows(), x.width());
-        let view = out.view_mut();
-        self.team.run(|w| {
-            for r in w.share(x.rows()) {
-                // SAFETY: row `r` is this worker's.
-                self.ops.rms_norm(x.row(r), weight, eps, unsafe { view.row_mut(r, 0..view.width) });
-            }
+    fn add_positions(&self, step: &Step, table: &Vec<f32>, x: &mut Act) -> Result<()> {
+        let width = x.width();
+        self.rows_mut(x, 0..width, |row, r| {
+            let at = step.positions[r] as usize * width;
+            self.ops.add(row, &table[at..at + width]);
         });
+        Ok(())
+    }
+
+    fn norm(
+        &self,
+        _step: &Step,
+        x: &Act,
+        spec: NormSpec,
+        weight: &Vec<f32>,
+        bias: Option<&Vec<f32>>,
+        out: &mut Act,
+    ) -> Result<()> {
+        out.shape(x.rows(), x.width());
+        let (width, bias) = (x.width(), bias.map(Vec::as_slice));
+        self.rows_mut(out, 0..width, |row, r| self.norm_row(spec, x.row(r), weight, bias, row));
         Ok(())
     }
 
@@ -238,6 +251,12 @@ impl Backend for Cpu {
         Ok(())
     }
 
+    fn activate(&self, _step: &Step, act: Activation, x: &mut Act) -> Result<()> {
+        let cols = 0..x.width();
+        self.rows_mut(x, cols, |row, _| self.activate_row(act, row));
+        Ok(())
+    }
+
     fn gather(&self, step: &Step, x: &Act, out: &mut Act) -> Result<()> {
         out.shape(step.outputs.len(), x.width());
         self.rows_mut(out, 0..x.width(), |row, r| row.copy_from_slice(x.row(step.outputs[r] as usize)));
@@ -313,6 +332,22 @@ impl Cpu {
         match act {
             Activation::Silu => self.ops.silu_mul(gate, up, out),
             Activation::GeluTanh => self.ops.gelu_tanh_mul(gate, up, out),
+            Activation::Gelu => self.ops.gelu_mul(gate, up, out),
+        }
+    }
+
+    fn activate_row(&self, act: Activation, x: &mut [f32]) {
+        match act {
+            Activation::Silu => self.ops.silu(x),
+            Activation::GeluTanh => self.ops.gelu_tanh(x),
+            Activation::Gelu => self.ops.gelu(x),
+        }
+    }
+
+    fn norm_row(&self, spec: NormSpec, x: &[f32], weight: &[f32], bias: Option<&[f32]>, out: &mut [f32]) {
+        match spec.kind {
+            NormKind::Rms => self.ops.rms_norm(x, weight, spec.eps, out),
+            NormKind::Layer => self.ops.layer_norm(x, weight, bias, spec.eps, out),
         }
     }
 }

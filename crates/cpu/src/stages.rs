@@ -5,9 +5,9 @@ use crate::step::ATTN_ROWS;
 use crate::team::Worker;
 use crate::weight::{Input, Weight};
 use crate::{Act, Cpu, Kv, Step};
-use kinfer_core::backend::{AttnWeights, FfnWeights, Scratch};
+use kinfer_core::backend::{AttnWeights, FfnWeights, NormWeights, Scratch};
 use kinfer_core::batch::{BLOCK_LEN, Role};
-use kinfer_core::{AttnSpec, FfnSpec};
+use kinfer_core::{AttnSpec, FfnSpec, NormSpec};
 use kinfer_kernels::amx::TileAttend;
 use kinfer_kernels::ops::{Attend, KvRows, partial_len};
 use std::ops::Range;
@@ -32,33 +32,51 @@ pub(crate) fn attn_in(
     layer: usize,
     s: &mut Scratch<Cpu>,
 ) {
-    let AttnSpec { heads, kv_heads: _, head_dim, scale: _, window: _, softcap: _, rope, norm_eps } = spec;
+    let AttnSpec { heads, kv_heads: _, head_dim, scale: _, window: _, softcap: _, rope, norm: norm_spec } =
+        spec;
     let AttnWeights { norm, qkv, qkv_bias, q_norm, k_norm, out: _, out_bias: _, post_norm: _ } = w;
     let rows = s.x.rows();
     s.norm.shape(rows, s.x.width());
     s.qkv.shape(rows, spec.qkv_dim());
     let mut guard;
     let (x, out) = (s.x.view(), s.qkv.view_mut());
-    let normed = s.norm.view_mut();
-    let input = Input { float: normed, rounded: rounded!(s.norm, guard) };
+    let input = Input { float: input(norm, x, s.norm.view_mut()), rounded: rounded!(s.norm, guard) };
+    let (q_norm, k_norm) = (q_norm.as_deref(), k_norm.as_deref());
+    // Norms over all heads together come before the work is split by heads.
+    let whole = [q_norm, k_norm].iter().flatten().any(|w| w.len() != *head_dim);
     let (kv, roles) = (&*kv, step.roles_of(rows));
     cpu.team.run(|worker| {
         // SAFETY: rows are normed each by one worker, output columns written each by the worker that has their group,
         // heads finished each by one worker; barriers lie between.
         unsafe {
-            norm_rows(cpu, x, norm, *norm_eps, input, qkv, roles, worker.share(rows));
+            norm_rows(cpu, x, norm, *norm_spec, input, qkv, roles, worker.share(rows));
             worker.barrier();
             let cols = qkv.multiply(qkv.share(worker), input, roles, out);
             if let Some(bias) = qkv_bias {
                 add_bias(cpu, out, &bias[cols.clone()], rows, cols);
             }
             worker.barrier();
+            let (q_norm, k_norm) = match whole {
+                false => (q_norm, k_norm),
+                true => {
+                    let k = spec.q_dim()..spec.q_dim() + spec.kv_dim();
+                    for r in worker.share(rows) {
+                        for (norm, cols) in [(q_norm, 0..k.start), (k_norm, k.clone())] {
+                            if let Some(weight) = norm {
+                                cpu.ops.rms_norm_heads(out.row_mut(r, cols), weight, norm_spec.eps);
+                            }
+                        }
+                    }
+                    worker.barrier();
+                    (None, None)
+                }
+            };
             for unit in worker.share(rows * heads) {
                 let (r, h) = (unit / heads, unit % heads);
                 let head = out.row_mut(r, h * head_dim..(h + 1) * head_dim);
-                finish_head(cpu, step, head, q_norm.as_deref(), *norm_eps, *rope, r);
+                finish_head(cpu, step, head, q_norm, norm_spec.eps, *rope, r);
             }
-            keys(cpu, step, spec, Some((k_norm.as_deref(), *rope)), kv, layer, out, worker);
+            keys(cpu, step, spec, Some((k_norm, *rope)), kv, layer, out, worker);
         }
     });
 }
@@ -112,7 +130,7 @@ unsafe fn keys(
             // SAFETY: as above.
             let (key, value) = unsafe { (qkv.row_mut(r, k..k + dim), qkv.row(r, v..v + dim)) };
             if let Some((norm, rope)) = finish {
-                finish_head(cpu, step, key, norm, spec.norm_eps, rope, r);
+                finish_head(cpu, step, key, norm, spec.norm.eps, rope, r);
             }
             let slot = position % BLOCK_LEN + r - first;
             let rows = KvRows { k: key, v: value, stride: dim, rows: 1, slot };
@@ -143,7 +161,7 @@ pub(crate) fn attend(
     qkv: &Act,
     out: &mut Act,
 ) {
-    let AttnSpec { heads, kv_heads, head_dim, scale, window, softcap, rope: _, norm_eps: _ } = *spec;
+    let AttnSpec { heads, kv_heads, head_dim, scale, window, softcap, rope: _, norm: _ } = *spec;
     out.shape(qkv.rows(), spec.q_dim());
     let cache = kv.layer(layer);
     // SAFETY: nobody writes the cache in this stage.
@@ -293,8 +311,8 @@ pub(crate) fn attn_out(cpu: &Cpu, step: &Step, spec: &AttnSpec, w: &AttnWeights<
         proj: s.proj.view_mut(),
         norm: s.norm.view_mut(),
         bias: out_bias.as_deref(),
-        post_norm: post_norm.as_deref(),
-        eps: spec.norm_eps,
+        post_norm: post_norm.as_ref(),
+        norm_spec: spec.norm,
     };
     let roles = step.roles_of(rows);
     cpu.team.run(|worker| {
@@ -312,37 +330,52 @@ pub(crate) fn attn_out(cpu: &Cpu, step: &Step, spec: &AttnSpec, w: &AttnWeights<
 }
 
 pub(crate) fn ffn(cpu: &Cpu, step: &Step, spec: &FfnSpec, w: &FfnWeights<Cpu>, s: &mut Scratch<Cpu>) {
-    let FfnSpec { hidden, act, norm_eps } = *spec;
-    let FfnWeights { norm, gate_up, down, post_norm } = w;
+    let FfnSpec { hidden, gated: has_gate, act, norm: norm_spec } = *spec;
+    let FfnWeights { norm, gate_up, gate_up_bias, down, down_bias, post_norm } = w;
     let rows = s.x.rows();
     s.norm.shape(rows, s.x.width());
-    s.gate_up.shape(rows, 2 * hidden);
+    if has_gate {
+        s.gate_up.shape(rows, 2 * hidden);
+    }
     s.hidden.shape(rows, hidden);
     s.proj.shape(rows, down.rows());
-    let (x, both, gated) = (s.x.view_mut(), s.gate_up.view_mut(), s.hidden.view_mut());
+    let (x, gated) = (s.x.view_mut(), s.hidden.view_mut());
+    // Without a gate the projection's place is where its activation goes.
+    let both = if has_gate { s.gate_up.view_mut() } else { gated };
     let (mut guard, mut hidden_guard);
     let normed = s.norm.view_mut();
-    let input = Input { float: normed, rounded: rounded!(s.norm, guard) };
+    let input = Input { float: input(norm, x, normed), rounded: rounded!(s.norm, guard) };
     let inner = Input { float: gated, rounded: rounded!(s.hidden, hidden_guard) };
     let residual = Residual {
         x,
         proj: s.proj.view_mut(),
         norm: normed,
-        bias: None,
-        post_norm: post_norm.as_deref(),
-        eps: norm_eps,
+        bias: down_bias.as_deref(),
+        post_norm: post_norm.as_ref(),
+        norm_spec,
     };
     let roles = step.roles_of(rows);
     // Gate, up and rounded form of the same 32 columns can be one worker's when every block of 32 is two whole groups.
-    let local = hidden.is_multiple_of(32) && gate_up.whole_groups();
+    let local = has_gate && hidden.is_multiple_of(32) && gate_up.whole_groups();
     cpu.team.run(|worker| {
         // SAFETY: rows are normed each by one worker; hidden columns belong to the worker that computes gate and up of them
         // (or, if not local, rows after a barrier); see `Residual::run`.
         unsafe {
-            norm_rows(cpu, x, norm, norm_eps, input, gate_up, roles, worker.share(rows));
+            norm_rows(cpu, x, norm, norm_spec, input, gate_up, roles, worker.share(rows));
             worker.barrier();
+            let product = |groups| {
+                let cols = gate_up.multiply(groups, input, roles, both);
+                if let Some(bias) = gate_up_bias {
+                    add_bias(cpu, both, &bias[cols.clone()], rows, cols);
+                }
+            };
             let gate = |cols: Range<usize>, rows: Range<usize>| {
                 for r in rows {
+                    if !has_gate {
+                        cpu.activate_row(act, gated.row_mut(r, cols.clone()));
+                        down.round(cpu, inner, roles, r, cols.clone());
+                        continue;
+                    }
                     let up = both.row(r, hidden + cols.start..hidden + cols.end);
                     cpu.glu_row(act, both.row(r, cols.clone()), up, gated.row_mut(r, cols.clone()));
                     down.round(cpu, inner, roles, r, cols.clone());
@@ -351,11 +384,11 @@ pub(crate) fn ffn(cpu: &Cpu, step: &Step, spec: &FfnSpec, w: &FfnWeights<Cpu>, s
             if local {
                 let blocks = worker.share(hidden / 32);
                 let (groups, up) = (2 * blocks.start..2 * blocks.end, hidden / 16);
-                gate_up.multiply(groups.clone(), input, roles, both);
-                gate_up.multiply(groups.start + up..groups.end + up, input, roles, both);
+                product(groups.clone());
+                product(groups.start + up..groups.end + up);
                 gate(32 * blocks.start..32 * blocks.end, 0..rows);
             } else {
-                gate_up.multiply(gate_up.share(worker), input, roles, both);
+                product(gate_up.share(worker));
                 worker.barrier();
                 gate(0..hidden, worker.share(rows));
             }
@@ -365,7 +398,12 @@ pub(crate) fn ffn(cpu: &Cpu, step: &Step, spec: &FfnSpec, w: &FfnWeights<Cpu>, s
     });
 }
 
-/// Norms rows of `x` into the input of `weight`.
+/// What a block reads: the normed rows, or `x` itself.
+fn input(norm: &Option<NormWeights<Cpu>>, x: View, normed: View) -> View {
+    if norm.is_some() { normed } else { x }
+}
+
+/// Norms rows of `x`, if they are to be, into the input of `weight`, and rounds them for it.
 ///
 /// # Safety
 /// The rows are the caller's alone.
@@ -373,8 +411,8 @@ pub(crate) fn ffn(cpu: &Cpu, step: &Step, spec: &FfnSpec, w: &FfnWeights<Cpu>, s
 unsafe fn norm_rows(
     cpu: &Cpu,
     x: View,
-    norm: &[f32],
-    eps: f32,
+    norm: &Option<NormWeights<Cpu>>,
+    spec: NormSpec,
     input: Input,
     weight: &Weight,
     roles: &[Role],
@@ -383,7 +421,10 @@ unsafe fn norm_rows(
     for r in rows {
         // SAFETY: by this function's contract.
         unsafe {
-            cpu.ops.rms_norm(x.row(r, 0..x.width), norm, eps, input.float.row_mut(r, 0..x.width));
+            if let Some(NormWeights { weight, bias }) = norm {
+                let out = input.float.row_mut(r, 0..x.width);
+                cpu.norm_row(spec, x.row(r, 0..x.width), weight, bias.as_deref(), out);
+            }
             weight.round(cpu, input, roles, r, 0..x.width);
         }
     }
@@ -406,8 +447,8 @@ struct Residual<'a> {
     proj: View,
     norm: View,
     bias: Option<&'a [f32]>,
-    post_norm: Option<&'a [f32]>,
-    eps: f32,
+    post_norm: Option<&'a NormWeights<Cpu>>,
+    norm_spec: NormSpec,
 }
 
 impl Residual<'_> {
@@ -432,7 +473,9 @@ impl Residual<'_> {
             let width = 0..weight.rows();
             for r in worker.share(rows) {
                 let normed = self.norm.row_mut(r, width.clone());
-                cpu.ops.rms_norm(self.proj.row(r, width.clone()), post_norm, self.eps, normed);
+                let NormWeights { weight, bias } = post_norm;
+                let proj = self.proj.row(r, width.clone());
+                cpu.norm_row(self.norm_spec, proj, weight, bias.as_deref(), normed);
                 cpu.ops.add(self.x.row_mut(r, width.clone()), normed);
             }
         }

@@ -1,8 +1,9 @@
-//! The most that an instruction set computes: multiply-adds on registers alone, as a bound to hold kernels against.
+//! The most that an instruction set computes: multiply-adds on registers, or on tiles as they come from L1, as a bound to hold kernels
+//! against.
 
 use crate::isa::Isa;
 #[cfg(target_arch = "x86_64")]
-use crate::simd::{Avx2, Avx512Vnni};
+use crate::simd::{Avx2, Avx512Vnni, AvxVnni};
 #[cfg(target_arch = "aarch64")]
 use crate::simd::{Dotprod, I8mm, Neon};
 use crate::simd::{LANES, Scalar, Simd};
@@ -40,6 +41,8 @@ pub fn run(isa: Isa, arithmetic: Arithmetic, rounds: usize) -> Option<u64> {
         Isa::Scalar => scalar::KERNELS,
         #[cfg(target_arch = "x86_64")]
         Isa::Avx2 => avx2::KERNELS,
+        #[cfg(target_arch = "x86_64")]
+        Isa::AvxVnni => avxvnni::KERNELS,
         #[cfg(target_arch = "x86_64")]
         Isa::Avx512Vnni | Isa::Amx => avx512vnni::KERNELS,
         #[cfg(target_arch = "aarch64")]
@@ -145,6 +148,8 @@ macro_rules! instantiate {
 instantiate!(scalar, Scalar, 2);
 #[cfg(target_arch = "x86_64")]
 instantiate!(avx2, Avx2, 2, "avx2,fma,f16c");
+#[cfg(target_arch = "x86_64")]
+instantiate!(avxvnni, AvxVnni, 2, "avxvnni,avx2,fma,f16c");
 #[cfg(target_arch = "x86_64")]
 instantiate!(avx512vnni, Avx512Vnni, 6, "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma,f16c");
 #[cfg(target_arch = "aarch64")]

@@ -121,13 +121,21 @@ unsafe impl Send for View {}
 unsafe impl Sync for View {}
 
 impl View {
+    /// A view in which rows `rows` and columns `cols` lie densely in `buffer`; others are not there.
+    pub fn block(buffer: &mut [f32], rows: &Range<usize>, cols: Range<usize>) -> View {
+        let stride = cols.len();
+        assert!(rows.len() * stride <= buffer.len(), "{rows:?} x {cols:?} in {} floats", buffer.len());
+        let ptr = buffer.as_mut_ptr().wrapping_sub(rows.start * stride + cols.start);
+        View { ptr, stride, width: cols.end }
+    }
+
     /// Columns `cols` of row `r`.
     ///
     /// # Safety
     /// They lie in the buffer, which lives, and nobody writes them meanwhile.
     pub unsafe fn row<'a>(self, r: usize, cols: Range<usize>) -> &'a [f32] {
         // SAFETY: by this function's contract.
-        unsafe { std::slice::from_raw_parts(self.ptr.add(r * self.stride + cols.start), cols.len()) }
+        unsafe { std::slice::from_raw_parts(self.ptr.wrapping_add(r * self.stride + cols.start), cols.len()) }
     }
 
     /// Columns `cols` of row `r`.
@@ -136,7 +144,9 @@ impl View {
     /// They lie in the buffer, which lives, and nobody else accesses them meanwhile.
     pub unsafe fn row_mut<'a>(self, r: usize, cols: Range<usize>) -> &'a mut [f32] {
         // SAFETY: by this function's contract.
-        unsafe { std::slice::from_raw_parts_mut(self.ptr.add(r * self.stride + cols.start), cols.len()) }
+        unsafe {
+            std::slice::from_raw_parts_mut(self.ptr.wrapping_add(r * self.stride + cols.start), cols.len())
+        }
     }
 }
 

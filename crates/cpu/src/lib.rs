@@ -193,11 +193,13 @@ impl Backend for Cpu {
             unsafe {
                 if weight.wants_rounded() {
                     for r in w.share(x.rows()) {
-                        weight.round(self, input, roles, r, 0..x.width());
+                        weight.round(self, x.row(r), input, roles[r], r, 0..x.width());
                     }
                     w.barrier();
                 }
-                weight.multiply(weight.share(w), input, roles, out);
+                for rows in weight.passes(roles) {
+                    weight.multiply(weight.share(w), input, roles[rows.start], rows, out);
+                }
             }
         });
         Ok(())
@@ -246,7 +248,7 @@ impl Backend for Cpu {
         out.shape(x.rows(), hidden);
         self.rows_mut(out, 0..hidden, |row, r| {
             let (gate, up) = x.row(r).split_at(hidden);
-            self.glu_row(act, gate, up, row);
+            self.activate_slices(act, gate, Some(up), row);
         });
         Ok(())
     }
@@ -328,11 +330,16 @@ impl Cpu {
         });
     }
 
-    fn glu_row(&self, act: Activation, gate: &[f32], up: &[f32], out: &mut [f32]) {
-        match act {
-            Activation::Silu => self.ops.silu_mul(gate, up, out),
-            Activation::GeluTanh => self.ops.gelu_tanh_mul(gate, up, out),
-            Activation::Gelu => self.ops.gelu_mul(gate, up, out),
+    /// `out = act(gate) * up`, or `act(gate)` without `up`.
+    fn activate_slices(&self, act: Activation, gate: &[f32], up: Option<&[f32]>, out: &mut [f32]) {
+        match (act, up) {
+            (Activation::Silu, Some(up)) => self.ops.silu_mul(gate, up, out),
+            (Activation::GeluTanh, Some(up)) => self.ops.gelu_tanh_mul(gate, up, out),
+            (Activation::Gelu, Some(up)) => self.ops.gelu_mul(gate, up, out),
+            (act, None) => {
+                out.copy_from_slice(gate);
+                self.activate_row(act, out);
+            }
         }
     }
 

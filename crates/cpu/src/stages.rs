@@ -1,7 +1,7 @@
 //! Fused stages. Each equals its default in [`kinfer_core::backend`] bit for bit; the backend suite compares them.
 
 use crate::act::View;
-use crate::step::ATTN_ROWS;
+use crate::step::{ATTN_ROWS, BLOCK_FLOATS};
 use crate::team::Worker;
 use crate::weight::{Input, Weight};
 use crate::{Act, Cpu, Kv, Step};
@@ -10,6 +10,7 @@ use kinfer_core::batch::{BLOCK_LEN, Role};
 use kinfer_core::{AttnSpec, FfnSpec, NormSpec};
 use kinfer_kernels::amx::TileAttend;
 use kinfer_kernels::ops::{Attend, KvRows, partial_len};
+use kinfer_kernels::pack::ROWS;
 use std::ops::Range;
 use std::sync::PoisonError;
 
@@ -40,7 +41,8 @@ pub(crate) fn attn_in(
     s.qkv.shape(rows, spec.qkv_dim());
     let mut guard;
     let (x, out) = (s.x.view(), s.qkv.view_mut());
-    let input = Input { float: input(norm, x, s.norm.view_mut()), rounded: rounded!(s.norm, guard) };
+    let normed = s.norm.view_mut();
+    let input = Input { float: normed, rounded: rounded!(s.norm, guard) };
     let (q_norm, k_norm) = (q_norm.as_deref(), k_norm.as_deref());
     // Norms over all heads together come before the work is split by heads.
     let whole = [q_norm, k_norm].iter().flatten().any(|w| w.len() != *head_dim);
@@ -49,11 +51,14 @@ pub(crate) fn attn_in(
         // SAFETY: rows are normed each by one worker, output columns written each by the worker that has their group,
         // heads finished each by one worker; barriers lie between.
         unsafe {
-            norm_rows(cpu, x, norm, *norm_spec, input, qkv, roles, worker.share(rows));
+            let scratch = step.scratch.of(worker.id);
+            norm_rows(cpu, x, norm, *norm_spec, input, qkv, roles, worker.share(rows), scratch);
             worker.barrier();
-            let cols = qkv.multiply(qkv.share(worker), input, roles, out);
-            if let Some(bias) = qkv_bias {
-                add_bias(cpu, out, &bias[cols.clone()], rows, cols);
+            for rows in qkv.passes(roles) {
+                let cols = qkv.multiply(qkv.share(worker), input, roles[rows.start], rows.clone(), out);
+                if let Some(bias) = qkv_bias {
+                    add_bias(cpu, out, &bias[cols.clone()], rows, cols);
+                }
             }
             worker.barrier();
             let (q_norm, k_norm) = match whole {
@@ -169,7 +174,6 @@ pub(crate) fn attend(
     let group = heads / kv_heads;
     let out = out.view_mut();
     let mut partials = std::mem::replace(&mut step.partials, crate::mem::Buffer::new(0));
-    let mut scratch = std::mem::take(&mut step.worker_scratch);
     let step_ref = &*step;
     let item = |i: usize| {
         let ((run, first, n), kv_head) = (step_ref.tiles[i / kv_heads], i % kv_heads);
@@ -200,11 +204,10 @@ pub(crate) fn attend(
     let floats: usize = (0..items).map(|i| item(i).0).map(|a| a.partitions().len() * a.queries() * len).sum();
     let split = threads > 1 && items < 2 * threads && pieces > items && floats <= partials.as_slice().len();
 
-    let pool = Scratches { ptr: scratch.as_mut_ptr(), len: scratch.len() };
     let shared = View { ptr: partials.as_mut_slice().as_mut_ptr(), stride: 0, width: 0 };
     cpu.team.run(|worker| {
         // SAFETY: each worker has its own scratch.
-        let (tiles, scratch) = unsafe { pool.of(worker.id) }.split_at_mut(tiles_len);
+        let (tiles, scratch) = unsafe { step_ref.scratch.of(worker.id) }.split_at_mut(tiles_len);
         if !split {
             while let Some(i) = worker.claim(items) {
                 // The last rows of a prompt see the most keys: begin with them.
@@ -245,7 +248,6 @@ pub(crate) fn attend(
         }
     });
     step.partials = partials;
-    step.worker_scratch = scratch;
 }
 
 /// Item, its first row, place of its partial results, and partition of a piece, pieces counted through all items.
@@ -281,24 +283,6 @@ unsafe fn put(result: &[f32], a: &Attend<'_>, first: usize, out: View) {
     }
 }
 
-/// The scratch buffers of all workers.
-struct Scratches {
-    ptr: *mut crate::mem::Buffer<f32>,
-    len: usize,
-}
-// SAFETY: each worker takes its own buffer.
-unsafe impl Sync for Scratches {}
-impl Scratches {
-    /// # Safety
-    /// Only worker `id` asks for buffer `id`.
-    #[allow(clippy::mut_from_ref)] // by the contract
-    unsafe fn of(&self, id: usize) -> &mut [f32] {
-        assert!(id < self.len, "scratch of worker {id}");
-        // SAFETY: within the vector, and exclusive by the contract.
-        unsafe { (*self.ptr.add(id)).as_mut_slice() }
-    }
-}
-
 pub(crate) fn attn_out(cpu: &Cpu, step: &Step, spec: &AttnSpec, w: &AttnWeights<Cpu>, s: &mut Scratch<Cpu>) {
     let AttnWeights { norm: _, qkv: _, qkv_bias: _, q_norm: _, k_norm: _, out, out_bias, post_norm } = w;
     let rows = s.attn.rows();
@@ -320,11 +304,12 @@ pub(crate) fn attn_out(cpu: &Cpu, step: &Step, spec: &AttnSpec, w: &AttnWeights<
         unsafe {
             if out.wants_rounded() {
                 for r in worker.share(rows) {
-                    out.round(cpu, input, roles, r, 0..out.cols());
+                    let row = input.float.row(r, 0..out.cols());
+                    out.round(cpu, row, input, roles[r], r, 0..out.cols());
                 }
                 worker.barrier();
             }
-            residual.run(cpu, worker, out, input, roles);
+            residual.run(cpu, worker, out, input, roles, step.scratch.of(worker.id));
         }
     });
 }
@@ -340,11 +325,10 @@ pub(crate) fn ffn(cpu: &Cpu, step: &Step, spec: &FfnSpec, w: &FfnWeights<Cpu>, s
     s.hidden.shape(rows, hidden);
     s.proj.shape(rows, down.rows());
     let (x, gated) = (s.x.view_mut(), s.hidden.view_mut());
-    // Without a gate the projection's place is where its activation goes.
     let both = if has_gate { s.gate_up.view_mut() } else { gated };
     let (mut guard, mut hidden_guard);
     let normed = s.norm.view_mut();
-    let input = Input { float: input(norm, x, normed), rounded: rounded!(s.norm, guard) };
+    let input = Input { float: normed, rounded: rounded!(s.norm, guard) };
     let inner = Input { float: gated, rounded: rounded!(s.hidden, hidden_guard) };
     let residual = Residual {
         x,
@@ -356,54 +340,65 @@ pub(crate) fn ffn(cpu: &Cpu, step: &Step, spec: &FfnSpec, w: &FfnWeights<Cpu>, s
     };
     let roles = step.roles_of(rows);
     // Gate, up and rounded form of the same 32 columns can be one worker's when every block of 32 is two whole groups.
-    let local = has_gate && hidden.is_multiple_of(32) && gate_up.whole_groups();
+    let local = hidden.is_multiple_of(32) && gate_up.whole_groups();
     cpu.team.run(|worker| {
         // SAFETY: rows are normed each by one worker; hidden columns belong to the worker that computes gate and up of them
         // (or, if not local, rows after a barrier); see `Residual::run`.
         unsafe {
-            norm_rows(cpu, x, norm, norm_spec, input, gate_up, roles, worker.share(rows));
+            let scratch = step.scratch.of(worker.id);
+            norm_rows(cpu, x, norm, norm_spec, input, gate_up, roles, worker.share(rows), scratch);
             worker.barrier();
-            let product = |groups| {
-                let cols = gate_up.multiply(groups, input, roles, both);
+            let product = |groups: Range<usize>, rows: &Range<usize>, out: View| {
+                let cols = gate_up.multiply(groups, input, roles[rows.start], rows.clone(), out);
                 if let Some(bias) = gate_up_bias {
-                    add_bias(cpu, both, &bias[cols.clone()], rows, cols);
-                }
-            };
-            let gate = |cols: Range<usize>, rows: Range<usize>| {
-                for r in rows {
-                    if !has_gate {
-                        cpu.activate_row(act, gated.row_mut(r, cols.clone()));
-                        down.round(cpu, inner, roles, r, cols.clone());
-                        continue;
-                    }
-                    let up = both.row(r, hidden + cols.start..hidden + cols.end);
-                    cpu.glu_row(act, both.row(r, cols.clone()), up, gated.row_mut(r, cols.clone()));
-                    down.round(cpu, inner, roles, r, cols.clone());
+                    add_bias(cpu, out, &bias[cols.clone()], rows.clone(), cols);
                 }
             };
             if local {
-                let blocks = worker.share(hidden / 32);
-                let (groups, up) = (2 * blocks.start..2 * blocks.end, hidden / 16);
-                product(groups.clone());
-                product(groups.start + up..groups.end + up);
-                gate(32 * blocks.start..32 * blocks.end, 0..rows);
+                let share = worker.share(hidden / 32);
+                let (block, gated) = scratch.split_at_mut(BLOCK_FLOATS);
+                for rows in gate_up.passes(roles) {
+                    let role = roles[rows.start];
+                    let width = BLOCK_FLOATS / 2 / rows.len() / 32;
+                    for first in share.clone().step_by(width) {
+                        let cols = 32 * first..32 * share.end.min(first + width);
+                        let groups = cols.start / 16..cols.end / 16;
+                        let (g, u) = block.split_at_mut(BLOCK_FLOATS / 2);
+                        let gate = View::block(g, &rows, cols.clone());
+                        product(groups.clone(), &rows, gate);
+                        let (up_cols, up) = (hidden + cols.start..hidden + cols.end, hidden / 16);
+                        let up_groups = groups.start + up..groups.end + up;
+                        let up = View::block(u, &rows, up_cols.clone());
+                        if has_gate {
+                            product(up_groups, &rows, up);
+                        }
+                        for r in rows.clone() {
+                            let gated = &mut gated[..cols.len()];
+                            let up = has_gate.then(|| up.row(r, up_cols.clone()));
+                            cpu.activate_slices(act, gate.row(r, cols.clone()), up, gated);
+                            down.put(cpu, gated, inner, role, r, cols.clone());
+                        }
+                    }
+                }
             } else {
-                product(gate_up.share(worker));
+                for rows in gate_up.passes(roles) {
+                    product(gate_up.share(worker), &rows, both);
+                }
                 worker.barrier();
-                gate(0..hidden, worker.share(rows));
+                for r in worker.share(rows) {
+                    let gated = &mut scratch[..hidden];
+                    let up = has_gate.then(|| both.row(r, hidden..2 * hidden));
+                    cpu.activate_slices(act, both.row(r, 0..hidden), up, gated);
+                    down.put(cpu, gated, inner, roles[r], r, 0..hidden);
+                }
             }
             worker.barrier();
-            residual.run(cpu, worker, down, inner, roles);
+            residual.run(cpu, worker, down, inner, roles, scratch);
         }
     });
 }
 
-/// What a block reads: the normed rows, or `x` itself.
-fn input(norm: &Option<NormWeights<Cpu>>, x: View, normed: View) -> View {
-    if norm.is_some() { normed } else { x }
-}
-
-/// Norms rows of `x`, if they are to be, into the input of `weight`, and rounds them for it.
+/// Makes rows of `x` the input of `weight`, normed if the block has a norm.
 ///
 /// # Safety
 /// The rows are the caller's alone.
@@ -417,25 +412,30 @@ unsafe fn norm_rows(
     weight: &Weight,
     roles: &[Role],
     rows: Range<usize>,
+    scratch: &mut [f32],
 ) {
+    let normed = &mut scratch[..x.width];
     for r in rows {
         // SAFETY: by this function's contract.
         unsafe {
-            if let Some(NormWeights { weight, bias }) = norm {
-                let out = input.float.row_mut(r, 0..x.width);
-                cpu.norm_row(spec, x.row(r, 0..x.width), weight, bias.as_deref(), out);
-            }
-            weight.round(cpu, input, roles, r, 0..x.width);
+            let row = match norm {
+                Some(w) => {
+                    cpu.norm_row(spec, x.row(r, 0..x.width), &w.weight, w.bias.as_deref(), normed);
+                    &*normed
+                }
+                None => x.row(r, 0..x.width),
+            };
+            weight.put(cpu, row, input, roles[r], r, 0..x.width);
         }
     }
 }
 
-/// Adds columns of a bias to all rows.
+/// Adds columns of a bias to rows.
 ///
 /// # Safety
 /// The columns are the caller's alone.
-unsafe fn add_bias(cpu: &Cpu, out: View, bias: &[f32], rows: usize, cols: Range<usize>) {
-    for r in 0..rows {
+unsafe fn add_bias(cpu: &Cpu, out: View, bias: &[f32], rows: Range<usize>, cols: Range<usize>) {
+    for r in rows {
         // SAFETY: by this function's contract.
         cpu.ops.add(unsafe { out.row_mut(r, cols.clone()) }, bias);
     }
@@ -455,26 +455,48 @@ impl Residual<'_> {
     /// # Safety
     /// Inputs are complete; no other work on `x`, `proj` and `norm` goes on. Output columns are written by the worker that
     /// has their group; with a post-norm, whole rows each by one worker after a barrier.
-    unsafe fn run(&self, cpu: &Cpu, worker: &Worker<'_>, weight: &Weight, input: Input, roles: &[Role]) {
-        let rows = roles.len();
+    unsafe fn run(
+        &self,
+        cpu: &Cpu,
+        worker: &Worker<'_>,
+        weight: &Weight,
+        input: Input,
+        roles: &[Role],
+        scratch: &mut [f32],
+    ) {
+        let share = weight.share(worker);
+        let bias = |out: View, rows: &Range<usize>, cols: &Range<usize>| {
+            if let Some(bias) = self.bias {
+                // SAFETY: by this function's contract.
+                unsafe { add_bias(cpu, out, &bias[cols.clone()], rows.clone(), cols.clone()) };
+            }
+        };
         // SAFETY: by this function's contract.
         unsafe {
-            let cols = weight.multiply(weight.share(worker), input, roles, self.proj);
-            if let Some(bias) = self.bias {
-                add_bias(cpu, self.proj, &bias[cols.clone()], rows, cols.clone());
-            }
             let Some(post_norm) = self.post_norm else {
-                for r in 0..rows {
-                    cpu.ops.add(self.x.row_mut(r, cols.clone()), self.proj.row(r, cols.clone()));
+                for rows in weight.passes(roles) {
+                    let width = BLOCK_FLOATS / rows.len() / ROWS;
+                    for first in share.clone().step_by(width) {
+                        let groups = first..share.end.min(first + width);
+                        let block = View::block(scratch, &rows, weight.columns(groups.clone()));
+                        let cols = weight.multiply(groups, input, roles[rows.start], rows.clone(), block);
+                        bias(block, &rows, &cols);
+                        for r in rows.clone() {
+                            cpu.ops.add(self.x.row_mut(r, cols.clone()), block.row(r, cols.clone()));
+                        }
+                    }
                 }
                 return;
             };
+            for rows in weight.passes(roles) {
+                let cols = weight.multiply(share.clone(), input, roles[rows.start], rows.clone(), self.proj);
+                bias(self.proj, &rows, &cols);
+            }
             worker.barrier();
             let width = 0..weight.rows();
-            for r in worker.share(rows) {
+            for r in worker.share(roles.len()) {
                 let normed = self.norm.row_mut(r, width.clone());
-                let NormWeights { weight, bias } = post_norm;
-                let proj = self.proj.row(r, width.clone());
+                let (proj, NormWeights { weight, bias }) = (self.proj.row(r, width.clone()), post_norm);
                 cpu.norm_row(self.norm_spec, proj, weight, bias.as_deref(), normed);
                 cpu.ops.add(self.x.row_mut(r, width.clone()), normed);
             }

@@ -6,10 +6,15 @@ use kinfer_core::batch::{BLOCK_LEN, Role};
 use kinfer_core::{Batch, ModelSpec, RopeSpec, Run};
 use kinfer_kernels::amx::TileAttend;
 use kinfer_kernels::ops::{PARTITION_LEN, partial_len, rope_table};
+use std::cell::UnsafeCell;
 
 /// Query rows that one attention item takes: enough to share each load of keys, few enough that its partial results (up to
 /// `16 * group * (head_dim + 16)` floats, twice) stay in L2.
 pub(crate) const ATTN_ROWS: usize = 16;
+
+/// Floats of a block of a product's outputs, which a stage finishes before the next block is computed: 512 KiB, so that they stay
+/// in a 2 MiB L2 cache beside the product's inputs.
+pub(crate) const BLOCK_FLOATS: usize = 1 << 17;
 
 /// Positions, block tables, rotary tables and attention scratch of a step.
 pub struct Step {
@@ -31,8 +36,9 @@ pub struct Step {
     pub(crate) tiles: Vec<(u32, u32, u32)>,
     /// Rows of one run that lie in one cache block: `(run, first row, rows)`.
     pub(crate) chunks: Vec<(u32, u32, u32)>,
-    /// Scratch of each worker: two sets of partial results of one item, its outputs, and what tiles need.
-    pub(crate) worker_scratch: Vec<Buffer<f32>>,
+    /// Scratch of each worker, for a block of a product's outputs, or for attention: two sets of partial results of one item, its
+    /// outputs, and what tiles need.
+    pub(crate) scratch: WorkerScratch,
     /// Partial results of a decode that is split by partitions.
     pub(crate) partials: Buffer<f32>,
     /// Rows compacted for [`kinfer_core::Backend::read`].
@@ -48,6 +54,7 @@ impl Step {
             3 * queries * partial_len(a.head_dim) + TileAttend::scratch_len(a.head_dim, queries)
         };
         let item = attn().map(item).max().unwrap_or(0);
+        let widest = spec.layers.iter().map(|l| l.ffn.hidden).max().unwrap_or(0).max(spec.dim);
         let all_heads = attn().map(|a| a.heads * partial_len(a.head_dim)).max().unwrap_or(0);
         let partitions = (blocks * BLOCK_LEN).div_ceil(PARTITION_LEN);
         Step {
@@ -62,7 +69,7 @@ impl Step {
             ropes: spec.ropes.iter().map(|r| vec![0.0; 2 * rows * r.inv_freq.len()]).collect(),
             tiles: Vec::with_capacity(rows),
             chunks: Vec::with_capacity(rows),
-            worker_scratch: (0..threads).map(|_| Buffer::new(item)).collect(),
+            scratch: WorkerScratch::new(threads, item.max(BLOCK_FLOATS + widest)),
             partials: Buffer::new(all_heads * partitions),
             compact: Vec::new(),
             max_rows: rows,
@@ -141,6 +148,28 @@ impl Step {
     /// Number of rows.
     pub(crate) fn rows(&self) -> usize {
         self.tokens.len()
+    }
+}
+
+/// A buffer for each worker.
+pub(crate) struct WorkerScratch(Vec<UnsafeCell<Buffer<f32>>>);
+
+// SAFETY: each worker takes its own buffer, see `of`.
+unsafe impl Sync for WorkerScratch {}
+
+impl WorkerScratch {
+    fn new(threads: usize, floats: usize) -> Self {
+        WorkerScratch((0..threads).map(|_| UnsafeCell::new(Buffer::new(floats))).collect())
+    }
+
+    /// The buffer of worker `id`.
+    ///
+    /// # Safety
+    /// Only worker `id` asks for it, and holds it once.
+    #[allow(clippy::mut_from_ref)] // by the contract
+    pub(crate) unsafe fn of(&self, id: usize) -> &mut [f32] {
+        // SAFETY: exclusive by this function's contract.
+        unsafe { (*self.0[id].get()).as_mut_slice() }
     }
 }
 

@@ -15,6 +15,8 @@ use std::ops::Range;
 /// Bytes of 8-bit activations that one pass over the weights multiplies: half of a 2 MiB L2 cache, so that they stay there
 /// while the weights stream by.
 const TOKEN_BLOCK: usize = 1 << 20;
+/// Most rows of a pass, so that a block of their outputs, [`crate::step::BLOCK_FLOATS`], has some columns.
+const MAX_PASS: usize = 1024;
 
 /// A packed matrix: parts one below the other.
 pub struct Weight {
@@ -36,6 +38,11 @@ struct Part {
 impl Part {
     fn groups(&self) -> usize {
         self.rows.div_ceil(ROWS)
+    }
+
+    /// The output columns of groups.
+    fn columns(&self, groups: Range<usize>) -> Range<usize> {
+        self.first + groups.start * ROWS..self.first + (groups.end * ROWS).min(self.rows)
     }
 }
 
@@ -93,24 +100,76 @@ impl Weight {
         self.wants_ints() || self.wants_tiles()
     }
 
-    /// Rounds columns `cols` of row `r` of the input as the row's role wants them.
+    /// Whether some part multiplies the floats of rows of `role`.
+    fn wants_floats(&self, role: Role) -> bool {
+        let floats = |p: &Part| {
+            matches!(p.matmul.packing(), Packing::Float(_)) && (role == Role::Generated || p.tiles.is_none())
+        };
+        self.parts.iter().any(floats)
+    }
+
+    /// Rounds `row`, columns `cols` of row `r` of the input, as the row's role wants it.
     ///
     /// # Safety
     /// The columns are the caller's alone and begin at a multiple of 32; they end at one or at the row's end.
-    pub(crate) unsafe fn round(&self, cpu: &Cpu, x: Input, roles: &[Role], r: usize, cols: Range<usize>) {
+    pub(crate) unsafe fn round(
+        &self,
+        cpu: &Cpu,
+        row: &[f32],
+        x: Input,
+        role: Role,
+        r: usize,
+        cols: Range<usize>,
+    ) {
         if cols.is_empty() {
             return;
         }
         // SAFETY: by this function's contract.
         unsafe {
-            let row = x.float.row(r, cols.clone());
-            if let (Role::Prompt, Some(convert), true) = (roles[r], cpu.convert, self.wants_tiles()) {
+            if let (Role::Prompt, Some(convert), true) = (role, cpu.convert, self.wants_tiles()) {
                 convert.row(row, r, x.rounded.strip(r, cols.start));
             } else if self.wants_ints() {
                 let (ints, meta) = x.rounded.ints_mut(r, cols.start, cols.end);
                 cpu.quantize.row(row, ints, meta);
             }
         }
+    }
+
+    /// Makes `row` columns `cols` of row `r` of the input, in the forms that the products read.
+    ///
+    /// # Safety
+    /// As [`Weight::round`].
+    pub(crate) unsafe fn put(
+        &self,
+        cpu: &Cpu,
+        row: &[f32],
+        x: Input,
+        role: Role,
+        r: usize,
+        cols: Range<usize>,
+    ) {
+        // SAFETY: by this function's contract.
+        unsafe {
+            if self.wants_floats(role) {
+                x.float.row_mut(r, cols.clone()).copy_from_slice(row);
+            }
+            self.round(cpu, row, x, role, r, cols);
+        }
+    }
+
+    /// Cuts rows into passes: rows of one role, as many as stay in L2 in rounded form while weights stream by.
+    pub(crate) fn passes(&self, roles: &[Role]) -> impl Iterator<Item = Range<usize>> {
+        let pass = |start: usize| {
+            let same = roles[start..].iter().take_while(|&&role| role == roles[start]).count();
+            let most = match roles[start] {
+                Role::Prompt if self.wants_tiles() => TileMatmul::rows_per_pass(self.cols),
+                _ => (TOKEN_BLOCK / padded_cols(self.cols)).clamp(16, MAX_PASS),
+            };
+            // Tile products take strips, so a pass ends where one does.
+            start..(start / STRIP * STRIP + most).min(start + same)
+        };
+        let first = (!roles.is_empty()).then(|| pass(0));
+        std::iter::successors(first, move |p| (p.end < roles.len()).then(|| pass(p.end)))
     }
 
     /// Groups of sixteen rows over all parts.
@@ -130,38 +189,45 @@ impl Weight {
         (2 * pairs.start).min(groups)..(2 * pairs.end).min(groups)
     }
 
-    /// `out[r][rows of groups] = weight . x[r]` for the groups `range`, a row per role; returns the output columns.
+    /// `out[r][rows of groups] = weight . x[r]` for the groups `range` and the rows of a pass; returns the output columns.
     ///
     /// # Safety
-    /// `x` holds as many rows of [`Weight::cols`] columns, rounded by [`Weight::round`]; `out` has room for
-    /// them with [`Weight::rows`] columns; nobody else accesses the output columns of these groups meanwhile.
+    /// `x` holds these rows with [`Weight::cols`] columns, rounded by [`Weight::round`] for `role`; `out` has room for
+    /// them with the columns of these groups; nobody else accesses those meanwhile.
     pub(crate) unsafe fn multiply(
         &self,
         range: Range<usize>,
         x: Input,
-        roles: &[Role],
+        role: Role,
+        rows: Range<usize>,
         out: View,
     ) -> Range<usize> {
-        let mut cols: Option<Range<usize>> = None;
-        let mut before = 0;
-        for part in &self.parts {
-            let groups = range.start.max(before)..range.end.min(before + part.groups());
-            before += part.groups();
-            if groups.is_empty() {
-                continue;
-            }
-            let groups = groups.start + part.groups() - before..groups.end + part.groups() - before;
-            let first = part.first + groups.start * ROWS;
-            let end = (part.first + groups.end * ROWS).min(part.first + part.rows);
-            cols = Some(cols.map_or(first, |c| c.start)..end);
-            let mut t = 0;
-            for same in roles.chunk_by(|a, b| a == b) {
-                // SAFETY: these rows and groups are within the caller's promise.
-                unsafe { part.multiply(groups.clone(), self.cols, x, same[0], t..t + same.len(), out) };
-                t += same.len();
-            }
+        for (part, groups) in self.parts_of(range.clone()) {
+            // SAFETY: these groups are within the caller's promise.
+            unsafe { part.multiply(groups, self.cols, x, role, rows.clone(), out) };
         }
-        cols.unwrap_or(0..0)
+        self.columns(range)
+    }
+
+    /// The output columns of the groups `range`.
+    pub(crate) fn columns(&self, range: Range<usize>) -> Range<usize> {
+        let mut all: Option<Range<usize>> = None;
+        for (part, groups) in self.parts_of(range) {
+            let cols = part.columns(groups);
+            all = Some(all.map_or(cols.start, |c| c.start)..cols.end);
+        }
+        all.unwrap_or(0..0)
+    }
+
+    /// The parts that the groups `range` lie in, and which of each part's groups they are.
+    fn parts_of(&self, range: Range<usize>) -> impl Iterator<Item = (&Part, Range<usize>)> {
+        let mut end = 0;
+        self.parts.iter().filter_map(move |part| {
+            let start = end;
+            end += part.groups();
+            let groups = range.start.max(start)..range.end.min(end);
+            (!groups.is_empty()).then(|| (part, groups.start - start..groups.end - start))
+        })
     }
 
     /// Row `r` as f32.
@@ -193,7 +259,7 @@ impl Part {
         // SAFETY: the region holds the groups; inputs and outputs by the caller's promise.
         unsafe {
             if whole > groups.start {
-                let y = out.ptr.add(self.first + groups.start * ROWS);
+                let y = out.ptr.wrapping_add(self.first + groups.start * ROWS);
                 self.call(groups.start..whole, cols, x, role, rows.clone(), y, out.stride);
             }
             if groups.end > whole {
@@ -237,18 +303,14 @@ impl Part {
             if let (Role::Prompt, Some(tiles)) = (role, self.tiles) {
                 return tiles.multiply(w, groups, cols, x.rounded.tiles(), rows, y, ldy);
             }
-            let block = (TOKEN_BLOCK / padded_cols(cols)).max(16);
-            for t in rows.clone().step_by(block) {
-                let n = block.min(rows.end - t);
-                let y = y.wrapping_add(t * ldy);
-                match packing {
-                    Packing::Quantised(_) => {
-                        self.matmul.quantised(w, groups, cols, x.rounded.ints(t), n, y, ldy);
-                    }
-                    Packing::Float(_) => {
-                        let xf = x.float.ptr.add(t * x.float.stride);
-                        self.matmul.float(w, groups, cols, xf, x.float.stride, n, y, ldy);
-                    }
+            let (t, n, y) = (rows.start, rows.len(), y.wrapping_add(rows.start * ldy));
+            match packing {
+                Packing::Quantised(_) => {
+                    self.matmul.quantised(w, groups, cols, x.rounded.ints(t), n, y, ldy);
+                }
+                Packing::Float(_) => {
+                    let xf = x.float.ptr.wrapping_add(t * x.float.stride);
+                    self.matmul.float(w, groups, cols, xf, x.float.stride, n, y, ldy);
                 }
             }
         }

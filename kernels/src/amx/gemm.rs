@@ -55,8 +55,9 @@ impl<W: Weights> Feed<W> {
     fn panel(&self, p: usize) -> (usize, usize, Range<usize>) {
         let n = self.panels_of_pair();
         let first = p / n * 2;
-        let k = self.k.start + p % n * PANEL;
-        (first, self.groups.saturating_sub(first).min(2), k..(k + PANEL).min(self.k.end))
+        let width = self.k.len().div_ceil(n);
+        let k = self.k.start + p % n * width;
+        (first, self.groups.saturating_sub(first).min(2), k..(k + width).min(self.k.end))
     }
 
     /// Prepares to make panel `p` within `steps` steps.
@@ -228,6 +229,11 @@ unsafe fn block<W: Weights, const S: usize, const G: usize>(
     }
 }
 
+/// Strips that one pass over the weights multiplies.
+pub(super) fn strips_per_pass(cols: usize) -> usize {
+    (L2_SHARE / (cols.div_ceil(32).min(CHUNK) * TILE)).clamp(2, STRIPS)
+}
+
 /// `y[t][16 g + lane] = w[g] . x[t]` for `groups` groups and the rows `rows`.
 ///
 /// Each output is one chain of tile products over ascending columns, 32 at a time, whatever the rows and groups beside it: so
@@ -250,7 +256,7 @@ pub(super) unsafe fn multiply<W: Weights>(
     let mut scratch = MaybeUninit::<Scratch>::uninit();
     let scratch = scratch.as_mut_ptr();
     let tiles = cols.div_ceil(32);
-    let per_pass = (L2_SHARE / (tiles.min(CHUNK) * TILE)).clamp(2, STRIPS);
+    let per_pass = strips_per_pass(cols);
     let (first, last) = (rows.start / STRIP, rows.end.div_ceil(STRIP));
     // SAFETY: strips and groups as the caller vouches; scratch is written before it is read: panels by the feed, sums by
     // the panel before.
@@ -307,17 +313,26 @@ pub(super) unsafe fn multiply<W: Weights>(
     }
 }
 
-/// `rounds` rounds of four independent tile products.
+/// `rounds` rounds of four independent tile products, with the four loads of their factors that as many sums in registers
+/// leave to any product.
 ///
 /// # Safety
 /// [`super::tile::available`] returned true.
 pub(super) unsafe fn peak(rounds: usize) {
-    // SAFETY: by this function's contract; the tiles are configured, and zero.
+    #[repr(align(64))]
+    struct Factors([u8; 4 * TILE]);
+    let factors = Factors([0; 4 * TILE]);
+    let p = std::hint::black_box(&factors).0.as_ptr();
+    // SAFETY: by this function's contract; four tiles lie at `p`.
     unsafe {
         TileConfig::load();
         for _ in 0..rounds {
+            tile_load!(4, p, 64usize);
+            tile_load!(6, p.add(TILE), 64usize);
             tile_dot_bf16!(0, 4, 6);
+            tile_load!(7, p.add(2 * TILE), 64usize);
             tile_dot_bf16!(1, 4, 7);
+            tile_load!(5, p.add(3 * TILE), 64usize);
             tile_dot_bf16!(2, 5, 6);
             tile_dot_bf16!(3, 5, 7);
         }

@@ -66,6 +66,17 @@ impl TileMatmul {
         }
     }
 
+    /// Rows of which one call needs each weight once: their strips stay in L2 while weights stream by.
+    pub fn rows_per_pass(cols: usize) -> usize {
+        #[cfg(target_arch = "x86_64")]
+        return STRIP * gemm::strips_per_pass(cols);
+        #[cfg(not(target_arch = "x86_64"))]
+        {
+            let _ = cols;
+            STRIP
+        }
+    }
+
     /// `y[t][16 g + lane] = w[g] . x[t]` for the rows `rows`, which need not be whole strips; the bits of a row depend on no
     /// other row, and not on how groups are split over calls.
     ///
@@ -115,7 +126,7 @@ impl TileConvert {
     }
 }
 
-/// Computes `rounds` rounds of independent tile products on registers alone: [`crate::peak::run`] for bf16.
+/// Computes `rounds` rounds of independent tile products with factors from L1: [`crate::peak::run`] for bf16.
 pub(crate) fn peak(isa: Isa, rounds: usize) -> Option<u64> {
     TileConvert::new(isa)?;
     // SAFETY: the instruction set is available.

@@ -96,9 +96,16 @@ impl Common {
             ));
         }
         let scale = config.opt_positive("attention.scale")?.unwrap_or(1.0 / (head_dim as f64).sqrt());
-        let eps = match kind {
-            NormKind::Rms => "attention.layer_norm_rms_epsilon",
-            NormKind::Layer => "attention.layer_norm_epsilon",
+        // The kind is the architecture's; converters name the epsilon after either, some after both.
+        let (rms, layer) = ("attention.layer_norm_rms_epsilon", "attention.layer_norm_epsilon");
+        let (own, other) = match kind {
+            NormKind::Rms => (rms, layer),
+            NormKind::Layer => (layer, rms),
+        };
+        let other = config.opt_positive(other)?;
+        let eps = match (config.opt_positive(own)?, other) {
+            (Some(eps), _) | (None, Some(eps)) => eps,
+            (None, None) => config.positive(own)?,
         };
         config.refuse("expert_count", "a mixture of experts")?;
         config.refuse("expert_used_count", "a mixture of experts")?;
@@ -112,7 +119,7 @@ impl Common {
             head_dim,
             rope_dim,
             hidden: config.sizes("feed_forward_length", layers)?,
-            norm: NormSpec { kind, eps: config.positive(eps)? as f32 },
+            norm: NormSpec { kind, eps: eps as f32 },
             scale: scale as f32,
         })
     }

@@ -150,6 +150,8 @@ impl<B: Backend> Builder<'_, B> {
         parts: &[(&'static str, usize, RowOrder)],
         cols: usize,
     ) -> Result<(B::Weight, Option<B::Vector>)> {
+        // Where the name is also a part's, it says nothing about the bias.
+        let shared = parts.iter().any(|part| part.0 == fused);
         let fused = name(fused);
         let is_fused = !self.has(&weight(&name(parts[0].0)))? && self.has(&weight(&fused))?;
         let all: usize = parts.iter().map(|part| part.1).sum();
@@ -166,7 +168,7 @@ impl<B: Backend> Builder<'_, B> {
             })
             .collect();
 
-        let stored = if is_fused { self.bias_values(&fused, all)? } else { None };
+        let stored = if is_fused || !shared { self.bias_values(&fused, all)? } else { None };
         let mut found = stored.is_some();
         let stored = stored.unwrap_or_default();
         let mut bias = Vec::with_capacity(all);

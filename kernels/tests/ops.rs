@@ -4,7 +4,7 @@ mod common;
 
 use common::{Rng, SPECIAL, all_ops, nmse, same_bits};
 use half::{bf16, f16};
-use kinfer_kernels::ops::{Ops, rope_table};
+use kinfer_kernels::ops::{Ops, choose_experts, rope_table};
 
 const SIZES: [usize; 16] = [0, 1, 2, 7, 15, 16, 17, 31, 33, 63, 64, 65, 100, 576, 577, 2051];
 
@@ -301,6 +301,24 @@ fn rope_table_at_position_zero_is_identity() {
     let (mut cos, mut sin) = ([0.0; 3], [1.0; 3]);
     rope_table(0, &[1.0, 0.1, 0.01], 1.0, &mut cos, &mut sin);
     assert_eq!((cos, sin), ([1.0; 3], [0.0; 3]));
+}
+
+#[test]
+fn experts_are_chosen_by_their_probability() {
+    let logits = [0.5, 2.0, -1.0, 2.0, 1.0];
+    let of = |used, renormalise| {
+        let mut chosen = Vec::new();
+        choose_experts(&logits, used, renormalise, |i, w| chosen.push((i, w)));
+        chosen
+    };
+    let e = |i: usize| f64::from(logits[i]).exp();
+    let all: f64 = (0..5).map(e).sum();
+    for (renormalise, sum) in [(false, all), (true, e(1) + e(3) + e(4))] {
+        let chosen = of(3, renormalise);
+        assert_eq!(chosen.iter().map(|c| c.0).collect::<Vec<_>>(), [1, 3, 4], "the first of equals is first");
+        assert!(chosen.iter().all(|&(i, w)| (f64::from(w) - e(i) / sum).abs() < 1e-7), "{chosen:?}");
+    }
+    assert_eq!(of(9, true).len(), 5, "no more than there are");
 }
 
 #[test]

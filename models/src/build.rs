@@ -3,8 +3,10 @@
 use crate::arch::{Blueprint, Names, QkNorm};
 use crate::decoder::Decoder;
 use crate::source::{Source, Stored};
-use kinfer_core::backend::{AttnWeights, FfnWeights, Layer, Matrix, NormWeights, RowOrder};
-use kinfer_core::{AttnSpec, Backend, Error, FfnSpec, LayerSpec, NormKind, NormSpec, Result, dequantize};
+use kinfer_core::backend::{AttnWeights, Ffn, FfnWeights, Layer, Matrix, MoeWeights, NormWeights, RowOrder};
+use kinfer_core::{
+    AttnSpec, Backend, Error, ExpertSpec, FfnSpec, LayerSpec, NormKind, NormSpec, Result, dequantize,
+};
 use std::collections::HashSet;
 
 /// Told after each weight: bytes of the file packed so far, and in all.
@@ -77,9 +79,9 @@ pub(crate) fn decoder<B: Backend>(
 /// Consecutive rows of a stored matrix.
 struct Part {
     name: String,
-    /// Shape of the whole stored matrix.
-    stored: (usize, usize),
-    /// First row taken, and how many.
+    /// Shape of the whole stored tensor: a matrix, or one for each expert.
+    stored: Vec<usize>,
+    /// First row taken, and how many, counted through all matrices.
     rows: (usize, usize),
     order: RowOrder,
 }
@@ -87,7 +89,14 @@ struct Part {
 impl Part {
     /// All of the matrix `{name}.weight`.
     fn whole(name: &str, rows: usize, cols: usize) -> Part {
-        Part { name: weight(name), stored: (rows, cols), rows: (0, rows), order: RowOrder::AsStored }
+        Part { name: weight(name), stored: vec![rows, cols], rows: (0, rows), order: RowOrder::AsStored }
+    }
+}
+
+impl Part {
+    /// Rows of the whole stored tensor.
+    fn all_rows(&self) -> usize {
+        self.stored[..self.stored.len() - 1].iter().product()
     }
 }
 
@@ -107,38 +116,93 @@ impl<B: Backend> Builder<'_, B> {
     fn layer(&mut self, names: &Names, i: usize, spec: &LayerSpec, dim: usize) -> Result<Layer<B>> {
         let LayerSpec { attn, ffn, parallel: _ } = spec;
         let name = |part: &str| format!("blk.{i}.{part}");
-        let norm = |b: &mut Self, part: Option<&str>, spec| match part {
-            Some(part) => b.norm(&name(part), spec, dim, 1.0).map(Some),
-            None => Ok(None),
-        };
         let qk_norm = |b: &mut Self, part: &str, width| match names.qk_norm {
             Some(QkNorm::Heads) => b.vector(&name(part), attn.head_dim).map(Some),
             Some(QkNorm::Rows) => b.vector(&name(part), width).map(Some),
             None => Ok(None),
         };
         let (qkv, qkv_bias) = self.projection(&name, names.fused_qkv, &qkv_parts(names, attn), dim)?;
-        let (gate_up, gate_up_bias) =
-            self.projection(&name, names.gate_up[1], &gate_up_parts(names, ffn), dim)?;
+        let ffn_weights = match ffn.experts {
+            Some(experts) => Ffn::Mixture(self.mixture(names, &name, ffn, experts, dim)?),
+            None => Ffn::Dense(self.dense(names, &name, ffn, dim)?),
+        };
         Ok(Layer {
             attn: AttnWeights {
-                norm: norm(self, names.attn_norm, attn.norm)?,
+                norm: self.block_norm(names.attn_norm, &name, attn.norm, dim)?,
                 qkv,
                 qkv_bias,
                 q_norm: qk_norm(self, "attn_q_norm", attn.q_dim())?,
                 k_norm: qk_norm(self, "attn_k_norm", attn.kv_dim())?,
                 out: self.weight(&[Part::whole(&name(names.attn_out), dim, attn.q_dim())])?,
                 out_bias: self.bias(&name(names.attn_out), dim)?,
-                post_norm: norm(self, names.attn_post_norm, attn.norm)?,
+                post_norm: self.block_norm(names.attn_post_norm, &name, attn.norm, dim)?,
             },
-            ffn: FfnWeights {
-                norm: norm(self, names.ffn_norm, ffn.norm)?,
-                gate_up,
-                gate_up_bias,
-                down: self.weight(&[Part::whole(&name(names.down), dim, ffn.hidden)])?,
-                down_bias: self.bias(&name(names.down), dim)?,
-                post_norm: norm(self, names.ffn_post_norm, ffn.norm)?,
-            },
+            ffn: ffn_weights,
         })
+    }
+
+    fn dense(
+        &mut self,
+        names: &Names,
+        name: &dyn Fn(&str) -> String,
+        spec: &FfnSpec,
+        dim: usize,
+    ) -> Result<FfnWeights<B>> {
+        let parts = gate_up_parts(names, spec);
+        let (gate_up, gate_up_bias) = self.projection(name, names.gate_up[1], &parts, dim)?;
+        Ok(FfnWeights {
+            norm: self.block_norm(names.ffn_norm, name, spec.norm, dim)?,
+            gate_up,
+            gate_up_bias,
+            down: self.weight(&[Part::whole(&name(names.down), dim, spec.hidden)])?,
+            down_bias: self.bias(&name(names.down), dim)?,
+            post_norm: self.block_norm(names.ffn_post_norm, name, spec.norm, dim)?,
+        })
+    }
+
+    /// Router and experts; a tensor holds the matrices of all experts, one after the other.
+    fn mixture(
+        &mut self,
+        names: &Names,
+        name: &dyn Fn(&str) -> String,
+        ffn: &FfnSpec,
+        spec: ExpertSpec,
+        dim: usize,
+    ) -> Result<MoeWeights<B>> {
+        let part = |part: &str, e: usize, rows: usize, cols: usize| Part {
+            name: weight(&name(&format!("{part}_exps"))),
+            stored: vec![spec.count, rows, cols],
+            rows: (e * rows, rows),
+            order: RowOrder::AsStored,
+        };
+        let router = self.weight(&[Part::whole(&name("ffn_gate_inp"), spec.count, dim)])?;
+        let before = self.read_per_token;
+        let mut experts = Vec::with_capacity(spec.count);
+        for e in 0..spec.count {
+            let up: Vec<Part> =
+                gate_up_parts(names, ffn).iter().map(|p| part(p.0, e, ffn.hidden, dim)).collect();
+            experts.push([self.weight(&up)?, self.weight(&[part(names.down, e, dim, ffn.hidden)])?]);
+        }
+        // A token reads those that it goes to.
+        let all = self.read_per_token - before;
+        self.read_per_token = before + all / spec.count as u64 * spec.used as u64;
+        Ok(MoeWeights {
+            spec,
+            norm: self.block_norm(names.ffn_norm, name, ffn.norm, dim)?,
+            router,
+            experts,
+            post_norm: self.block_norm(names.ffn_post_norm, name, ffn.norm, dim)?,
+        })
+    }
+
+    fn block_norm(
+        &mut self,
+        part: Option<&str>,
+        name: &dyn Fn(&str) -> String,
+        spec: NormSpec,
+        dim: usize,
+    ) -> Result<Option<NormWeights<B>>> {
+        part.map(|part| self.norm(&name(part), spec, dim, 1.0)).transpose()
     }
 
     /// A projection made of `parts`, which the file stores one by one or as one tensor called `fused`; and its bias,
@@ -224,9 +288,9 @@ impl<B: Backend> Builder<'_, B> {
     fn weight(&mut self, parts: &[Part]) -> Result<B::Weight> {
         let mut matrices = Vec::with_capacity(parts.len());
         for part in parts {
-            let (rows, cols) = part.stored;
-            let tensor = self.stored(&part.name, &[rows, cols])?;
-            let row_bytes = tensor.data.len() / rows;
+            let tensor = self.stored(&part.name, &part.stored)?;
+            let cols = part.stored[part.stored.len() - 1];
+            let row_bytes = tensor.data.len() / part.all_rows();
             let (first, rows) = part.rows;
             matrices.push(Matrix {
                 name: &part.name,
@@ -241,7 +305,8 @@ impl<B: Backend> Builder<'_, B> {
         let read: u64 = matrices.iter().map(|m| m.data.len() as u64).sum();
         let bytes: u64 = matrices.iter().map(|m| self.backend.weight_bytes(m.rows, m.cols, m.format)).sum();
         for part in parts {
-            if self.used.insert(part.name.clone()) {
+            self.used.insert(part.name.clone());
+            if part.rows.0 + part.rows.1 == part.all_rows() {
                 self.source.release(&part.name);
             }
         }

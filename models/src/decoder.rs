@@ -1,6 +1,6 @@
 //! The forward pass of every decoder-only transformer: one function over any [`Backend`].
 
-use kinfer_core::backend::{HeadWeights, Layer, NormWeights, Scratch};
+use kinfer_core::backend::{Ffn, HeadWeights, Layer, NormWeights, Scratch};
 use kinfer_core::{Backend, Batch, Error, Logits, Model, ModelSpec, Result, Runner, RunnerLimits};
 use std::sync::Arc;
 
@@ -42,13 +42,17 @@ impl<B: Backend> Decoder<B> {
         for (i, (spec, w)) in self.spec.layers.iter().zip(&self.layers).enumerate() {
             b.attn_in(step, &spec.attn, &w.attn, kv, i, s)?;
             b.attend(step, kv, i, &spec.attn, &s.qkv, &mut s.attn)?;
+            let ffn = |step: &mut B::Step, s: &mut Scratch<B>| match &w.ffn {
+                Ffn::Dense(w) => b.ffn(step, &spec.ffn, w, s),
+                Ffn::Mixture(w) => b.moe(step, &spec.ffn, w, s),
+            };
             // In a parallel layer both blocks read the same `x`: the second one to read it comes before the first adds to it.
             if spec.parallel {
-                b.ffn(step, &spec.ffn, &w.ffn, s)?;
+                ffn(step, s)?;
                 b.attn_out(step, &spec.attn, &w.attn, s)?;
             } else {
                 b.attn_out(step, &spec.attn, &w.attn, s)?;
-                b.ffn(step, &spec.ffn, &w.ffn, s)?;
+                ffn(step, s)?;
             }
         }
         if batch.outputs.is_empty() {
@@ -64,7 +68,7 @@ impl<B: Backend> Decoder<B> {
 }
 
 /// `(rows, width)` of each buffer of [`Scratch`], in the order of its fields.
-pub(crate) fn scratch_shapes(spec: &ModelSpec, limits: &RunnerLimits) -> [(usize, usize); 10] {
+pub(crate) fn scratch_shapes(spec: &ModelSpec, limits: &RunnerLimits) -> [(usize, usize); 11] {
     let (rows, outputs) = (limits.rows, limits.outputs.max(1));
     let widest = |f: fn(&kinfer_core::LayerSpec) -> usize| spec.layers.iter().map(f).max().unwrap_or(0);
     [
@@ -73,8 +77,9 @@ pub(crate) fn scratch_shapes(spec: &ModelSpec, limits: &RunnerLimits) -> [(usize
         (rows, widest(|l| l.attn.qkv_dim())),
         (rows, widest(|l| l.attn.q_dim())),
         (rows, spec.dim),
-        (rows, widest(|l| if l.ffn.gated { l.ffn.up_dim() } else { 0 })),
-        (rows, widest(|l| l.ffn.hidden)),
+        (rows, widest(|l| if l.ffn.gated && l.ffn.experts.is_none() { l.ffn.up_dim() } else { 0 })),
+        (rows, widest(|l| if l.ffn.experts.is_none() { l.ffn.hidden } else { 0 })),
+        (rows, widest(|l| l.ffn.experts.map_or(0, |e| e.count))),
         (outputs, spec.dim),
         (outputs, spec.dim),
         (outputs, spec.vocab),
@@ -82,7 +87,8 @@ pub(crate) fn scratch_shapes(spec: &ModelSpec, limits: &RunnerLimits) -> [(usize
 }
 
 fn scratch<B: Backend>(backend: &B, spec: &ModelSpec, limits: &RunnerLimits) -> Result<Scratch<B>> {
-    let [x, norm, qkv, attn, proj, gate_up, hidden, last, last_norm, logits] = scratch_shapes(spec, limits);
+    let [x, norm, qkv, attn, proj, gate_up, hidden, router, last, last_norm, logits] =
+        scratch_shapes(spec, limits);
     let act = |(rows, width)| backend.act(rows, width);
     Ok(Scratch {
         x: act(x)?,
@@ -92,6 +98,7 @@ fn scratch<B: Backend>(backend: &B, spec: &ModelSpec, limits: &RunnerLimits) -> 
         proj: act(proj)?,
         gate_up: act(gate_up)?,
         hidden: act(hidden)?,
+        router: act(router)?,
         last: act(last)?,
         last_norm: act(last_norm)?,
         logits: act(logits)?,

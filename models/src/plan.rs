@@ -36,6 +36,7 @@ pub fn plan<B: Backend>(backend: &B, source: &dyn Source, limits: &RunnerLimits)
         let Some(t) = source.tensor(name)?.filter(|_| !ignored(name)) else { continue };
         weights += match t.shape[..] {
             [rows, cols] => backend.weight_bytes(rows, cols, t.format),
+            [experts, rows, cols] => experts as u64 * backend.weight_bytes(rows, cols, t.format),
             _ => 4 * t.shape.iter().map(|&n| n as u64).product::<u64>(),
         };
     }

@@ -154,11 +154,6 @@ FAMILIES = {
     "glm4": ("Glm4", LLAMA | dict(head_dim=24, attention_bias=True, partial_rotary_factor=0.5)
              | rope(500.0, partial_rotary_factor=0.5)),
     "mixtral": ("Mixtral", LLAMA | dict(num_local_experts=4, num_experts_per_tok=2) | rope(500.0)),
-    "qwen2moe": (
-        "Qwen2Moe",
-        LLAMA | dict(num_experts=4, num_experts_per_tok=2, moe_intermediate_size=64,
-                     shared_expert_intermediate_size=96, norm_topk_prob=False) | rope(500.0),
-    ),
     "qwen3moe": (
         "Qwen3Moe",
         LLAMA | dict(head_dim=32, num_experts=8, num_experts_per_tok=3, moe_intermediate_size=64,

@@ -2,7 +2,8 @@
 
 use crate::common::Random;
 use kinfer_core::{
-    Activation, AttnSpec, Backend, FfnSpec, Format, LayerSpec, Model, ModelSpec, NormKind, NormSpec, RopeSpec,
+    Activation, AttnSpec, Backend, ExpertSpec, FfnSpec, Format, LayerSpec, Model, ModelSpec, NormKind,
+    NormSpec, RopeSpec,
 };
 use kinfer_load::gguf::{Gguf, write::Writer};
 use kinfer_models::arch::{Blueprint, Names, QkNorm, QkRows};
@@ -85,6 +86,12 @@ pub fn all() -> Vec<Toy> {
             ..Shape::default()
         }
         .build(&legacy),
+        Shape {
+            name: "experts",
+            experts: Some(ExpertSpec { count: 5, used: 2, renormalise: false }),
+            ..Shape::default()
+        }
+        .build(&k_quants),
     ]);
     toys.extend(Format::all().map(|f| Shape { name: f.name(), ..Shape::default() }.build(&[f])));
     toys
@@ -114,6 +121,7 @@ struct Shape {
     parallel: bool,
     /// Learned ones.
     positions: bool,
+    experts: Option<ExpertSpec>,
     tied: bool,
     /// Rows of queries and keys stored as adjacent pairs.
     pairs: bool,
@@ -142,6 +150,7 @@ impl Default for Shape {
             gated: true,
             parallel: false,
             positions: false,
+            experts: None,
             tied: false,
             pairs: true,
             unturned_layer: false,
@@ -173,6 +182,7 @@ impl Shape {
                 gated: self.gated,
                 act: self.act,
                 norm: NormSpec { kind: self.norm, eps: 1e-6 },
+                experts: self.experts,
             },
             parallel: self.parallel,
         };
@@ -244,6 +254,17 @@ impl Shape {
                 product(&mut file, &name(part), rows, DIM, 1.5);
             }
             product(&mut file, &name(names.attn_out), DIM, attn.q_dim(), 1.0);
+            if let Some(experts) = ffn.experts {
+                file.matrix(&format!("{}.weight", name("ffn_gate_inp")), experts.count, DIM, 1.0);
+                for (part, rows, cols) in [
+                    ("ffn_gate", ffn.hidden, DIM),
+                    ("ffn_up", ffn.hidden, DIM),
+                    ("ffn_down", DIM, ffn.hidden),
+                ] {
+                    file.stack(&format!("{}_exps.weight", name(part)), experts.count, rows, cols);
+                }
+                continue;
+            }
             let up = if ffn.gated { &names.gate_up[..] } else { &names.gate_up[1..] };
             up.iter().for_each(|part| product(&mut file, &name(part), ffn.hidden, DIM, 1.0));
             product(&mut file, &name(names.down), DIM, ffn.hidden, 1.0);
@@ -265,10 +286,20 @@ impl File<'_> {
     /// `[rows, cols]` with a root mean square of `gain / sqrt(cols)`. A row that is no multiple of the format's block
     /// is stored as F16.
     fn matrix(&mut self, name: &str, rows: usize, cols: usize, gain: f32) {
+        self.tensor(name, &[cols as u64, rows as u64], gain);
+    }
+
+    /// `count` such matrices in one tensor.
+    fn stack(&mut self, name: &str, count: usize, rows: usize, cols: usize) {
+        self.tensor(name, &[cols as u64, rows as u64, count as u64], 1.0);
+    }
+
+    fn tensor(&mut self, name: &str, dims: &[u64], gain: f32) {
+        let (cols, elements) = (dims[0] as usize, dims.iter().product::<u64>() as usize);
         let format = self.formats[self.data.len() % self.formats.len()];
         let format = if cols.is_multiple_of(format.block_len()) { format } else { Format::F16 };
-        self.writer.tensor(name, &[cols as u64, rows as u64], format.tensor_type()).unwrap();
-        let mut data = vec![0; format.bytes_for(rows * cols).unwrap()];
+        self.writer.tensor(name, dims, format.tensor_type()).unwrap();
+        let mut data = vec![0; format.bytes_for(elements).unwrap()];
         Blocks::new(format, gain / (cols as f32).sqrt()).fill(&mut self.random, &mut data);
         self.data.push(data);
     }

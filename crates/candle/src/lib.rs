@@ -13,9 +13,10 @@ pub use candle_core::Device;
 use candle_core::{D, Tensor};
 use kinfer_core::backend::Matrix;
 use kinfer_core::{
-    Activation, AttnSpec, Backend, Batch, Error, Format, KvTypes, ModelSpec, NormKind, NormSpec, Result,
-    RopeSpec, Run,
+    Activation, AttnSpec, Backend, Batch, Error, ExpertSpec, FfnSpec, Format, KvTypes, ModelSpec, NormKind,
+    NormSpec, Result, RopeSpec, Run,
 };
+use kinfer_kernels::ops::choose_experts;
 use kinfer_kernels::quant::dequantize;
 use std::ops::Range;
 
@@ -42,6 +43,8 @@ pub struct Step {
     ropes: Vec<(Tensor, Tensor)>,
     runs: Vec<Run>,
     blocks: Vec<u32>,
+    /// Row, expert and weight, ascending by row.
+    routes: Vec<(u32, usize, f32)>,
     /// What [`Backend::read`] lends out.
     host: Vec<f32>,
 }
@@ -302,6 +305,50 @@ impl Backend for Candle {
         let y = self.run(activated(act, x.get()?))?;
         x.0 = Some(y);
         Ok(())
+    }
+
+    fn route(&self, step: &mut Step, spec: ExpertSpec, x: &Act) -> Result<()> {
+        let logits: Vec<Vec<f32>> = self.run(x.get()?.to_vec2())?;
+        step.routes.clear();
+        for (row, logits) in (0..).zip(&logits) {
+            let take = |expert, weight| step.routes.push((row, expert, weight));
+            choose_experts(logits, spec.used, spec.renormalise, take);
+        }
+        Ok(())
+    }
+
+    fn experts(
+        &self,
+        step: &mut Step,
+        spec: &FfnSpec,
+        w: &[[Weight; 2]],
+        x: &Act,
+        out: &mut Act,
+    ) -> Result<()> {
+        let x = x.get()?;
+        self.put(out, || {
+            let mut sum = x.zeros_like()?;
+            for (e, [gate_up, down]) in w.iter().enumerate() {
+                let mine = step.routes.iter().filter(|route| route.1 == e);
+                let (rows, weights): (Vec<u32>, Vec<f32>) = mine.map(|&(r, _, weight)| (r, weight)).unzip();
+                if rows.is_empty() {
+                    continue;
+                }
+                let weights = Tensor::from_vec(weights, (rows.len(), 1), &self.device)?;
+                let rows = Tensor::new(rows, &self.device)?;
+                let up = x.index_select(&rows, 0)?.matmul(&gate_up.0.t()?)?;
+                let hidden = match spec.gated {
+                    true => {
+                        let gate = activated(spec.act, &up.narrow(1, 0, spec.hidden)?.contiguous()?)?;
+                        (gate * up.narrow(1, spec.hidden, spec.hidden)?)?
+                    }
+                    false => activated(spec.act, &up)?,
+                };
+                let y = hidden.matmul(&down.0.t()?)?.broadcast_mul(&weights)?;
+                sum = sum.index_add(&rows, &y, 0)?;
+            }
+            Ok(sum)
+        })
     }
 
     fn gather(&self, step: &Step, x: &Act, out: &mut Act) -> Result<()> {

@@ -7,7 +7,9 @@
 //! Overrides destructure the specs with every field named, so that a new field in [`crate::spec`] is a compile
 //! error in each fused path until it is dealt with.
 
-use crate::{Activation, AttnSpec, Batch, FfnSpec, Format, KvTypes, ModelSpec, NormSpec, Result, RopeSpec};
+use crate::{
+    Activation, AttnSpec, Batch, ExpertSpec, FfnSpec, Format, KvTypes, ModelSpec, NormSpec, Result, RopeSpec,
+};
 use std::ops::Range;
 
 /// A stored matrix, as it lies in the model file.
@@ -192,6 +194,18 @@ pub trait Backend: Send + Sync + Sized + 'static {
     fn glu(&self, step: &Self::Step, act: Activation, x: &Self::Act, out: &mut Self::Act) -> Result<()>;
     /// `x = act(x)`.
     fn activate(&self, step: &Self::Step, act: Activation, x: &mut Self::Act) -> Result<()>;
+    /// Chooses the experts of every row by its router logits `x[r]`, `[experts]`, see [`ExpertSpec`]; [`Backend::experts`] then
+    /// knows them.
+    fn route(&self, step: &mut Self::Step, spec: ExpertSpec, x: &Self::Act) -> Result<()>;
+    /// `out[r]` = the weighted sum of the outputs of `x[r]`'s experts; `w` holds the two products of each, `gate | up` and `down`.
+    fn experts(
+        &self,
+        step: &mut Self::Step,
+        spec: &FfnSpec,
+        w: &[[Self::Weight; 2]],
+        x: &Self::Act,
+        out: &mut Self::Act,
+    ) -> Result<()>;
     /// `out[i] = x[batch.outputs[i]]`. `out` then has one row per output, until the next [`Backend::begin`].
     fn gather(&self, step: &Self::Step, x: &Self::Act, out: &mut Self::Act) -> Result<()>;
     /// `x = cap * tanh(x / cap)`.
@@ -262,6 +276,21 @@ pub trait Backend: Send + Sync + Sized + 'static {
         }
         self.linear(step, &w.down, &s.hidden, &mut s.proj)?;
         residual(self, step, &w.down_bias, spec.norm, &w.post_norm, s)
+    }
+
+    /// The feed-forward block where it is a mixture of experts: `s.x += …(s.x)`. Leaves `s.attn` as it is.
+    fn moe(
+        &self,
+        step: &mut Self::Step,
+        spec: &FfnSpec,
+        w: &MoeWeights<Self>,
+        s: &mut Scratch<Self>,
+    ) -> Result<()> {
+        let input = input(self, step, spec.norm, &w.norm, &s.x, &mut s.norm)?;
+        self.linear(step, &w.router, input, &mut s.router)?;
+        self.route(step, w.spec, &s.router)?;
+        self.experts(step, spec, &w.experts, input, &mut s.proj)?;
+        residual(self, step, &None, spec.norm, &w.post_norm, s)
     }
 
     /// Final norm and output head for the wanted rows: `s.logits = head(norm(gather(s.x)))`.
@@ -365,6 +394,20 @@ pub struct FfnWeights<B: Backend> {
     pub post_norm: Option<NormWeights<B>>,
 }
 
+/// Weights of a mixture of experts.
+pub struct MoeWeights<B: Backend> {
+    /// How it is mixed.
+    pub spec: ExpertSpec,
+    /// Input norm.
+    pub norm: Option<NormWeights<B>>,
+    /// `[experts, dim]`.
+    pub router: B::Weight,
+    /// Of each expert `gate | up`, `[up_dim, dim]`, and `down`, `[dim, hidden]`.
+    pub experts: Vec<[B::Weight; 2]>,
+    /// Norm of the block's output before the residual.
+    pub post_norm: Option<NormWeights<B>>,
+}
+
 /// The final norm and the output head; a tied head is the embedding table itself.
 pub struct HeadWeights<'a, B: Backend> {
     /// Final norm.
@@ -380,7 +423,15 @@ pub struct Layer<B: Backend> {
     /// Attention.
     pub attn: AttnWeights<B>,
     /// Feed-forward.
-    pub ffn: FfnWeights<B>,
+    pub ffn: Ffn<B>,
+}
+
+/// The second block of a layer.
+pub enum Ffn<B: Backend> {
+    /// One feed-forward for all.
+    Dense(FfnWeights<B>),
+    /// A mixture of experts.
+    Mixture(MoeWeights<B>),
 }
 
 /// All activations of a step, allocated once for the largest batch.
@@ -399,6 +450,8 @@ pub struct Scratch<B: Backend> {
     pub gate_up: B::Act,
     /// Gated hidden activations, `[rows, max hidden]`.
     pub hidden: B::Act,
+    /// Router logits of mixtures of experts, `[rows, max experts]`.
+    pub router: B::Act,
     /// Residual stream of the wanted rows, `[outputs, dim]`.
     pub last: B::Act,
     /// Its norm, `[outputs, dim]`.

@@ -19,6 +19,7 @@ pub use kinfer_kernels::ops::{KvType, KvTypes};
 pub use kinfer_kernels::quant::{Format, dequantize};
 pub use model::{Logits, Model, Runner, RunnerLimits};
 pub use spec::{
-    Activation, AttnSpec, FfnSpec, LayerSpec, LongContext, ModelSpec, NormKind, NormSpec, RopeSpec,
+    Activation, AttnSpec, ExpertSpec, FfnSpec, LayerSpec, LongContext, ModelSpec, NormKind, NormSpec,
+    RopeSpec,
 };
 pub use unfused::Unfused;

@@ -114,6 +114,19 @@ pub struct FfnSpec {
     pub act: Activation,
     /// This block's norms.
     pub norm: NormSpec,
+    /// A mixture of experts: `hidden` is then the width of each.
+    pub experts: Option<ExpertSpec>,
+}
+
+/// How a mixture of experts is mixed: of the softmax of the router's logits, the largest few weigh their experts' outputs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ExpertSpec {
+    /// Experts of the layer.
+    pub count: usize,
+    /// Experts that a position goes to.
+    pub used: usize,
+    /// Whether the weights of those are divided by their sum.
+    pub renormalise: bool,
 }
 
 impl FfnSpec {

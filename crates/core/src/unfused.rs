@@ -1,7 +1,9 @@
 //! A backend with every fused stage switched off.
 
 use crate::backend::{Backend, Matrix};
-use crate::{Activation, AttnSpec, Batch, Format, KvTypes, ModelSpec, NormSpec, Result, RopeSpec};
+use crate::{
+    Activation, AttnSpec, Batch, ExpertSpec, FfnSpec, Format, KvTypes, ModelSpec, NormSpec, Result, RopeSpec,
+};
 use std::ops::Range;
 
 /// Runs the default stages of `B`: the definition that `B`'s fused stages must equal.
@@ -122,6 +124,19 @@ impl<B: Backend> Backend for Unfused<B> {
     }
     fn activate(&self, step: &Self::Step, act: Activation, x: &mut Self::Act) -> Result<()> {
         self.0.activate(step, act, x)
+    }
+    fn route(&self, step: &mut Self::Step, spec: ExpertSpec, x: &Self::Act) -> Result<()> {
+        self.0.route(step, spec, x)
+    }
+    fn experts(
+        &self,
+        step: &mut Self::Step,
+        spec: &FfnSpec,
+        w: &[[Self::Weight; 2]],
+        x: &Self::Act,
+        out: &mut Self::Act,
+    ) -> Result<()> {
+        self.0.experts(step, spec, w, x, out)
     }
     fn gather(&self, step: &Self::Step, x: &Self::Act, out: &mut Self::Act) -> Result<()> {
         self.0.gather(step, x, out)

@@ -9,6 +9,7 @@ mod act;
 mod kv;
 pub mod machine;
 mod mem;
+mod moe;
 mod stages;
 mod step;
 mod team;
@@ -23,9 +24,10 @@ pub use team::{Team, Worker};
 pub use weight::Weight;
 
 use kinfer_core::backend::{AttnWeights, Backend, FfnWeights, Matrix, Scratch};
+use kinfer_core::batch::Role;
 use kinfer_core::{
-    Activation, AttnSpec, Batch, Error, FfnSpec, Format, KvTypes, ModelSpec, NormKind, NormSpec, Result,
-    RopeSpec,
+    Activation, AttnSpec, Batch, Error, ExpertSpec, FfnSpec, Format, KvTypes, ModelSpec, NormKind, NormSpec,
+    Result, RopeSpec,
 };
 use kinfer_kernels::amx::TileConvert;
 use kinfer_kernels::ops::Ops;
@@ -124,7 +126,7 @@ impl Backend for Cpu {
     }
 
     fn step(&self, spec: &ModelSpec, rows: usize, blocks: usize) -> Result<Step> {
-        Ok(Step::new(spec, rows, blocks, self.team.threads()))
+        Ok(Step::new(spec, rows, blocks, self))
     }
 
     fn begin(&self, step: &mut Step, ropes: &[RopeSpec], batch: &Batch) -> Result<()> {
@@ -183,25 +185,7 @@ impl Backend for Cpu {
     }
 
     fn linear(&self, step: &Step, weight: &Weight, x: &Act, out: &mut Act) -> Result<()> {
-        out.shape(x.rows(), weight.rows());
-        let mut guard = x.rounded.lock().unwrap_or_else(PoisonError::into_inner);
-        let input = Input { float: x.view(), rounded: guard.view(x.width()) };
-        let (out, roles) = (out.view_mut(), step.roles_of(x.rows()));
-        self.team.run(|w| {
-            // SAFETY: rows are rounded each by one worker before the barrier, read after it; each output column is
-            // written by the one worker that has its group.
-            unsafe {
-                if weight.wants_rounded() {
-                    for r in w.share(x.rows()) {
-                        weight.round(self, x.row(r), input, roles[r], r, 0..x.width());
-                    }
-                    w.barrier();
-                }
-                for rows in weight.passes(roles) {
-                    weight.multiply(weight.share(w), input, roles[rows.start], rows, out);
-                }
-            }
-        });
+        self.product(weight, x, step.roles_of(x.rows()), out);
         Ok(())
     }
 
@@ -256,6 +240,23 @@ impl Backend for Cpu {
     fn activate(&self, _step: &Step, act: Activation, x: &mut Act) -> Result<()> {
         let cols = 0..x.width();
         self.rows_mut(x, cols, |row, _| self.activate_row(act, row));
+        Ok(())
+    }
+
+    fn route(&self, step: &mut Step, spec: ExpertSpec, x: &Act) -> Result<()> {
+        moe::route(step, spec, x);
+        Ok(())
+    }
+
+    fn experts(
+        &self,
+        step: &mut Step,
+        spec: &FfnSpec,
+        w: &[[Weight; 2]],
+        x: &Act,
+        out: &mut Act,
+    ) -> Result<()> {
+        moe::experts(self, step, spec, w, x, out);
         Ok(())
     }
 
@@ -319,6 +320,40 @@ impl Backend for Cpu {
 }
 
 impl Cpu {
+    /// `out[r] = weight * x[r]`, a row per role.
+    fn product(&self, weight: &Weight, x: &Act, roles: &[Role], out: &mut Act) {
+        out.shape(x.rows(), weight.rows());
+        let mut guard = x.rounded.lock().unwrap_or_else(PoisonError::into_inner);
+        let input = Input { float: x.view(), rounded: guard.view(x.width()) };
+        let out = out.view_mut();
+        self.team.run(|w| {
+            // SAFETY: rows are rounded each by one worker before the barrier, read after it; each output column is
+            // written by the one worker that has its group.
+            unsafe {
+                if weight.wants_rounded() {
+                    for r in w.share(x.rows()) {
+                        weight.round(self, x.row(r), input, roles[r], r, 0..x.width());
+                    }
+                    w.barrier();
+                }
+                for rows in weight.passes(roles) {
+                    weight.multiply(weight.share(w), input, roles[rows.start], rows, out);
+                }
+            }
+        });
+    }
+
+    /// `x[to(r)] += y[r]`; no two rows go to the same one.
+    fn add_rows(&self, x: &mut Act, y: &Act, to: impl Fn(usize) -> usize + Sync) {
+        let (rows, view) = (y.rows(), x.view_mut());
+        self.team.run(|w| {
+            for r in w.share(rows) {
+                // SAFETY: row `to(r)` is this worker's, as row `r` is.
+                self.ops.add(unsafe { view.row_mut(to(r), 0..view.width) }, y.row(r));
+            }
+        });
+    }
+
     /// Calls `f` on columns `cols` of every row of `x`, rows split over the team.
     fn rows_mut(&self, x: &mut Act, cols: Range<usize>, f: impl Fn(&mut [f32], usize) + Sync) {
         let (rows, view) = (x.rows(), x.view_mut());

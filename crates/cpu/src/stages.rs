@@ -315,7 +315,7 @@ pub(crate) fn attn_out(cpu: &Cpu, step: &Step, spec: &AttnSpec, w: &AttnWeights<
 }
 
 pub(crate) fn ffn(cpu: &Cpu, step: &Step, spec: &FfnSpec, w: &FfnWeights<Cpu>, s: &mut Scratch<Cpu>) {
-    let FfnSpec { hidden, gated: has_gate, act, norm: norm_spec } = *spec;
+    let FfnSpec { hidden, gated: has_gate, act, norm: norm_spec, experts: _ } = *spec;
     let FfnWeights { norm, gate_up, gate_up_bias, down, down_bias, post_norm } = w;
     let rows = s.x.rows();
     s.norm.shape(rows, s.x.width());

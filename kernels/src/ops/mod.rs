@@ -13,11 +13,13 @@ mod elementwise;
 mod lanes;
 mod norm;
 mod rope;
+mod route;
 
 pub use attn::{
     Attend, BLOCK_LEN, KvLayout, KvRows, KvType, KvTypes, PARTITION_LEN, live_partitions, partial_len,
 };
 pub use rope::rope_table;
+pub use route::choose_experts;
 
 use crate::isa::Isa;
 use half::{bf16, f16};

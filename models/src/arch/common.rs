@@ -3,7 +3,8 @@
 use super::{Blueprint, Names};
 use crate::source::{Config, Value};
 use kinfer_core::{
-    Activation, AttnSpec, Error, FfnSpec, LayerSpec, ModelSpec, NormKind, NormSpec, Result, RopeSpec,
+    Activation, AttnSpec, Error, ExpertSpec, FfnSpec, LayerSpec, ModelSpec, NormKind, NormSpec, Result,
+    RopeSpec,
 };
 
 /// Far beyond any model; keeps a corrupt file from asking for gigabytes of rotary frequencies.
@@ -27,6 +28,8 @@ pub(super) struct Common {
     pub norm: NormSpec,
     /// Multiplier of the attention scores.
     pub scale: f32,
+    /// The mixture of experts that each layer is, see [`Common::experts`].
+    experts: Option<ExpertSpec>,
 }
 
 impl Common {
@@ -107,8 +110,6 @@ impl Common {
             (Some(eps), _) | (None, Some(eps)) => eps,
             (None, None) => config.positive(own)?,
         };
-        config.refuse("expert_count", "a mixture of experts")?;
-        config.refuse("expert_used_count", "a mixture of experts")?;
         Ok(Common {
             vocab,
             dim,
@@ -121,7 +122,24 @@ impl Common {
             hidden: config.sizes("feed_forward_length", layers)?,
             norm: NormSpec { kind, eps: eps as f32 },
             scale: scale as f32,
+            experts: None,
         })
+    }
+
+    /// Reads the mixture of experts, if there is one, in an architecture that may have one in every layer.
+    pub fn experts(&mut self, config: &Config<'_>, renormalise: bool) -> Result<()> {
+        let Some(count) = config.opt_count("expert_count")?.filter(|&n| n > 0) else { return Ok(()) };
+        let used = config.size("expert_used_count")?;
+        if used > count {
+            return Err(
+                config.error("expert_used_count", format!("is {used}, but there are {count} experts"))
+            );
+        }
+        if let Some(hidden) = config.opt_sizes("expert_feed_forward_length", self.layers)? {
+            self.hidden = hidden;
+        }
+        self.experts = Some(ExpertSpec { count, used, renormalise });
+        Ok(())
     }
 
     /// The sliding window, where the file has one; 0 says that there is none.
@@ -155,6 +173,10 @@ impl Common {
         names: Names,
         detail: impl Fn(usize, &mut LayerSpec),
     ) -> Result<Blueprint> {
+        if self.experts.is_none() {
+            config.refuse("expert_count", "a mixture of experts")?;
+            config.refuse("expert_used_count", "a mixture of experts")?;
+        }
         config.finish(&DESCRIPTIVE)?;
         let layer = |i: usize| {
             let mut layer = LayerSpec {
@@ -168,7 +190,13 @@ impl Common {
                     rope: (!ropes.is_empty()).then_some(0),
                     norm: self.norm,
                 },
-                ffn: FfnSpec { hidden: self.hidden[i], gated: true, act: Activation::Silu, norm: self.norm },
+                ffn: FfnSpec {
+                    hidden: self.hidden[i],
+                    gated: true,
+                    act: Activation::Silu,
+                    norm: self.norm,
+                    experts: self.experts,
+                },
                 parallel: false,
             };
             detail(i, &mut layer);

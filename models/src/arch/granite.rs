@@ -12,7 +12,11 @@ use crate::{
 use kinfer_core::{NormKind, Result};
 
 pub(super) fn read(config: &Config<'_>) -> Result<Blueprint> {
-    let mut c = Common::read(config, NormKind::Rms)?;
+    multiplied(config, Common::read(config, NormKind::Rms)?)
+}
+
+/// The rest of it, for `c` with or without experts.
+pub(super) fn multiplied(config: &Config<'_>, mut c: Common) -> Result<Blueprint> {
     let residual = config.opt_positive("residual_scale")?.unwrap_or(1.0) as f32;
     let embedding = config.opt_positive("embedding_scale")?.unwrap_or(1.0) as f32;
     let divisor = config.positive("logit_scale")? as f32;

@@ -1,4 +1,5 @@
-//! Llama 1 to 3 and the many models that share its layout: Mistral, SmolLM2, Yi, Vicuna, …
+//! Llama 1 to 3 and the many models that share its layout: Mistral, SmolLM2, Yi, Vicuna, …; and Mixtral, whose
+//! feed-forwards are mixtures of experts.
 //!
 //! RMS norm, grouped-query attention with rotary positions, SwiGLU. The files store query and key rows for rotary
 //! pairs of adjacent elements. Llama 3's frequency scaling is a tensor of divisors.
@@ -8,7 +9,8 @@ use crate::{rope, source::Config};
 use kinfer_core::{NormKind, Result};
 
 pub(super) fn read(config: &Config<'_>) -> Result<Blueprint> {
-    let c = Common::read(config, NormKind::Rms)?;
+    let mut c = Common::read(config, NormKind::Rms)?;
+    c.experts(config, true)?;
     let names = Names { qk_rows: pairs(config, &c)?, ..Names::GGUF };
     // Mistral 7B v0.1 has a window in every layer.
     let window = c.window(config)?;

@@ -29,12 +29,14 @@ architectures! {
     "gpt2": gpt2, "GPT-2";
     "gptneox": gptneox, "Pythia, GPT-NeoX, Dolly";
     "granite": granite, "Granite 3 and 4 without experts";
-    "llama": llama, "Llama 1 to 3, Mistral, SmolLM2, Yi, Vicuna";
+    "granitemoe": granitemoe, "Granite 3 with experts";
+    "llama": llama, "Llama 1 to 3, Mistral, Mixtral, SmolLM2, Yi, Vicuna";
     "olmo2": olmo2, "OLMo 2 and 3";
     "phi2": phi2, "Phi-1, Phi-1.5, Phi-2";
     "phi3": phi3, "Phi-3, Phi-3.5-mini, Phi-4";
     "qwen2": qwen2, "Qwen 1.5, 2 and 2.5, DeepSeek-R1-Distill-Qwen";
     "qwen3": qwen3, "Qwen 3";
+    "qwen3moe": qwen3moe, "Qwen 3 with experts";
     "smollm3": smollm3, "SmolLM3";
     "stablelm": stablelm, "StableLM";
     "starcoder2": starcoder2, "StarCoder2";

@@ -65,7 +65,8 @@ impl Work {
 /// Weights of a layer's products.
 fn layer_weights(layer: &LayerSpec, dim: usize) -> usize {
     let LayerSpec { attn, ffn, parallel: _ } = layer;
-    dim * attn.qkv_dim() + attn.q_dim() * dim + dim * (ffn.up_dim() + ffn.hidden)
+    let (experts, router) = ffn.experts.map_or((1, 0), |e| (e.used, e.count * dim));
+    dim * attn.qkv_dim() + attn.q_dim() * dim + experts * dim * (ffn.up_dim() + ffn.hidden) + router
 }
 
 #[cfg(test)]
@@ -88,7 +89,7 @@ mod tests {
                 rope: None,
                 norm: NORM,
             },
-            ffn: FfnSpec { hidden: 32, gated: true, act: Activation::Silu, norm: NORM },
+            ffn: FfnSpec { hidden: 32, gated: true, act: Activation::Silu, norm: NORM, experts: None },
             parallel: false,
         };
         ModelSpec {

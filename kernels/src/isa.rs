@@ -9,6 +9,8 @@ pub enum Isa {
     Scalar,
     /// AVX2 with FMA and F16C (Intel Haswell 2013, AMD Zen).
     Avx2,
+    /// The same, with AVX-VNNI (Intel Alder Lake 2021, AMD Zen 5).
+    AvxVnni,
     /// AVX-512 F, BW, DQ, VL and VNNI (Intel Ice Lake 2019, AMD Zen 4).
     Avx512Vnni,
     /// The same, with AMX tiles in bf16 for prompts (Intel Sapphire Rapids 2023).
@@ -23,14 +25,15 @@ pub enum Isa {
 
 impl Isa {
     /// All levels, those of each architecture lowest first.
-    pub const ALL: [Isa; 7] =
-        [Isa::Scalar, Isa::Avx2, Isa::Avx512Vnni, Isa::Amx, Isa::Neon, Isa::Dotprod, Isa::I8mm];
+    pub const ALL: [Isa; 8] =
+        [Isa::Scalar, Isa::Avx2, Isa::AvxVnni, Isa::Avx512Vnni, Isa::Amx, Isa::Neon, Isa::Dotprod, Isa::I8mm];
 
     /// The name that `KINFER_ISA` takes.
     pub fn name(self) -> &'static str {
         match self {
             Isa::Scalar => "scalar",
             Isa::Avx2 => "avx2",
+            Isa::AvxVnni => "avxvnni",
             Isa::Avx512Vnni => "avx512vnni",
             Isa::Amx => "amx",
             Isa::Neon => "neon",
@@ -49,6 +52,8 @@ impl Isa {
                     && is_x86_feature_detected!("fma")
                     && is_x86_feature_detected!("f16c")
             }
+            #[cfg(target_arch = "x86_64")]
+            Isa::AvxVnni => Isa::Avx2.available() && is_x86_feature_detected!("avxvnni"),
             #[cfg(target_arch = "x86_64")]
             Isa::Avx512Vnni => {
                 Isa::Avx2.available()

@@ -55,7 +55,7 @@ pub struct LoadArgs {
     /// Threads that compute [default: one for each fast physical core that this process may use]
     #[arg(short, long, env = "KINFER_THREADS", value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
     pub threads: Option<u16>,
-    /// Instruction set instead of the best one: scalar, avx2, avx512vnni, amx, neon, dotprod, i8mm
+    /// Instruction set instead of the best one: scalar, avx2, avxvnni, avx512vnni, amx, neon, dotprod, i8mm
     #[arg(long, env = "KINFER_ISA", value_name = "NAME")]
     pub isa: Option<String>,
     /// How the CPU computes: the best way for each token's role, all in int8, or all in f32 (exact and slow)

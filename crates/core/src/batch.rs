@@ -24,11 +24,20 @@ pub struct Batch {
 /// depend on anything else: then a request's tokens do not depend on chunking or batch mates.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Role {
-    /// Given by the caller: many at once, worth dequantising a weight for.
+    /// Given by the caller: many at once, worth dequantising a weight for. See [`Role::of_prompt`].
     #[default]
     Prompt,
     /// Sampled: one per sequence and step.
     Generated,
+}
+
+impl Role {
+    /// The role of the tokens of a prompt of `len` tokens. A prompt shorter than a cache block counts as generated: its few rows are
+    /// not worth dequantising every weight for, which was a third of the time from a 1B model's file to its first token. It fills no
+    /// block by itself, so a longer prompt finds none of its keys in the cache, unless it repeats generated text too.
+    pub fn of_prompt(len: usize) -> Role {
+        if len < BLOCK_LEN { Role::Generated } else { Role::Prompt }
+    }
 }
 
 /// Consecutive tokens of one sequence and one role: a prefill chunk, or one generated token.

@@ -62,11 +62,44 @@ fn file_cache(stat: &str) -> Option<u64> {
 /// container's quota. Where the system tells nothing about cores, the threads that may run at once.
 pub fn threads() -> usize {
     let allowed = std::thread::available_parallelism().map_or(1, usize::from);
-    let cores = std::fs::read_to_string("/proc/self/status")
-        .ok()
-        .and_then(|s| list(s.lines().find_map(|l| l.strip_prefix("Cpus_allowed_list:"))?))
-        .and_then(|cpus| fast_cores(Path::new("/sys/devices"), &cpus));
+    let cores = self::allowed().and_then(|cpus| fast_cores(Path::new("/sys/devices"), &cpus));
     cores.map_or(allowed, |cores| cores.clamp(1, allowed))
+}
+
+/// The CPUs that this process may use, by the memory that they are near to: one entry, or none, where all memory is equally near.
+pub fn nodes() -> Vec<Vec<usize>> {
+    allowed().map_or(Vec::new(), |cpus| nodes_of(Path::new("/sys/devices"), &cpus))
+}
+
+/// The CPUs that this process may use.
+fn allowed() -> Option<Vec<usize>> {
+    let status = std::fs::read_to_string("/proc/self/status").ok()?;
+    list(status.lines().find_map(|l| l.strip_prefix("Cpus_allowed_list:"))?)
+}
+
+/// `cpus` by their NUMA nodes, in the order of the nodes' numbers.
+fn nodes_of(sys: &Path, cpus: &[usize]) -> Vec<Vec<usize>> {
+    let dir = sys.join("system/node");
+    let numbers = std::fs::read_to_string(dir.join("online")).ok().and_then(|s| list(&s)).unwrap_or_default();
+    let cpus_of = |node| {
+        let of_node = std::fs::read_to_string(dir.join(format!("node{node}/cpulist"))).ok()?;
+        Some(list(&of_node)?.into_iter().filter(|cpu| cpus.contains(cpu)).collect::<Vec<_>>())
+    };
+    // A node of memory alone has an empty list.
+    numbers.into_iter().filter_map(cpus_of).filter(|cpus| !cpus.is_empty()).collect()
+}
+
+/// Keeps the calling thread on `cpus`. A system that refuses leaves it where it is: that costs speed only.
+pub(crate) fn stay_on(cpus: &[usize]) {
+    #[cfg(target_os = "linux")]
+    {
+        use rustix::thread::{CpuSet, sched_setaffinity};
+        let mut set = CpuSet::new();
+        cpus.iter().filter(|&&cpu| cpu < CpuSet::MAX_CPU).for_each(|&cpu| set.set(cpu));
+        let _ = sched_setaffinity(None, &set);
+    }
+    #[cfg(not(target_os = "linux"))]
+    let _ = cpus;
 }
 
 /// How many cores `cpus` are, of those at least three quarters as fast as the fastest. `None` where `sys` tells nothing.
@@ -172,6 +205,33 @@ mod tests {
         let arm = sys(&files);
         assert_eq!(fast_cores(arm.path(), &list("0-7").unwrap()), Some(4));
         assert_eq!(fast_cores(arm.path(), &list("0-2").unwrap()), Some(3));
+    }
+
+    #[test]
+    fn nodes_are_those_with_cpus_that_are_allowed() {
+        let file = |path: &str, text: &str| (format!("system/node/{path}"), format!("{text}\n"));
+        let two = sys(&[
+            file("online", "0-2"),
+            file("node0/cpulist", "0-3,8-11"),
+            file("node1/cpulist", "4-7"),
+            file("node2/cpulist", ""),
+        ]);
+        let nodes = |cpus: &str| nodes_of(two.path(), &list(cpus).unwrap());
+        assert_eq!(nodes("0-11"), [vec![0, 1, 2, 3, 8, 9, 10, 11], vec![4, 5, 6, 7]]);
+        assert_eq!(nodes("2,9"), [vec![2, 9]]);
+        assert!(nodes_of(sys(&[]).path(), &[0]).is_empty());
+    }
+
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn a_thread_stays_where_it_is_told_to() {
+        let first = allowed().unwrap()[0];
+        let seen = std::thread::spawn(move || {
+            stay_on(&[first]);
+            let status = std::fs::read_to_string("/proc/thread-self/status").unwrap();
+            status.lines().find_map(|l| l.strip_prefix("Cpus_allowed_list:")).map(|l| l.trim().to_string())
+        });
+        assert_eq!(seen.join().unwrap(), Some(first.to_string()));
     }
 
     #[test]

@@ -147,7 +147,7 @@ impl Engine {
             let (row, end) = (self.batch.rows(), start + rows);
             // A sequence that is computed again has drawn tokens of its own.
             let drawn = s.prompt.clamp(start, end);
-            for (role, run) in [(Role::Prompt, start..drawn), (Role::Generated, drawn..end)] {
+            for (role, run) in [(Role::of_prompt(s.prompt), start..drawn), (Role::Generated, drawn..end)] {
                 if !run.is_empty() {
                     let blocks = &s.blocks[..run.end.div_ceil(BLOCK_LEN)];
                     self.batch.push(role, &s.tokens[run.clone()], run.start, blocks, false);

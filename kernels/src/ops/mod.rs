@@ -180,7 +180,7 @@ impl Ops {
         match isa {
             Isa::Scalar => Some(&scalar::OPS),
             #[cfg(target_arch = "x86_64")]
-            Isa::Avx2 => Some(&avx2::OPS),
+            Isa::Avx2 | Isa::AvxVnni => Some(&avx2::OPS),
             #[cfg(target_arch = "x86_64")]
             Isa::Avx512Vnni | Isa::Amx => Some(&avx512vnni::OPS),
             // Without a dot product, the levels are one.

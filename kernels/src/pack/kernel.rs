@@ -125,8 +125,15 @@ unsafe fn tile<S: Simd, const L: usize, const G: usize, const T: usize>(
 /// The scales of sixteen rows.
 #[inline(always)]
 pub(crate) unsafe fn load_scale<S: Simd, const L: usize>(p: *const u8) -> S::F {
+    let layout = const { Facts::<L>::LAYOUT };
     // SAFETY: passed on.
-    unsafe { if const { Facts::<L>::LAYOUT.wide } { S::load_bf16(p.cast()) } else { S::load_f16(p.cast()) } }
+    unsafe {
+        match layout.shift {
+            _ if layout.wide => S::load_bf16(p.cast()),
+            0 => S::load_f16(p.cast()),
+            shift => S::mul(S::load_f16(p.cast()), S::splat(1.0 / (1u32 << shift) as f32)),
+        }
+    }
 }
 
 /// Effective scale and minimum of one scale group of a two-level format; both products are exact in f32.

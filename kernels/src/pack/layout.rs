@@ -19,7 +19,7 @@
 //!
 //! Packing is exact: [`unpack_row`] gives the bits that [`crate::quant::dequantize`] gives.
 
-use crate::quant::{Block, Format, Levels, Quant, iq4_nl, mxfp4};
+use crate::quant::{Block, Format, Levels, Quant, grids, iq4_nl, mxfp4, tq1_0};
 use half::{bf16, f16};
 
 /// Rows of a group: the lanes of a vector.
@@ -42,17 +42,24 @@ pub struct Layout {
     pub min: bool,
     /// Whether scales are bfloat16 rather than f16: powers of two down to 2^-128.
     pub wide: bool,
+    /// Scales are f16 divided by two to the power of this: divided when they are loaded, since small ones would lose bits.
+    pub shift: u32,
 }
 
 /// Shorthand for [`LAYOUTS`]: the bits of a code, the columns of a scale.
 const fn layout(bits: u32, group: usize) -> Layout {
-    Layout { bits, levels: None, group, two_level: false, min: false, wide: false }
+    Layout { bits, levels: None, group, two_level: false, min: false, wide: false, shift: 0 }
+}
+
+/// The same of a two-level format with a table.
+const fn table(bits: u32, group: usize, levels: Levels) -> Layout {
+    Layout { levels: Some(levels), two_level: true, ..layout(bits, group) }
 }
 
 /// The layouts that kernels are compiled for; the kernels' parameter is an index. Tests iterate the table of formats, and find a
 /// format whose layout is not here.
 #[rustfmt::skip]
-pub(crate) const LAYOUTS: [Layout; 13] = [
+pub(crate) const LAYOUTS: [Layout; 20] = [
     layout(4, 32),                                                                  // Q4_0
     Layout { min: true, ..layout(4, 32) },                                          // Q4_1
     layout(5, 32),                                                                  // Q5_0
@@ -64,8 +71,15 @@ pub(crate) const LAYOUTS: [Layout; 13] = [
     Layout { two_level: true, min: true, ..layout(5, 32) },                         // Q5_K
     Layout { two_level: true, ..layout(6, 16) },                                    // Q6_K
     Layout { levels: Some(iq4_nl::LEVELS), ..layout(4, 32) },                       // IQ4_NL
-    Layout { two_level: true, levels: Some(iq4_nl::LEVELS), ..layout(4, 32) },      // IQ4_XS
+    table(4, 32, iq4_nl::LEVELS),                                                   // IQ4_XS
     Layout { wide: true, levels: Some(mxfp4::LEVELS), ..layout(4, 32) },            // MXFP4
+    Layout { shift: 3, ..table(3, 32, grids::IQ2_LEVELS) },                         // IQ2_XXS
+    Layout { shift: 3, ..table(3, 16, grids::IQ2_LEVELS) },                         // IQ2_XS, IQ2_S
+    Layout { shift: 2, ..table(4, 32, grids::IQ3_XXS_LEVELS) },                     // IQ3_XXS
+    table(4, 32, grids::IQ3_S_LEVELS),                                              // IQ3_S
+    Layout { shift: 3, ..table(3, 32, grids::IQ1_LEVELS) },                         // IQ1_S
+    Layout { shift: 3, ..table(3, 16, grids::IQ1_LEVELS) },                         // IQ1_M
+    table(2, 32, tq1_0::LEVELS),                                                    // TQ1_0, TQ2_0
 ];
 
 /// What kernels ask of layout `L` of [`LAYOUTS`], as constants: folding the functions in each kernel instead doubled the time that the
@@ -100,6 +114,13 @@ macro_rules! by_layout {
             $kernel::<10>,
             $kernel::<11>,
             $kernel::<12>,
+            $kernel::<13>,
+            $kernel::<14>,
+            $kernel::<15>,
+            $kernel::<16>,
+            $kernel::<17>,
+            $kernel::<18>,
+            $kernel::<19>,
         ];
         LAYOUTS.iter().position(|l| *l == $layout).map(|i| instances[i])
     }};
@@ -121,6 +142,7 @@ impl Layout {
             two_level: format.block_len() > BLOCK,
             min: q.has_min(),
             wide: q.wide_scale,
+            shift: q.scale_shift,
         })
     }
 
@@ -271,7 +293,7 @@ pub fn pack_group(
             let first = col % layout.unit_cols() / BLOCK;
             let half = |v: f32| match layout.wide {
                 true => bf16::from_f32(v).to_le_bytes(),
-                false => f16::from_f32(v).to_le_bytes(),
+                false => f16::from_f32(v * (1u32 << layout.shift) as f32).to_le_bytes(),
             };
             if layout.two_level {
                 unit[2 * r..2 * r + 2].copy_from_slice(&half(block.d));
@@ -309,7 +331,7 @@ pub fn pack_group(
 /// The place of each code in the table of a format's codes, by the code's low byte.
 fn places(layout: Layout) -> [u8; 256] {
     let mut places = [0; 256];
-    for (i, level) in layout.levels.into_iter().flatten().enumerate() {
+    for (i, &level) in layout.levels.into_iter().flatten().enumerate() {
         places[usize::from(level as u8)] = i as u8;
     }
     places
@@ -319,7 +341,7 @@ fn places(layout: Layout) -> [u8; 256] {
 pub fn unpack_row(layout: Layout, group: &[u8], r: usize, out: &mut [f32]) {
     let half = |b: &[u8]| match layout.wide {
         true => bf16::from_le_bytes([b[0], b[1]]).to_f32(),
-        false => f16::from_le_bytes([b[0], b[1]]).to_f32(),
+        false => f16::from_le_bytes([b[0], b[1]]).to_f32() / (1u32 << layout.shift) as f32,
     };
     for (c, out) in out.chunks_mut(layout.group).enumerate() {
         let col = c * layout.group;

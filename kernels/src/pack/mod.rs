@@ -17,7 +17,7 @@ use crate::isa::Isa;
 use crate::quant::Format;
 use crate::simd::Scalar;
 #[cfg(target_arch = "x86_64")]
-use crate::simd::{Avx2, Avx512Vnni};
+use crate::simd::{Avx2, Avx512Vnni, AvxVnni};
 #[cfg(target_arch = "aarch64")]
 use crate::simd::{Dotprod, I8mm, Neon};
 use layout::by_layout;
@@ -96,6 +96,8 @@ impl Matmul {
             Isa::Scalar => scalar::kernels(packing),
             #[cfg(target_arch = "x86_64")]
             Isa::Avx2 => avx2::kernels(packing),
+            #[cfg(target_arch = "x86_64")]
+            Isa::AvxVnni => avxvnni::kernels(packing),
             #[cfg(target_arch = "x86_64")]
             Isa::Avx512Vnni | Isa::Amx => avx512vnni::kernels(packing),
             #[cfg(target_arch = "aarch64")]
@@ -180,6 +182,8 @@ impl Quantize {
             Isa::Scalar => Some(Quantize(scalar::quantize)),
             #[cfg(target_arch = "x86_64")]
             Isa::Avx2 => Some(Quantize(avx2::quantize)),
+            #[cfg(target_arch = "x86_64")]
+            Isa::AvxVnni => Some(Quantize(avxvnni::quantize)),
             #[cfg(target_arch = "x86_64")]
             Isa::Avx512Vnni | Isa::Amx => Some(Quantize(avx512vnni::quantize)),
             #[cfg(target_arch = "aarch64")]
@@ -272,6 +276,8 @@ unsafe fn no_float(
 instantiate!(scalar, Scalar);
 #[cfg(target_arch = "x86_64")]
 instantiate!(avx2, Avx2, "avx2,fma,f16c");
+#[cfg(target_arch = "x86_64")]
+instantiate!(avxvnni, AvxVnni, "avxvnni,avx2,fma,f16c");
 #[cfg(target_arch = "x86_64")]
 instantiate!(avx512vnni, Avx512Vnni, "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma,f16c");
 #[cfg(target_arch = "aarch64")]

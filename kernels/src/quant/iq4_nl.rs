@@ -11,7 +11,7 @@ use super::block::{Block, half};
 pub(super) const BYTES: usize = 18;
 
 /// Denser where weights are more frequent.
-pub(crate) const LEVELS: Levels = [-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113];
+pub(crate) const LEVELS: Levels = &[-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113];
 
 pub(super) fn unpack(b: &[u8; BYTES], out: &mut Block) {
     out.set_simple(half(&[b[0], b[1]]), None);

@@ -9,6 +9,14 @@
 
 mod block;
 mod float;
+pub(crate) mod grids;
+mod iq1_m;
+mod iq1_s;
+mod iq2_s;
+mod iq2_xs;
+mod iq2_xxs;
+mod iq3_s;
+mod iq3_xxs;
 pub(crate) mod iq4_nl;
 mod iq4_xs;
 pub(crate) mod mxfp4;
@@ -22,6 +30,8 @@ mod q5_1;
 mod q5_k;
 mod q6_k;
 mod q8_0;
+pub(crate) mod tq1_0;
+mod tq2_0;
 mod types;
 
 pub use block::{Block, MAX_BLOCK, MAX_GROUPS};
@@ -63,10 +73,28 @@ pub enum Format {
     IQ4_XS,
     /// 4-bit floats (E2M1), one power of two per 32 (OCP Microscaling Formats 1.0).
     MXFP4,
+    /// Eight codes at a time from a grid of 256, three magnitudes with signs, 4-bit scales per 32, in blocks of 256.
+    IQ2_XXS,
+    /// The same from a grid of 512, scales per 16.
+    IQ2_XS,
+    /// The same from a grid of 1024, scales per 16.
+    IQ2_S,
+    /// Four codes at a time from a grid of 256, eight magnitudes with signs, 4-bit scales per 32, in blocks of 256.
+    IQ3_XXS,
+    /// The same from a grid of 512.
+    IQ3_S,
+    /// Eight codes of three values at a time from a grid of 2048, shifted by an eighth, 3-bit scales per 32, in blocks of 256.
+    IQ1_S,
+    /// The same with scales per 16.
+    IQ1_M,
+    /// Codes of three values, five to a byte, one scale per 256.
+    TQ1_0,
+    /// The same, two bits each.
+    TQ2_0,
 }
 
-/// The values that codes take, by the bits that are stored of them.
-pub type Levels = [i8; 16];
+/// The values that codes take, by the bits that are stored of them: at most sixteen.
+pub type Levels = &'static [i8];
 
 /// What the codes of a block-quantised format look like, and how to decode them.
 #[derive(Clone, Copy, Debug)]
@@ -83,6 +111,10 @@ pub struct Quant {
     pub max_min: u8,
     /// Whether the block scale has an exponent of 8 bits, and so does not fit an f16.
     pub wide_scale: bool,
+    /// The block scale is an f16 divided by two to the power of this.
+    pub scale_shift: u32,
+    /// Where the block has f16 fields: its scale, then the offset or the scale of its minimums. None in MXFP4 and IQ1_M.
+    pub halves: &'static [usize],
     decode: fn(&[u8], &mut Block),
 }
 
@@ -96,7 +128,20 @@ impl Quant {
             scales: (1, 1),
             max_min: 0,
             wide_scale: false,
+            scale_shift: 0,
+            halves: &[0],
             decode,
+        }
+    }
+
+    /// Writes the f16 fields of a block: its scale and, where the format has one, its offset or the scale of its minimums. MXFP4,
+    /// whose scale is a power of two, is left as it is.
+    pub fn put_halves(&self, block: &mut [u8], scale: half::f16, offset: half::f16) {
+        for (&at, value) in self.halves.iter().zip([scale, offset]) {
+            block[at..at + 2].copy_from_slice(&value.to_le_bytes());
+        }
+        if self.halves.is_empty() && !self.wide_scale {
+            iq1_m::put_scale(block, scale);
         }
     }
 
@@ -156,23 +201,32 @@ macro_rules! quant {
 /// One row per format, in the order of the enum: ggml id, elements per block / per group, layout, code range, sub-block
 /// scale range, largest sub-block minimum.
 #[rustfmt::skip]
-static FORMATS: [Row; 16] = [
+static FORMATS: [Row; 25] = [
     float!(F32, 0, 4, float::f32),
     float!(F16, 1, 2, float::f16),
     float!(BF16, 30, 2, float::bf16),
     quant!(Q4_0, 2, 32 / 32, q4_0, (-8, 7), (1, 1), 0),
-    quant!(Q4_1, 3, 32 / 32, q4_1, (0, 15), (1, 1), 1),
+    quant!(Q4_1, 3, 32 / 32, q4_1, (0, 15), (1, 1), 1, halves: &[0, 2]),
     quant!(Q5_0, 6, 32 / 32, q5_0, (-16, 15), (1, 1), 0),
-    quant!(Q5_1, 7, 32 / 32, q5_1, (0, 31), (1, 1), 1),
+    quant!(Q5_1, 7, 32 / 32, q5_1, (0, 31), (1, 1), 1, halves: &[0, 2]),
     quant!(Q8_0, 8, 32 / 32, q8_0, (-128, 127), (1, 1), 0),
-    quant!(Q2_K, 10, 256 / 16, q2_k, (0, 3), (0, 15), 15),
-    quant!(Q3_K, 11, 256 / 16, q3_k, (-4, 3), (-32, 31), 0),
-    quant!(Q4_K, 12, 256 / 32, q4_k, (0, 15), (0, 63), 63),
-    quant!(Q5_K, 13, 256 / 32, q5_k, (0, 31), (0, 63), 63),
-    quant!(Q6_K, 14, 256 / 16, q6_k, (-32, 31), (-128, 127), 0),
+    quant!(Q2_K, 10, 256 / 16, q2_k, (0, 3), (0, 15), 15, halves: &[80, 82]),
+    quant!(Q3_K, 11, 256 / 16, q3_k, (-4, 3), (-32, 31), 0, halves: &[108]),
+    quant!(Q4_K, 12, 256 / 32, q4_k, (0, 15), (0, 63), 63, halves: &[0, 2]),
+    quant!(Q5_K, 13, 256 / 32, q5_k, (0, 31), (0, 63), 63, halves: &[0, 2]),
+    quant!(Q6_K, 14, 256 / 16, q6_k, (-32, 31), (-128, 127), 0, halves: &[208]),
     quant!(IQ4_NL, 20, 32 / 32, iq4_nl, (-127, 113), (1, 1), 0, levels: Some(iq4_nl::LEVELS)),
     quant!(IQ4_XS, 23, 256 / 32, iq4_xs, (-127, 113), (-32, 31), 0, levels: Some(iq4_nl::LEVELS)),
-    quant!(MXFP4, 39, 32 / 32, mxfp4, (-12, 12), (1, 1), 0, levels: Some(mxfp4::LEVELS), wide_scale: true),
+    quant!(MXFP4, 39, 32 / 32, mxfp4, (-12, 12), (1, 1), 0, levels: Some(mxfp4::LEVELS), wide_scale: true, halves: &[]),
+    quant!(IQ2_XXS, 16, 256 / 32, iq2_xxs, (-43, 43), (1, 31), 0, levels: Some(grids::IQ2_LEVELS), scale_shift: 3),
+    quant!(IQ2_XS, 17, 256 / 16, iq2_xs, (-43, 43), (1, 31), 0, levels: Some(grids::IQ2_LEVELS), scale_shift: 3),
+    quant!(IQ2_S, 22, 256 / 16, iq2_s, (-43, 43), (1, 31), 0, levels: Some(grids::IQ2_LEVELS), scale_shift: 3),
+    quant!(IQ3_XXS, 18, 256 / 32, iq3_xxs, (-62, 62), (1, 31), 0, levels: Some(grids::IQ3_XXS_LEVELS), scale_shift: 2),
+    quant!(IQ3_S, 21, 256 / 32, iq3_s, (-15, 15), (1, 31), 0, levels: Some(grids::IQ3_S_LEVELS)),
+    quant!(IQ1_S, 19, 256 / 32, iq1_s, (-9, 9), (1, 15), 0, levels: Some(grids::IQ1_LEVELS), scale_shift: 3),
+    quant!(IQ1_M, 29, 256 / 16, iq1_m, (-9, 9), (1, 15), 0, levels: Some(grids::IQ1_LEVELS), scale_shift: 3, halves: &[]),
+    quant!(TQ1_0, 34, 256 / 32, tq1_0, (-1, 1), (1, 1), 0, levels: Some(tq1_0::LEVELS), halves: &[52]),
+    quant!(TQ2_0, 35, 256 / 32, tq2_0, (-1, 2), (1, 1), 0, levels: Some(tq1_0::LEVELS), halves: &[64]),
 ];
 
 impl Format {
@@ -284,7 +338,7 @@ mod tests {
         assert_eq!(Format::Q4_K.bytes_for(500), None);
         assert_eq!(Format::F32.bytes_for(usize::MAX), None);
         assert_eq!(Format::Q4_0.bits_per_weight(), 4.5);
-        assert_eq!(Format::from_ggml_id(16), None, "IQ2_XXS is known, not supported");
+        assert_eq!(Format::from_ggml_id(40), None, "NVFP4 is known, not supported");
     }
 
     /// The ranges in the table are what packers size their fields by: no block may leave them, and they are tight.

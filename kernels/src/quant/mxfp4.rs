@@ -12,7 +12,7 @@ use super::block::Block;
 pub(super) const BYTES: usize = 17;
 
 /// Twice the values of E2M1: a sign, two bits of exponent, one of mantissa.
-pub(crate) const LEVELS: Levels = [0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12];
+pub(crate) const LEVELS: Levels = &[0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12];
 
 pub(super) fn unpack(b: &[u8; BYTES], out: &mut Block) {
     // 2^-128 and 2^-127 are denormal.

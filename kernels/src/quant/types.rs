@@ -16,28 +16,19 @@ pub struct TensorType {
 /// Known to ggml, not computed with: id, name, elements per block, bytes per block. Q8_1 and Q8_K are intermediate
 /// formats of ggml's kernels; integers and F64 occur in auxiliary tensors. Ids 4, 5, 31-33 and 36-38 were removed from ggml.
 #[rustfmt::skip]
-static OTHERS: [TensorType; 27] = [
+static OTHERS: [TensorType; 18] = [
     other(4, "Q4_2", 16, 10),
     other(5, "Q4_3", 16, 12),
     other(9, "Q8_1", 32, 36),
     other(15, "Q8_K", 256, 292),
-    other(16, "IQ2_XXS", 256, 66),
-    other(17, "IQ2_XS", 256, 74),
-    other(18, "IQ3_XXS", 256, 98),
-    other(19, "IQ1_S", 256, 50),
-    other(21, "IQ3_S", 256, 110),
-    other(22, "IQ2_S", 256, 82),
     other(24, "I8", 1, 1),
     other(25, "I16", 1, 2),
     other(26, "I32", 1, 4),
     other(27, "I64", 1, 8),
     other(28, "F64", 1, 8),
-    other(29, "IQ1_M", 256, 56),
     other(31, "Q4_0_4_4", 32, 18),
     other(32, "Q4_0_4_8", 32, 18),
     other(33, "Q4_0_8_8", 32, 18),
-    other(34, "TQ1_0", 256, 54),
-    other(35, "TQ2_0", 256, 66),
     other(36, "IQ4_NL_4_4", 32, 18),
     other(37, "IQ4_NL_4_8", 32, 18),
     other(38, "IQ4_NL_8_8", 32, 18),

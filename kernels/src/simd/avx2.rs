@@ -1,18 +1,23 @@
-//! AVX2 with FMA and F16C: two registers per sixteen lanes.
+//! AVX2 with FMA and F16C: two registers per sixteen lanes. The levels with registers of this width have all but the integer dot
+//! product in common.
 
-use super::Simd;
+use super::{Dot, Simd};
 use std::arch::x86_64::*;
+use std::marker::PhantomData;
+
+/// Sixteen lanes in two registers, with `D` for integer dot products.
+#[derive(Clone, Copy, Debug)]
+pub struct Halves<D>(PhantomData<D>);
 
 /// AVX2, FMA and F16C.
-#[derive(Clone, Copy, Debug)]
-pub struct Avx2;
+pub type Avx2 = Halves<PairSums>;
 
 /// Lanes 0..8 and 8..16.
 #[derive(Clone, Copy, Debug)]
 pub struct F2(__m256, __m256);
 /// Lanes 0..8 and 8..16; as codes: rows 0..8 and 8..16.
 #[derive(Clone, Copy, Debug)]
-pub struct I2(__m256i, __m256i);
+pub struct I2(pub(super) __m256i, pub(super) __m256i);
 
 /// The last three levels of the reduction tree.
 #[inline(always)]
@@ -57,14 +62,14 @@ macro_rules! two {
 // SAFETY of the blocks below: the CPU has the instruction set and each pointer is valid for the elements read or
 // written, both by the trait's contract.
 #[allow(clippy::undocumented_unsafe_blocks)]
-impl Simd for Avx2 {
+impl<D: Dot<I2, I2>> Simd for Halves<D> {
     type F = F2;
     type I = I2;
     type Codes = I2;
-    type Acc = I2;
-    const SIGNED_BYTES: bool = true;
-    const TILE: usize = 3;
-    const TILE_GROUPS: [usize; 2] = [2, 1];
+    type Acc = D::Acc;
+    const SIGNED_BYTES: bool = D::SIGNED_BYTES;
+    const TILE: usize = D::TILE;
+    const TILE_GROUPS: [usize; 2] = D::TILE_GROUPS;
 
     #[inline(always)]
     unsafe fn zero() -> F2 {
@@ -261,9 +266,41 @@ impl Simd for Avx2 {
     unsafe fn or_codes(a: I2, b: I2) -> I2 {
         unsafe { I2(_mm256_or_si256(a.0, b.0), _mm256_or_si256(a.1, b.1)) }
     }
-    /// Accumulates 16-bit pair sums: `vpmaddubsw` and one add per dot, widened at the flush.
     #[inline(always)]
-    unsafe fn acc_start(_sum: I2) -> I2 {
+    unsafe fn acc_start(sum: I2) -> D::Acc {
+        unsafe { D::start(sum) }
+    }
+    #[inline(always)]
+    unsafe fn dot<const QUAD: usize>(bits: u32, acc: D::Acc, codes: I2, x: *const i8) -> D::Acc {
+        unsafe { D::dot::<QUAD>(bits, acc, codes, x) }
+    }
+    #[inline(always)]
+    unsafe fn acc_flush(sum: I2, acc: D::Acc) -> I2 {
+        unsafe { D::flush(sum, acc) }
+    }
+    fn flush_every(bits: u32) -> usize {
+        D::flush_every(bits)
+    }
+    #[inline(always)]
+    unsafe fn prefetch(p: *const u8) {
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(p.cast()) }
+    }
+}
+
+/// 16-bit sums of adjacent products: `vpmaddubsw` and one add per dot, widened at the flush.
+#[derive(Clone, Copy, Debug)]
+pub struct PairSums;
+
+// SAFETY of the blocks below: as above.
+#[allow(clippy::undocumented_unsafe_blocks)]
+impl Dot<I2, I2> for PairSums {
+    type Acc = I2;
+    const SIGNED_BYTES: bool = true;
+    const TILE: usize = 3;
+    const TILE_GROUPS: [usize; 2] = [2, 1];
+
+    #[inline(always)]
+    unsafe fn start(_sum: I2) -> I2 {
         unsafe { I2(_mm256_setzero_si256(), _mm256_setzero_si256()) }
     }
     #[inline(always)]
@@ -285,7 +322,7 @@ impl Simd for Avx2 {
         }
     }
     #[inline(always)]
-    unsafe fn acc_flush(sum: I2, acc: I2) -> I2 {
+    unsafe fn flush(sum: I2, acc: I2) -> I2 {
         unsafe {
             let one = _mm256_set1_epi16(1);
             I2(
@@ -296,9 +333,5 @@ impl Simd for Avx2 {
     }
     fn flush_every(bits: u32) -> usize {
         super::pair_sum_dots(bits)
-    }
-    #[inline(always)]
-    unsafe fn prefetch(p: *const u8) {
-        unsafe { _mm_prefetch::<_MM_HINT_T0>(p.cast()) }
     }
 }

@@ -1,6 +1,7 @@
 //! NEON with the dot-product instructions (FEAT_DotProd): `sdot` adds four products to each of four rows.
 
-use super::neon::{C4, Dot, I4, Lanes, four, signed};
+use super::Dot;
+use super::neon::{C4, I4, Lanes, four, signed};
 use std::arch::aarch64::*;
 use std::arch::asm;
 
@@ -43,7 +44,7 @@ pub(super) use dot4;
 
 // SAFETY of the blocks below: the CPU has the instruction set, and sixteen activations lie at `x`, by the trait's contract.
 #[allow(clippy::undocumented_unsafe_blocks)]
-impl Dot for SignedDot {
+impl Dot<I4, C4> for SignedDot {
     type Acc = I4;
     const SIGNED_BYTES: bool = true;
     // 12 registers of sums, 12 of dot products.

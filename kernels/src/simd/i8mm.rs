@@ -5,8 +5,9 @@
 //! interleaved from two quads: for 16 rows, 16 columns and two tokens it takes 16 products and 16 `zip` where `usdot` takes 32. Four tokens would save a quarter, but their
 //! sums fill the register file.
 
+use super::Dot;
 use super::dotprod::dot4;
-use super::neon::{C4, Dot, I4, Lanes, four};
+use super::neon::{C4, I4, Lanes, four};
 use std::arch::aarch64::*;
 use std::arch::asm;
 
@@ -19,7 +20,7 @@ pub struct MixedDot;
 
 // SAFETY of the blocks below: the CPU has the instruction set, and sixteen activations lie at `x`, by the trait's contract.
 #[allow(clippy::undocumented_unsafe_blocks)]
-impl Dot for MixedDot {
+impl Dot<I4, C4> for MixedDot {
     type Acc = I4;
     const SIGNED_BYTES: bool = false;
     const TILE: usize = 3;

@@ -8,6 +8,8 @@
 mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
+#[cfg(target_arch = "x86_64")]
+mod avxvnni;
 #[cfg(target_arch = "aarch64")]
 mod dotprod;
 #[cfg(target_arch = "aarch64")]
@@ -17,15 +19,17 @@ mod neon;
 mod scalar;
 
 #[cfg(target_arch = "x86_64")]
-pub use avx2::Avx2;
+pub use avx2::{Avx2, Halves, I2};
 #[cfg(target_arch = "x86_64")]
 pub use avx512::Avx512Vnni;
+#[cfg(target_arch = "x86_64")]
+pub use avxvnni::AvxVnni;
 #[cfg(target_arch = "aarch64")]
 pub use dotprod::Dotprod;
 #[cfg(target_arch = "aarch64")]
 pub use i8mm::I8mm;
 #[cfg(target_arch = "aarch64")]
-pub use neon::{Dot, Lanes, Neon};
+pub use neon::{C4, I4, Lanes, Neon};
 pub use scalar::Scalar;
 
 /// Number of virtual lanes.
@@ -162,6 +166,29 @@ pub trait Simd: Copy + 'static {
 
     /// Fetches the cache line at `p` into L1; `p` may be any address.
     unsafe fn prefetch(p: *const u8);
+}
+
+/// What the levels of an architecture differ in that share all else: the integer dot product, on sums `I` of sixteen rows and
+/// codes `C`. [`Simd`] says what each item means, and what it asks of the caller.
+#[allow(clippy::missing_safety_doc)] // as there
+#[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
+pub trait Dot<I, C>: Copy + 'static {
+    /// [`Simd::Acc`].
+    type Acc: Copy;
+    /// [`Simd::SIGNED_BYTES`].
+    const SIGNED_BYTES: bool;
+    /// [`Simd::TILE`].
+    const TILE: usize;
+    /// [`Simd::TILE_GROUPS`].
+    const TILE_GROUPS: [usize; 2];
+    /// [`Simd::acc_start`].
+    unsafe fn start(sum: I) -> Self::Acc;
+    /// [`Simd::dot`].
+    unsafe fn dot<const QUAD: usize>(bits: u32, acc: Self::Acc, codes: C, x: *const i8) -> Self::Acc;
+    /// [`Simd::acc_flush`].
+    unsafe fn flush(sum: I, acc: Self::Acc) -> I;
+    /// [`Simd::flush_every`].
+    fn flush_every(bits: u32) -> usize;
 }
 
 /// Dots that sums of adjacent products hold in 16 bits: one is at most `2 * 127 * (2^bits - 1)`, of signed 8-bit codes

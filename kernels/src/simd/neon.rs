@@ -1,6 +1,6 @@
 //! NEON: four registers per sixteen lanes. The instruction-set levels of 64-bit ARM have all but the integer dot product in common.
 
-use super::Simd;
+use super::{Dot, Simd};
 use std::arch::aarch64::*;
 use std::arch::asm;
 use std::marker::PhantomData;
@@ -18,27 +18,6 @@ pub struct Lanes<D>(PhantomData<D>);
 
 /// NEON as every 64-bit ARM has it (ARMv8.0).
 pub type Neon = Lanes<MultiplyLong>;
-
-/// What the levels differ in; [`Simd`] says what each item means, and what it asks of the caller.
-#[allow(clippy::missing_safety_doc)] // as there
-pub trait Dot: Copy + 'static {
-    /// [`Simd::Acc`].
-    type Acc: Copy;
-    /// [`Simd::SIGNED_BYTES`].
-    const SIGNED_BYTES: bool;
-    /// [`Simd::TILE`].
-    const TILE: usize;
-    /// [`Simd::TILE_GROUPS`].
-    const TILE_GROUPS: [usize; 2];
-    /// [`Simd::acc_start`].
-    unsafe fn start(sum: I4) -> Self::Acc;
-    /// [`Simd::dot`].
-    unsafe fn dot<const QUAD: usize>(bits: u32, acc: Self::Acc, codes: C4, x: *const i8) -> Self::Acc;
-    /// [`Simd::acc_flush`].
-    unsafe fn flush(sum: I4, acc: Self::Acc) -> I4;
-    /// [`Simd::flush_every`].
-    fn flush_every(bits: u32) -> usize;
-}
 
 /// Four times an expression of the register's index.
 macro_rules! four {
@@ -91,7 +70,7 @@ pub struct MultiplyLong;
 // SAFETY of the blocks below: every CPU of this architecture has NEON, and each pointer is valid for the elements read
 // or written by the trait's contract.
 #[allow(clippy::undocumented_unsafe_blocks)]
-impl Dot for MultiplyLong {
+impl Dot<I4, C4> for MultiplyLong {
     /// For each register of codes, those of the first and the last two rows, column by column.
     type Acc = [[int16x8_t; 2]; 4];
     const SIGNED_BYTES: bool = true;
@@ -123,7 +102,7 @@ impl Dot for MultiplyLong {
 
 // SAFETY of the blocks below: as above; what `D` needs beyond NEON, the caller vouches for.
 #[allow(clippy::undocumented_unsafe_blocks)]
-impl<D: Dot> Simd for Lanes<D> {
+impl<D: Dot<I4, C4>> Simd for Lanes<D> {
     type F = F4;
     type I = I4;
     type Codes = C4;

@@ -28,7 +28,7 @@ architectures! {
     "glm4": glm4, "GLM-4-0414";
     "gpt2": gpt2, "GPT-2";
     "gptneox": gptneox, "Pythia, GPT-NeoX, Dolly";
-    "granite": granite, "Granite 3 and 4 without experts";
+    "granite": granite, "Granite 3 without experts";
     "granitemoe": granitemoe, "Granite 3 with experts";
     "llama": llama, "Llama 1 to 3, Mistral, Mixtral, SmolLM2, Yi, Vicuna";
     "olmo2": olmo2, "OLMo 2 and 3";

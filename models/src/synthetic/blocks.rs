@@ -1,7 +1,7 @@
 //! Random weights in every stored format.
 
 use half::{bf16, f16};
-use kinfer_core::{Format, dequantize};
+use kinfer_core::{Format, Quant, dequantize};
 
 /// SplitMix64 (Steele, Lea & Flood 2014).
 #[derive(Clone, Debug)]
@@ -45,9 +45,8 @@ pub struct Blocks {
 enum Kind {
     /// Values to pick from, encoded.
     Float(Vec<u8>),
-    /// Where a block's half-precision scale is, and where its offset (or the scale of its minimums), with the bytes that
-    /// belong there. All else in a block may have any bits.
-    Quantised { scale: (usize, [u8; 2]), offset: Option<(usize, [u8; 2])> },
+    /// A block's half-precision scale, and its offset (or the scale of its minimums). All else in a block may have any bits.
+    Quantised(&'static Quant, [f16; 2]),
     /// The first byte of a block is the scale's exponent: picked from these. All else may have any bits.
     Exponent([u8; EXPONENTS]),
 }
@@ -63,25 +62,15 @@ const SAMPLE: usize = 512;
 impl Blocks {
     /// Blocks of `format` with values of root mean square `rms`.
     pub fn new(format: Format, rms: f32) -> Blocks {
-        // The offset is what centres the codes at scale 1.
-        let (scale, offset) = match format {
-            Format::F32 | Format::F16 | Format::BF16 => return Blocks { format, kind: floats(format, rms) },
-            Format::Q4_0 | Format::Q5_0 | Format::Q8_0 | Format::IQ4_NL | Format::IQ4_XS => (0, None),
-            Format::Q4_1 => (0, Some((2, -7.5))),
-            Format::Q5_1 => (0, Some((2, -15.5))),
-            Format::Q2_K => (80, Some((82, 1.5))),
-            Format::Q3_K => (108, None),
-            Format::Q4_K => (0, Some((2, 7.5))),
-            Format::Q5_K => (0, Some((2, 15.5))),
-            Format::Q6_K => (208, None),
-            Format::MXFP4 => return Blocks { format, kind: exponents(rms) },
-        };
-        let scaled_by = |s: f32| Blocks {
-            format,
-            kind: Kind::Quantised {
-                scale: (scale, f16::from_f32(s).to_le_bytes()),
-                offset: offset.map(|(at, o)| (at, f16::from_f32(o * s).to_le_bytes())),
-            },
+        let Some(quant) = format.quant() else { return Blocks { format, kind: floats(format, rms) } };
+        if quant.wide_scale {
+            return Blocks { format, kind: exponents(rms) };
+        }
+        // What centres the codes at scale 1: added to them where there is one per block, subtracted in blocks of 256.
+        let centre = f32::from(quant.codes.1) / if format.block_len() > 32 { 2.0 } else { -2.0 };
+        let scaled_by = |s: f32| {
+            let halves = [s, centre * s].map(f16::from_f32);
+            Blocks { format, kind: Kind::Quantised(quant, halves) }
         };
         let mut sample = vec![0; SAMPLE * format.block_bytes()];
         scaled_by(1.0).fill(&mut Random::new(0), &mut sample);
@@ -109,12 +98,10 @@ impl Blocks {
                     block[0] = exponents[usize::from(block[0]) % EXPONENTS];
                 }
             }
-            Kind::Quantised { scale, offset } => {
+            Kind::Quantised(quant, [scale, offset]) => {
                 random.fill(out);
                 for block in out.chunks_exact_mut(self.format.block_bytes()) {
-                    for (at, bytes) in [scale].into_iter().chain(offset) {
-                        block[*at..at + 2].copy_from_slice(bytes);
-                    }
+                    quant.put_halves(block, *scale, *offset);
                 }
             }
         }

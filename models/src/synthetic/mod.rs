@@ -117,7 +117,7 @@ impl Mix {
         }
         // What quantisers take where blocks of 256 do not fit; for the smallest, IQ4_NL, which Q4_0 equals in size.
         match format {
-            Format::Q2_K | Format::Q3_K => Format::Q4_0,
+            f if f.bits_per_weight() < Format::Q4_K.bits_per_weight() => Format::Q4_0,
             Format::Q4_K => Format::Q5_0,
             Format::Q5_K => Format::Q5_1,
             _ => Format::Q8_0,

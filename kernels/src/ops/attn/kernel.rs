@@ -5,6 +5,10 @@ use super::format::{KvFormat, UNIT};
 use super::kv::SCALES;
 use super::{Attend, BLOCK_LEN, LIMIT, PARTIAL_HEAD, PARTITION_LEN, TileFn, partial_len};
 use crate::ops::lanes::{store_n, tanh};
+#[cfg(target_arch = "aarch64")]
+use crate::simd::{C4, Dot, I4, Lanes};
+#[cfg(target_arch = "x86_64")]
+use crate::simd::{Dot, Halves, I2};
 use crate::simd::{LANES, Scalar, Simd, exp};
 
 /// Most queries that go through a tile of keys together.
@@ -26,7 +30,7 @@ impl Width for Scalar {
 
 // 6 vectors are 12 of 16 registers. A second vector per row costs more registers for operands than it saves loads.
 #[cfg(target_arch = "x86_64")]
-impl Width for crate::simd::Avx2 {
+impl<D: Dot<I2, I2>> Width for Halves<D> {
     const SUMS: usize = 6;
     const QUERIES: usize = 6;
 }
@@ -40,7 +44,7 @@ impl Width for crate::simd::Avx512Vnni {
 
 // 24 of 32 registers, as each vector is four.
 #[cfg(target_arch = "aarch64")]
-impl<D: crate::simd::Dot> Width for crate::simd::Lanes<D> {
+impl<D: Dot<I4, C4>> Width for Lanes<D> {
     const SUMS: usize = 6;
     const QUERIES: usize = 6;
 }

@@ -143,11 +143,11 @@ impl Bench {
     fn prefill(&mut self, sequence: usize, start: usize, count: usize, ubatch: usize) -> anyhow::Result<Run> {
         let prompt: Vec<u32> = (start..start + count).map(|at| token(sequence, at, self.vocab)).collect();
         let mut run = Run { time: Duration::ZERO, tokens: Vec::new() };
-        let mut at = start;
+        let (mut at, role) = (start, Role::of_prompt(start + count));
         for chunk in prompt.chunks(ubatch) {
             self.batch.clear();
             let last = at + chunk.len() == start + count;
-            self.batch.push(Role::Prompt, chunk, at, &self.blocks[sequence], last);
+            self.batch.push(role, chunk, at, &self.blocks[sequence], last);
             at += chunk.len();
             self.step(&mut run)?;
         }

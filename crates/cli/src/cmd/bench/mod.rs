@@ -107,7 +107,7 @@ pub struct BenchArgs {
     /// Run on this device: auto, cpu, candle
     #[arg(long, env = "KINFER_DEVICE", value_name = "NAME", default_value = "auto", value_parser = model::device)]
     device: Device,
-    /// Instruction set instead of the best one: scalar, avx2, avx512vnni, amx, neon, dotprod, i8mm
+    /// Instruction set instead of the best one: scalar, avx2, avxvnni, avx512vnni, amx, neon, dotprod, i8mm
     #[arg(long, env = "KINFER_ISA", value_name = "NAME")]
     isa: Option<String>,
     /// How the CPU computes: the best way for each token's role, all in int8, or all in f32

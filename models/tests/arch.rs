@@ -1,7 +1,7 @@
 //! Metadata to blueprints: what the architectures read, and what they refuse.
 
 use kinfer_core::backend::RowOrder;
-use kinfer_core::{Activation, Error, Format};
+use kinfer_core::{Activation, Error, ExpertSpec, Format};
 use kinfer_load::gguf::{Gguf, Value, write::Writer};
 use kinfer_models::SamplingDefaults;
 use kinfer_models::arch::{self, Blueprint, QkRows};
@@ -215,6 +215,18 @@ fn phi3_has_tables_for_short_and_long_contexts() {
 }
 
 #[test]
+fn experts_have_a_width_of_their_own() {
+    let file = decoder("qwen3moe", 2)
+        .set("qwen3moe.expert_count", 8u32)
+        .set("qwen3moe.expert_used_count", 3u32)
+        .set("qwen3moe.expert_feed_forward_length", 32u32);
+    let ffn = file.read().spec.layers.remove(1).ffn;
+    assert_eq!((ffn.hidden, ffn.experts), (32, Some(ExpertSpec { count: 8, used: 3, renormalise: true })));
+    let no_experts = llama().set("llama.expert_count", 0u32).set("llama.expert_used_count", 0u32);
+    assert_eq!(no_experts.read().spec.layers[0].ffn.experts, None);
+}
+
+#[test]
 fn granite_scales_the_stream_instead_of_each_block() {
     let file = decoder("granite", 2)
         .set("granite.embedding_scale", 12f32)
@@ -228,7 +240,7 @@ fn granite_scales_the_stream_instead_of_each_block() {
 
 #[test]
 fn refusals_name_key_and_value() {
-    let refused: [(File, &[&str]); 20] = [
+    let refused: [(File, &[&str]); 22] = [
         (
             decoder("gptneox", 2).without("gptneox.attention.layer_norm_rms_epsilon"),
             &["gptneox.attention.layer_norm_epsilon", "missing"],
@@ -257,7 +269,12 @@ fn refusals_name_key_and_value() {
             llama().set("llama.rope.scaling.type", "longrope"),
             &["llama.rope.scaling.type", "longrope", "yarn"],
         ),
-        (llama().set("llama.expert_count", 8u32), &["llama.expert_count", "8", "experts"]),
+        (decoder("qwen3", 2).set("qwen3.expert_count", 8u32), &["qwen3.expert_count", "8", "experts"]),
+        (llama().set("llama.expert_count", 8u32), &["llama.expert_used_count", "missing"]),
+        (
+            llama().set("llama.expert_count", 8u32).set("llama.expert_used_count", 9u32),
+            &["llama.expert_used_count", "9", "8 experts"],
+        ),
         (llama().set("llama.vocab_size", 11u32), &["llama.vocab_size", "11", "10"]),
         (llama().set("llama.logit_scale", 2f32), &["llama.logit_scale", "2"]),
         (decoder("gemma3", 2).set("gemma3.attn_logit_softcapping", 50f32), &["attn_logit_softcapping", "50"]),

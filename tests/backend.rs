@@ -53,7 +53,7 @@ macro_rules! backends {
 }
 
 backends! {
-    candle_f32: Candle::cpu(), &[KvType::F32, KvType::Bf16], Bounds { unfused: 0.0, reference: 0.0, chunks: 1e-6 };
+    candle_f32: Candle::cpu(), &[KvType::F32, KvType::Bf16], Bounds { unfused: 0.0, reference: 0.0, chunks: 2e-6 };
     cpu_f32: cpu(Numerics::F32), CPU, Bounds { unfused: 0.0, reference: 1e-6, chunks: 0.0 };
     cpu_auto: cpu(Numerics::Auto), CPU, Bounds { unfused: 0.0, reference: 2e-3, chunks: 0.0 };
     cpu_int8: cpu(Numerics::Int8), CPU, Bounds { unfused: 0.0, reference: 2e-3, chunks: 0.0 };
@@ -144,7 +144,13 @@ impl Sequence {
 }
 
 fn limits(kv: KvTypes) -> RunnerLimits {
-    RunnerLimits { rows: ROWS, outputs: SEQUENCES, blocks: SEQUENCES * BLOCKS, kv }
+    RunnerLimits {
+        rows: ROWS,
+        outputs: SEQUENCES,
+        blocks: SEQUENCES * BLOCKS,
+        context: BLOCKS * BLOCK_LEN,
+        kv,
+    }
 }
 
 /// All logits of a run that mixes prompts, chunks of prompts and single tokens of three sequences.

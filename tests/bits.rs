@@ -29,7 +29,13 @@ fn load(file: &str, threads: usize, isa: Isa, numerics: Numerics) -> Arc<dyn Mod
 }
 
 fn runner(model: &Arc<dyn Model>, kv: KvTypes, sequences: usize) -> Box<dyn Runner> {
-    let limits = RunnerLimits { rows: 600, outputs: 16, blocks: sequences * TABLE + 1, kv };
+    let limits = RunnerLimits {
+        rows: 600,
+        outputs: 16,
+        blocks: sequences * TABLE + 1,
+        context: TABLE * BLOCK_LEN,
+        kv,
+    };
     model.clone().runner(limits).unwrap()
 }
 

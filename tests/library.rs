@@ -10,7 +10,7 @@ use kinfer::{
     Device, Engine, EngineBuilder, Error, ErrorKind, Event, Finish, LengthLimit, LoadOptions, Message, Model,
     Params, Role, Sampling, Thinking,
 };
-use kinfer_core::{KvType, ModelSpec, Runner, RunnerLimits};
+use kinfer_core::{KvType, ModelSpec, NormKind, NormSpec, Runner, RunnerLimits};
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -51,9 +51,10 @@ fn spec() -> ModelSpec {
         dim: 1,
         context: 2048,
         embed_scale: 1.0,
-        norm_eps: 1e-5,
+        norm: NormSpec { kind: NormKind::Rms, eps: 1e-5 },
         logit_softcap: None,
         ropes: Vec::new(),
+        long: None,
         layers: Vec::new(),
     }
 }

@@ -4,7 +4,7 @@ mod common;
 
 use common::{Rng, SPECIAL, all_ops, nmse, same_bits};
 use half::{bf16, f16};
-use kinfer_kernels::ops::{Ops, rope_table};
+use kinfer_kernels::ops::{Ops, choose_experts, rope_table};
 
 const SIZES: [usize; 16] = [0, 1, 2, 7, 15, 16, 17, 31, 33, 63, 64, 65, 100, 576, 577, 2051];
 
@@ -48,6 +48,32 @@ fn rms_norm() {
         let want: Vec<f64> =
             (0..n).map(|i| f64::from(x[i]) / (mean + 1e-5).sqrt() * f64::from(w[i])).collect();
         assert!(nmse(&got, &want) < 1e-13, "{n}: {}", nmse(&got, &want));
+    }
+}
+
+#[test]
+fn layer_norm() {
+    for n in SIZES {
+        let mut rng = Rng::new(n as u64);
+        // A mean that is large beside the spread: what would cancel in one pass.
+        let x: Vec<f32> = rng.normals(n).iter().map(|v| v + 30.0).collect();
+        let (w, b) = (rng.normals(n), rng.normals(n));
+        for bias in [None, Some(&b[..])] {
+            let got = on_all(&format!("layer_norm {n}"), |o| {
+                let mut out = vec![0.0; n];
+                o.layer_norm(&x, &w, bias, 1e-5, &mut out);
+                out
+            });
+            let mean = f64s(&x).iter().sum::<f64>() / n.max(1) as f64;
+            let var = f64s(&x).iter().map(|v| (v - mean).powi(2)).sum::<f64>() / n.max(1) as f64;
+            let want: Vec<f64> = (0..n)
+                .map(|i| (f64::from(x[i]) - mean) / (var + 1e-5).sqrt() * f64::from(w[i]))
+                .zip(&b)
+                .map(|(y, b)| y + bias.map_or(0.0, |_| f64::from(*b)))
+                .collect();
+            // The mean is rounded to 2e-6, an ulp of 30.
+            assert!(nmse(&got, &want) < 1e-11, "{n}: {}", nmse(&got, &want));
+        }
     }
 }
 
@@ -133,6 +159,57 @@ fn gelu_tanh() {
         // The rounding of 2u, an ulp and more of it, is an absolute error of the exponent.
         let bound = (4.0 + 5.0 * u.abs().min(90.0)) * 6e-8 * want.abs() + 1e-37 * d.abs();
         assert!((f64::from(got) - want).abs() <= bound, "gelu({x}) = {got}, not {want}");
+    }
+}
+
+/// `x / 2 * (1 + erf(x / sqrt(2)))` by Simpson's rule over the normal density, 2000 steps.
+fn gelu_by_integration(x: f64) -> f64 {
+    let steps = 2000;
+    let h = x / f64::from(steps);
+    let density = |t: f64| (-t * t / 2.0).exp() / std::f64::consts::TAU.sqrt();
+    let weight = |i| if i == 0 || i == steps { 1.0 } else { f64::from(2 + 2 * (i % 2)) };
+    let area: f64 = (0..=steps).map(|i| weight(i) * density(f64::from(i) * h)).sum::<f64>() * h / 3.0;
+    x * (0.5 + area)
+}
+
+#[test]
+fn gelu() {
+    let x: Vec<f32> =
+        (-900..900).map(|i| i as f32 * 0.01).chain([20.0, -20.0, 1e30, f32::INFINITY]).collect();
+    let got = on_all("gelu", |o| {
+        let mut out = x.clone();
+        o.gelu(&mut out);
+        out
+    });
+    for (&x, &got) in x.iter().zip(&got) {
+        let want = if x.abs() < 10.0 { gelu_by_integration(f64::from(x)) } else { f64::from(x.max(0.0)) };
+        let near = (f64::from(got) - want).abs() <= 3e-7 * f64::from(x.abs()) + 1e-36;
+        assert!(if x.is_infinite() { got == x } else { near }, "gelu({x}) = {got}, not {want}");
+    }
+}
+
+#[test]
+fn without_a_gate_is_with_an_up_of_one() {
+    type Gated = fn(&Ops, &[f32], &[f32], &mut [f32]);
+    type Alone = fn(&Ops, &mut [f32]);
+    let pairs: [(Gated, Alone); 3] =
+        [(Ops::silu_mul, Ops::silu), (Ops::gelu_tanh_mul, Ops::gelu_tanh), (Ops::gelu_mul, Ops::gelu)];
+    for n in SIZES {
+        let x = Rng::new(n as u64).normals(n);
+        let one = vec![1.0; n];
+        for (gated, alone) in pairs {
+            let with = on_all("gated", |o| {
+                let mut out = vec![0.0; n];
+                gated(o, &x, &one, &mut out);
+                out
+            });
+            let without = on_all("alone", |o| {
+                let mut x = x.clone();
+                alone(o, &mut x);
+                x
+            });
+            assert!(same_bits(&with, &without));
+        }
     }
 }
 
@@ -227,6 +304,24 @@ fn rope_table_at_position_zero_is_identity() {
 }
 
 #[test]
+fn experts_are_chosen_by_their_probability() {
+    let logits = [0.5, 2.0, -1.0, 2.0, 1.0];
+    let of = |used, renormalise| {
+        let mut chosen = Vec::new();
+        choose_experts(&logits, used, renormalise, |i, w| chosen.push((i, w)));
+        chosen
+    };
+    let e = |i: usize| f64::from(logits[i]).exp();
+    let all: f64 = (0..5).map(e).sum();
+    for (renormalise, sum) in [(false, all), (true, e(1) + e(3) + e(4))] {
+        let chosen = of(3, renormalise);
+        assert_eq!(chosen.iter().map(|c| c.0).collect::<Vec<_>>(), [1, 3, 4], "the first of equals is first");
+        assert!(chosen.iter().all(|&(i, w)| (f64::from(w) - e(i) / sum).abs() < 1e-7), "{chosen:?}");
+    }
+    assert_eq!(of(9, true).len(), 5, "no more than there are");
+}
+
+#[test]
 fn conversions() {
     for n in SIZES {
         let mut rng = Rng::new(n as u64);
@@ -299,6 +394,8 @@ fn odd_values_are_the_same_on_every_isa() {
             on_all("softcap", |o| out(&|out| o.softcap(out, 30.0)));
             on_all("silu_mul", |o| out(&|out| o.silu_mul(&x, &y, out)));
             on_all("gelu_tanh_mul", |o| out(&|out| o.gelu_tanh_mul(&x, &y, out)));
+            on_all("gelu_mul", |o| out(&|out| o.gelu_mul(&x, &y, out)));
+            on_all("layer_norm", |o| out(&|out| o.layer_norm(&x, &y, Some(&x), 1e-5, out)));
             on_all("rope", |o| out(&|out| o.rope(out, n, &y[..n / 2], &y[n / 2..n / 2 * 2])));
             on_all("f16", |o| {
                 let mut half = vec![f16::ZERO; n];
@@ -317,6 +414,8 @@ fn nan_is_not_hidden() {
         o.silu_mul(&x, &one, &mut y);
         assert!(y[0].is_nan());
         o.gelu_tanh_mul(&x, &one, &mut y);
+        assert!(y[0].is_nan());
+        o.gelu_mul(&x, &one, &mut y);
         assert!(y[0].is_nan());
         let mut y = x;
         o.softcap(&mut y, 30.0);

@@ -1,10 +1,12 @@
 //! Blueprint and file to weights on a device: shapes checked, parts fused, every tensor accounted for.
 
-use crate::arch::{Blueprint, Names};
+use crate::arch::{Blueprint, Names, QkNorm};
 use crate::decoder::Decoder;
 use crate::source::{Source, Stored};
-use kinfer_core::backend::{AttnWeights, FfnWeights, Layer, Matrix, RowOrder};
-use kinfer_core::{AttnSpec, Backend, Error, LayerSpec, Result, dequantize};
+use kinfer_core::backend::{AttnWeights, Ffn, FfnWeights, Layer, Matrix, MoeWeights, NormWeights, RowOrder};
+use kinfer_core::{
+    AttnSpec, Backend, Error, ExpertSpec, FfnSpec, LayerSpec, NormKind, NormSpec, Result, dequantize,
+};
 use std::collections::HashSet;
 
 /// Told after each weight: bytes of the file packed so far, and in all.
@@ -17,7 +19,7 @@ pub(crate) fn decoder<B: Backend>(
     source: &dyn Source,
     progress: Progress<'_>,
 ) -> Result<Decoder<B>> {
-    let Blueprint { spec, names } = blueprint;
+    let Blueprint { spec, names, logit_scale } = blueprint;
     let mut total = 0;
     for name in source.tensors().into_iter().filter(|name| !names.ignores(name)) {
         total += source.tensor(name)?.map_or(0, |t| t.data.len() as u64);
@@ -29,44 +31,72 @@ pub(crate) fn decoder<B: Backend>(
         progress,
         total,
         done: 0,
-        used: HashSet::from([crate::arch::ROPE_FACTORS.to_string()]),
+        used: names.rope_factors.iter().map(|name| name.to_string()).collect(),
         read_per_token: 0,
         bytes: 0,
     };
 
     let embed = b.weight(&[Part::whole(names.embed, spec.vocab, spec.dim)])?;
     let embed_bytes = std::mem::take(&mut b.read_per_token);
+    let positions = match names.positions {
+        Some(name) => {
+            let values = b.values(&weight(name), &[spec.context, spec.dim])?;
+            Some(b.upload(&values)?)
+        }
+        None => None,
+    };
+    b.read_per_token = 0;
     let mut layers = Vec::with_capacity(spec.layers.len());
     for (i, layer) in spec.layers.iter().enumerate() {
         layers.push(b.layer(&names, i, layer, spec.dim)?);
     }
-    let norm = b.vector(names.norm, spec.dim)?;
-    let head = match b.has(names.head)? {
+    let norm = b.norm(names.norm, spec.norm, spec.dim, logit_scale)?;
+    let head = match b.has(&weight(names.head))? {
         true => Some(b.weight(&[Part::whole(names.head, spec.vocab, spec.dim)])?),
         false => {
             b.read_per_token += embed_bytes;
             None
         }
     };
+    let head_bias = b.bias(names.head, spec.vocab)?;
     b.check_all_used(&names)?;
     (b.progress)(total, total);
     let (bytes_per_token, weight_bytes) = (b.read_per_token, b.bytes);
-    Ok(Decoder { backend, spec, embed, layers, norm, head, bytes_per_token, weight_bytes })
+    Ok(Decoder {
+        backend,
+        spec,
+        embed,
+        positions,
+        layers,
+        norm,
+        head,
+        head_bias,
+        bytes_per_token,
+        weight_bytes,
+    })
 }
 
 /// Consecutive rows of a stored matrix.
 struct Part {
     name: String,
-    /// Shape of the whole stored matrix.
-    stored: (usize, usize),
-    /// First row taken, and how many.
+    /// Shape of the whole stored tensor: a matrix, or one for each expert.
+    stored: Vec<usize>,
+    /// First row taken, and how many, counted through all matrices.
     rows: (usize, usize),
     order: RowOrder,
 }
 
 impl Part {
-    fn whole(name: impl Into<String>, rows: usize, cols: usize) -> Part {
-        Part { name: name.into(), stored: (rows, cols), rows: (0, rows), order: RowOrder::AsStored }
+    /// All of the matrix `{name}.weight`.
+    fn whole(name: &str, rows: usize, cols: usize) -> Part {
+        Part { name: weight(name), stored: vec![rows, cols], rows: (0, rows), order: RowOrder::AsStored }
+    }
+}
+
+impl Part {
+    /// Rows of the whole stored tensor.
+    fn all_rows(&self) -> usize {
+        self.stored[..self.stored.len() - 1].iter().product()
     }
 }
 
@@ -84,79 +114,152 @@ struct Builder<'a, B: Backend> {
 
 impl<B: Backend> Builder<'_, B> {
     fn layer(&mut self, names: &Names, i: usize, spec: &LayerSpec, dim: usize) -> Result<Layer<B>> {
-        let LayerSpec { attn, ffn } = spec;
-        let name = |part: &str| format!("blk.{i}.{part}.weight");
-        let [gate, up] = names.gate_up;
-        let qk_norm = |b: &mut Self, which: usize| match names.qk_norm {
-            Some(pair) => b.vector(&name(pair[which]), attn.head_dim).map(Some),
+        let LayerSpec { attn, ffn, parallel: _ } = spec;
+        let name = |part: &str| format!("blk.{i}.{part}");
+        let qk_norm = |b: &mut Self, part: &str, width| match names.qk_norm {
+            Some(QkNorm::Heads) => b.vector(&name(part), attn.head_dim).map(Some),
+            Some(QkNorm::Rows) => b.vector(&name(part), width).map(Some),
             None => Ok(None),
         };
-        let post_norm = |b: &mut Self, part: Option<&str>| match part {
-            Some(part) => b.vector(&name(part), dim).map(Some),
-            None => Ok(None),
+        let (qkv, qkv_bias) = self.projection(&name, names.fused_qkv, &qkv_parts(names, attn), dim)?;
+        let ffn_weights = match ffn.experts {
+            Some(experts) => Ffn::Mixture(self.mixture(names, &name, ffn, experts, dim)?),
+            None => Ffn::Dense(self.dense(names, &name, ffn, dim)?),
         };
         Ok(Layer {
             attn: AttnWeights {
-                norm: self.vector(&name(names.attn_norm), dim)?,
-                qkv: self.qkv(names, i, attn, dim)?,
-                qkv_bias: self.qkv_bias(names, i, attn)?,
-                q_norm: qk_norm(self, 0)?,
-                k_norm: qk_norm(self, 1)?,
-                out: self.weight(&[Part::whole(name(names.attn_out), dim, attn.q_dim())])?,
-                out_bias: match self.bias(&format!("blk.{i}.{}.bias", names.attn_out), dim)? {
-                    Some(values) => Some(self.upload(&values)?),
-                    None => None,
-                },
-                post_norm: post_norm(self, names.attn_post_norm)?,
+                norm: self.block_norm(names.attn_norm, &name, attn.norm, dim)?,
+                qkv,
+                qkv_bias,
+                q_norm: qk_norm(self, "attn_q_norm", attn.q_dim())?,
+                k_norm: qk_norm(self, "attn_k_norm", attn.kv_dim())?,
+                out: self.weight(&[Part::whole(&name(names.attn_out), dim, attn.q_dim())])?,
+                out_bias: self.bias(&name(names.attn_out), dim)?,
+                post_norm: self.block_norm(names.attn_post_norm, &name, attn.norm, dim)?,
             },
-            ffn: FfnWeights {
-                norm: self.vector(&name(names.ffn_norm), dim)?,
-                gate_up: self.weight(&[
-                    Part::whole(name(gate), ffn.hidden, dim),
-                    Part::whole(name(up), ffn.hidden, dim),
-                ])?,
-                down: self.weight(&[Part::whole(name(names.down), dim, ffn.hidden)])?,
-                post_norm: post_norm(self, names.ffn_post_norm)?,
-            },
+            ffn: ffn_weights,
         })
     }
 
-    /// The fused projection, from three stored matrices or one.
-    fn qkv(&mut self, names: &Names, i: usize, spec: &AttnSpec, dim: usize) -> Result<B::Weight> {
-        let fused = format!("blk.{i}.{}.weight", names.fused_qkv);
-        let is_fused = self.has(&fused)?;
-        let mut first = 0;
-        let parts = qkv_parts(names, spec).map(|(name, rows, order)| {
-            let mut part = match is_fused {
-                true => Part { rows: (first, rows), ..Part::whole(&fused, spec.qkv_dim(), dim) },
-                false => Part::whole(format!("blk.{i}.{name}.weight"), rows, dim),
-            };
-            part.order = order;
-            first += rows;
-            part
-        });
-        self.weight(&parts)
+    fn dense(
+        &mut self,
+        names: &Names,
+        name: &dyn Fn(&str) -> String,
+        spec: &FfnSpec,
+        dim: usize,
+    ) -> Result<FfnWeights<B>> {
+        let parts = gate_up_parts(names, spec);
+        let (gate_up, gate_up_bias) = self.projection(name, names.gate_up[1], &parts, dim)?;
+        Ok(FfnWeights {
+            norm: self.block_norm(names.ffn_norm, name, spec.norm, dim)?,
+            gate_up,
+            gate_up_bias,
+            down: self.weight(&[Part::whole(&name(names.down), dim, spec.hidden)])?,
+            down_bias: self.bias(&name(names.down), dim)?,
+            post_norm: self.block_norm(names.ffn_post_norm, name, spec.norm, dim)?,
+        })
     }
 
-    /// The bias of the fused projection, with zeros where one of the three has none.
-    fn qkv_bias(&mut self, names: &Names, i: usize, spec: &AttnSpec) -> Result<Option<B::Vector>> {
-        let fused = self.bias(&format!("blk.{i}.{}.bias", names.fused_qkv), spec.qkv_dim())?;
-        let mut found = fused.is_some();
-        let fused = fused.unwrap_or_default();
-        let mut all = Vec::with_capacity(spec.qkv_dim());
-        for (name, rows, order) in qkv_parts(names, spec) {
-            let own = self.bias(&format!("blk.{i}.{name}.bias"), rows)?;
+    /// Router and experts; a tensor holds the matrices of all experts, one after the other.
+    fn mixture(
+        &mut self,
+        names: &Names,
+        name: &dyn Fn(&str) -> String,
+        ffn: &FfnSpec,
+        spec: ExpertSpec,
+        dim: usize,
+    ) -> Result<MoeWeights<B>> {
+        let part = |part: &str, e: usize, rows: usize, cols: usize| Part {
+            name: weight(&name(&format!("{part}_exps"))),
+            stored: vec![spec.count, rows, cols],
+            rows: (e * rows, rows),
+            order: RowOrder::AsStored,
+        };
+        let router = self.weight(&[Part::whole(&name("ffn_gate_inp"), spec.count, dim)])?;
+        let before = self.read_per_token;
+        let mut experts = Vec::with_capacity(spec.count);
+        for e in 0..spec.count {
+            let up: Vec<Part> =
+                gate_up_parts(names, ffn).iter().map(|p| part(p.0, e, ffn.hidden, dim)).collect();
+            experts.push([self.weight(&up)?, self.weight(&[part(names.down, e, dim, ffn.hidden)])?]);
+        }
+        // A token reads those that it goes to.
+        let all = self.read_per_token - before;
+        self.read_per_token = before + all / spec.count as u64 * spec.used as u64;
+        Ok(MoeWeights {
+            spec,
+            norm: self.block_norm(names.ffn_norm, name, ffn.norm, dim)?,
+            router,
+            experts,
+            post_norm: self.block_norm(names.ffn_post_norm, name, ffn.norm, dim)?,
+        })
+    }
+
+    fn block_norm(
+        &mut self,
+        part: Option<&str>,
+        name: &dyn Fn(&str) -> String,
+        spec: NormSpec,
+        dim: usize,
+    ) -> Result<Option<NormWeights<B>>> {
+        part.map(|part| self.norm(&name(part), spec, dim, 1.0)).transpose()
+    }
+
+    /// A projection made of `parts`, which the file stores one by one or as one tensor called `fused`; and its bias,
+    /// with zeros where one of the parts has none.
+    fn projection(
+        &mut self,
+        name: &dyn Fn(&str) -> String,
+        fused: &str,
+        parts: &[(&'static str, usize, RowOrder)],
+        cols: usize,
+    ) -> Result<(B::Weight, Option<B::Vector>)> {
+        // Where the name is also a part's, it says nothing about the bias.
+        let shared = parts.iter().any(|part| part.0 == fused);
+        let fused = name(fused);
+        let is_fused = !self.has(&weight(&name(parts[0].0)))? && self.has(&weight(&fused))?;
+        let all: usize = parts.iter().map(|part| part.1).sum();
+        let mut first = 0;
+        let matrices: Vec<Part> = parts
+            .iter()
+            .map(|&(part, rows, order)| {
+                let whole = match is_fused {
+                    true => Part { rows: (first, rows), ..Part::whole(&fused, all, cols) },
+                    false => Part::whole(&name(part), rows, cols),
+                };
+                first += rows;
+                Part { order, ..whole }
+            })
+            .collect();
+
+        let stored = if is_fused || !shared { self.bias_values(&fused, all)? } else { None };
+        let mut found = stored.is_some();
+        let stored = stored.unwrap_or_default();
+        let mut bias = Vec::with_capacity(all);
+        for &(part, rows, order) in parts {
+            let own = if is_fused { None } else { self.bias_values(&name(part), rows)? };
             found |= own.is_some();
-            let stored = match fused.get(all.len()..all.len() + rows) {
-                Some(part) => part.to_vec(),
+            let values = match stored.get(bias.len()..bias.len() + rows) {
+                Some(values) => values.to_vec(),
                 None => own.unwrap_or_else(|| vec![0.0; rows]),
             };
-            all.extend((0..rows).map(|r| stored[order.stored_row(r)]));
+            bias.extend((0..rows).map(|r| values[order.stored_row(r)]));
         }
-        match found {
-            true => self.upload(&all).map(Some),
-            false => Ok(None),
-        }
+        let bias = if found { Some(self.upload(&bias)?) } else { None };
+        Ok((self.weight(&matrices)?, bias))
+    }
+
+    /// The norm called `name`, its weight and bias multiplied by `scale`.
+    fn norm(&mut self, name: &str, spec: NormSpec, dim: usize, scale: f32) -> Result<NormWeights<B>> {
+        let mut values = self.values(&weight(name), &[dim])?;
+        // An RMS norm has no bias: one in the file is a tensor that nothing uses.
+        let mut bias = match spec.kind {
+            NormKind::Rms => None,
+            NormKind::Layer => self.bias_values(name, dim)?,
+        };
+        values.iter_mut().chain(bias.iter_mut().flatten()).for_each(|v| *v *= scale);
+        let bias = bias.map(|values| self.upload(&values)).transpose()?;
+        Ok(NormWeights { weight: self.upload(&values)?, bias })
     }
 
     fn has(&self, name: &str) -> Result<bool> {
@@ -185,9 +288,9 @@ impl<B: Backend> Builder<'_, B> {
     fn weight(&mut self, parts: &[Part]) -> Result<B::Weight> {
         let mut matrices = Vec::with_capacity(parts.len());
         for part in parts {
-            let (rows, cols) = part.stored;
-            let tensor = self.stored(&part.name, &[rows, cols])?;
-            let row_bytes = tensor.data.len() / rows;
+            let tensor = self.stored(&part.name, &part.stored)?;
+            let cols = part.stored[part.stored.len() - 1];
+            let row_bytes = tensor.data.len() / part.all_rows();
             let (first, rows) = part.rows;
             matrices.push(Matrix {
                 name: &part.name,
@@ -202,7 +305,8 @@ impl<B: Backend> Builder<'_, B> {
         let read: u64 = matrices.iter().map(|m| m.data.len() as u64).sum();
         let bytes: u64 = matrices.iter().map(|m| self.backend.weight_bytes(m.rows, m.cols, m.format)).sum();
         for part in parts {
-            if self.used.insert(part.name.clone()) {
+            self.used.insert(part.name.clone());
+            if part.rows.0 + part.rows.1 == part.all_rows() {
                 self.source.release(&part.name);
             }
         }
@@ -213,24 +317,32 @@ impl<B: Backend> Builder<'_, B> {
         Ok(weight)
     }
 
-    fn values(&mut self, name: &str, len: usize) -> Result<Vec<f32>> {
-        let tensor = self.stored(name, &[len])?;
-        let mut values = vec![0.0; len];
+    fn values(&mut self, name: &str, shape: &[usize]) -> Result<Vec<f32>> {
+        let tensor = self.stored(name, shape)?;
+        let mut values = vec![0.0; shape.iter().product()];
         dequantize(tensor.format, tensor.data, &mut values);
-        self.done += tensor.data.len() as u64;
-        self.used.insert(name.into());
+        let bytes = tensor.data.len() as u64;
+        // The blocks of a parallel layer may share a norm.
+        if self.used.insert(name.into()) {
+            self.done += bytes;
+        }
         Ok(values)
     }
 
-    fn bias(&mut self, name: &str, len: usize) -> Result<Option<Vec<f32>>> {
-        match self.has(name)? {
-            true => self.values(name, len).map(Some),
+    fn bias_values(&mut self, name: &str, len: usize) -> Result<Option<Vec<f32>>> {
+        let name = format!("{name}.bias");
+        match self.has(&name)? {
+            true => self.values(&name, &[len]).map(Some),
             false => Ok(None),
         }
     }
 
+    fn bias(&mut self, name: &str, len: usize) -> Result<Option<B::Vector>> {
+        self.bias_values(name, len)?.map(|values| self.upload(&values)).transpose()
+    }
+
     fn vector(&mut self, name: &str, len: usize) -> Result<B::Vector> {
-        let values = self.values(name, len)?;
+        let values = self.values(&weight(name), &[len])?;
         self.upload(&values)
     }
 
@@ -254,9 +366,19 @@ impl<B: Backend> Builder<'_, B> {
     }
 }
 
+fn weight(name: &str) -> String {
+    format!("{name}.weight")
+}
+
 /// Name, rows and row order of the query, key and value projections.
 fn qkv_parts(names: &Names, spec: &AttnSpec) -> [(&'static str, usize, RowOrder); 3] {
     let [q, k, v] = names.qkv;
     let order = names.qk_rows.order(spec.head_dim);
     [(q, spec.q_dim(), order), (k, spec.kv_dim(), order), (v, spec.kv_dim(), RowOrder::AsStored)]
+}
+
+/// The same of the gate and up projections.
+fn gate_up_parts(names: &Names, spec: &FfnSpec) -> Vec<(&'static str, usize, RowOrder)> {
+    let parts = if spec.gated { &names.gate_up[..] } else { &names.gate_up[1..] };
+    parts.iter().map(|&part| (part, spec.hidden, RowOrder::AsStored)).collect()
 }

@@ -1,6 +1,6 @@
 //! The forward pass of every decoder-only transformer: one function over any [`Backend`].
 
-use kinfer_core::backend::{HeadWeights, Layer, Scratch};
+use kinfer_core::backend::{Ffn, HeadWeights, Layer, NormWeights, Scratch};
 use kinfer_core::{Backend, Batch, Error, Logits, Model, ModelSpec, Result, Runner, RunnerLimits};
 use std::sync::Arc;
 
@@ -10,48 +10,76 @@ pub struct Decoder<B: Backend> {
     pub(crate) spec: ModelSpec,
     /// `[vocab, dim]`.
     pub(crate) embed: B::Weight,
+    /// Learned positions, `[context, dim]`.
+    pub(crate) positions: Option<B::Vector>,
     pub(crate) layers: Vec<Layer<B>>,
-    /// `[dim]`.
-    pub(crate) norm: B::Vector,
+    /// The final one.
+    pub(crate) norm: NormWeights<B>,
     /// `[vocab, dim]`; `None` where the embedding table is the head too.
     pub(crate) head: Option<B::Weight>,
+    /// `[vocab]`.
+    pub(crate) head_bias: Option<B::Vector>,
     pub(crate) bytes_per_token: u64,
     pub(crate) weight_bytes: u64,
 }
 
 impl<B: Backend> Decoder<B> {
     /// The forward: embeds the batch's tokens, runs the layers, leaves the wanted logits in `s.logits`.
-    fn forward(&self, batch: &Batch, step: &mut B::Step, kv: &mut B::Kv, s: &mut Scratch<B>) -> Result<()> {
+    fn forward(
+        &self,
+        context: usize,
+        batch: &Batch,
+        step: &mut B::Step,
+        kv: &mut B::Kv,
+        s: &mut Scratch<B>,
+    ) -> Result<()> {
         let b = &self.backend;
-        b.begin(step, &self.spec.ropes, batch)?;
+        b.begin(step, self.spec.ropes_for(context), batch)?;
         b.embed(step, &self.embed, self.spec.embed_scale, &mut s.x)?;
+        if let Some(table) = &self.positions {
+            b.add_positions(step, table, &mut s.x)?;
+        }
         for (i, (spec, w)) in self.spec.layers.iter().zip(&self.layers).enumerate() {
             b.attn_in(step, &spec.attn, &w.attn, kv, i, s)?;
             b.attend(step, kv, i, &spec.attn, &s.qkv, &mut s.attn)?;
-            b.attn_out(step, &spec.attn, &w.attn, s)?;
-            b.ffn(step, &spec.ffn, &w.ffn, s)?;
+            let ffn = |step: &mut B::Step, s: &mut Scratch<B>| match &w.ffn {
+                Ffn::Dense(w) => b.ffn(step, &spec.ffn, w, s),
+                Ffn::Mixture(w) => b.moe(step, &spec.ffn, w, s),
+            };
+            // In a parallel layer both blocks read the same `x`: the second one to read it comes before the first adds to it.
+            if spec.parallel {
+                ffn(step, s)?;
+                b.attn_out(step, &spec.attn, &w.attn, s)?;
+            } else {
+                b.attn_out(step, &spec.attn, &w.attn, s)?;
+                ffn(step, s)?;
+            }
         }
         if batch.outputs.is_empty() {
             return Ok(());
         }
-        let head = HeadWeights { norm: &self.norm, head: self.head.as_ref().unwrap_or(&self.embed) };
+        let head = HeadWeights {
+            norm: &self.norm,
+            head: self.head.as_ref().unwrap_or(&self.embed),
+            bias: self.head_bias.as_ref(),
+        };
         b.head(step, &self.spec, &head, s)
     }
 }
 
 /// `(rows, width)` of each buffer of [`Scratch`], in the order of its fields.
-pub(crate) fn scratch_shapes(spec: &ModelSpec, limits: &RunnerLimits) -> [(usize, usize); 10] {
+pub(crate) fn scratch_shapes(spec: &ModelSpec, limits: &RunnerLimits) -> [(usize, usize); 11] {
     let (rows, outputs) = (limits.rows, limits.outputs.max(1));
     let widest = |f: fn(&kinfer_core::LayerSpec) -> usize| spec.layers.iter().map(f).max().unwrap_or(0);
-    let hidden = widest(|l| l.ffn.hidden);
     [
         (rows, spec.dim),
         (rows, spec.dim),
         (rows, widest(|l| l.attn.qkv_dim())),
         (rows, widest(|l| l.attn.q_dim())),
         (rows, spec.dim),
-        (rows, 2 * hidden),
-        (rows, hidden),
+        (rows, widest(|l| if l.ffn.gated && l.ffn.experts.is_none() { l.ffn.up_dim() } else { 0 })),
+        (rows, widest(|l| if l.ffn.experts.is_none() { l.ffn.hidden } else { 0 })),
+        (rows, widest(|l| l.ffn.experts.map_or(0, |e| e.count))),
         (outputs, spec.dim),
         (outputs, spec.dim),
         (outputs, spec.vocab),
@@ -59,7 +87,8 @@ pub(crate) fn scratch_shapes(spec: &ModelSpec, limits: &RunnerLimits) -> [(usize
 }
 
 fn scratch<B: Backend>(backend: &B, spec: &ModelSpec, limits: &RunnerLimits) -> Result<Scratch<B>> {
-    let [x, norm, qkv, attn, proj, gate_up, hidden, last, last_norm, logits] = scratch_shapes(spec, limits);
+    let [x, norm, qkv, attn, proj, gate_up, hidden, router, last, last_norm, logits] =
+        scratch_shapes(spec, limits);
     let act = |(rows, width)| backend.act(rows, width);
     Ok(Scratch {
         x: act(x)?,
@@ -69,6 +98,7 @@ fn scratch<B: Backend>(backend: &B, spec: &ModelSpec, limits: &RunnerLimits) -> 
         proj: act(proj)?,
         gate_up: act(gate_up)?,
         hidden: act(hidden)?,
+        router: act(router)?,
         last: act(last)?,
         last_norm: act(last_norm)?,
         logits: act(logits)?,
@@ -124,10 +154,19 @@ impl<B: Backend> Runner for DecoderRunner<B> {
         self.limits
     }
     fn step(&mut self, batch: &Batch) -> Result<Logits<'_>> {
-        let RunnerLimits { rows, outputs, blocks, kv: _ } = self.limits;
+        let RunnerLimits { rows, outputs, blocks, context, kv: _ } = self.limits;
         let vocab = self.model.spec.vocab;
         batch.check(rows, outputs, blocks, vocab).map_err(Error::Batch)?;
-        self.model.forward(batch, &mut self.step, &mut self.kv, &mut self.scratch)?;
+        // Learned positions end with their table.
+        let context = match &self.model.positions {
+            Some(_) => context.min(self.model.spec.context),
+            None => context,
+        };
+        let longest = batch.runs.iter().map(|r| r.start + r.rows.len()).max().unwrap_or(0);
+        if longest > context {
+            return Err(Error::Batch(format!("{longest} positions; this runner's context is {context}")));
+        }
+        self.model.forward(context, batch, &mut self.step, &mut self.kv, &mut self.scratch)?;
         if batch.outputs.is_empty() {
             return Ok(Logits { data: &[], vocab });
         }

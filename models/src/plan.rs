@@ -29,12 +29,14 @@ impl MemoryPlan {
 /// As [`crate::load`], but for what only the tensors' shapes can tell.
 pub fn plan<B: Backend>(backend: &B, source: &dyn Source, limits: &RunnerLimits) -> Result<MemoryPlan> {
     let blueprint = arch::read(source)?;
-    let ignored = |name: &str| name == arch::ROPE_FACTORS || blueprint.names.ignores(name);
+    let names = &blueprint.names;
+    let ignored = |name: &str| names.rope_factors.contains(&name) || names.ignores(name);
     let mut weights = 0;
     for name in source.tensors() {
         let Some(t) = source.tensor(name)?.filter(|_| !ignored(name)) else { continue };
         weights += match t.shape[..] {
             [rows, cols] => backend.weight_bytes(rows, cols, t.format),
+            [experts, rows, cols] => experts as u64 * backend.weight_bytes(rows, cols, t.format),
             _ => 4 * t.shape.iter().map(|&n| n as u64).product::<u64>(),
         };
     }

@@ -181,6 +181,25 @@ impl<'a> Config<'a> {
         self.source.value(&format!("{}.{key}", self.arch))
     }
 
+    /// `{arch}.{key}` as a truth value; it has to be there.
+    pub fn flag(&self, key: &str) -> Result<bool> {
+        let flag = self.get(key, "true or false", |v| match v {
+            Value::Bool(b) => Some(*b),
+            _ => None,
+        })?;
+        flag.ok_or_else(|| self.missing(key))
+    }
+
+    /// Says that keys beginning with one of `prefixes` belong to other parts of the file.
+    pub fn ignore(&self, prefixes: &[&str]) {
+        for full in self.source.keys() {
+            let key = full.strip_prefix(self.arch).and_then(|k| k.strip_prefix('.'));
+            if key.is_some_and(|key| prefixes.iter().any(|p| key.starts_with(p))) {
+                self.read.borrow_mut().insert(full.into());
+            }
+        }
+    }
+
     /// Fails when `{arch}.{key}` is there and not zero: `what` is then needed and cannot be had.
     pub fn refuse(&self, key: &str, what: &str) -> Result<()> {
         match self.opt_value(key) {

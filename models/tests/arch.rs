@@ -1,7 +1,7 @@
 //! Metadata to blueprints: what the architectures read, and what they refuse.
 
 use kinfer_core::backend::RowOrder;
-use kinfer_core::{Activation, Error, Format};
+use kinfer_core::{Activation, Error, ExpertSpec, Format};
 use kinfer_load::gguf::{Gguf, Value, write::Writer};
 use kinfer_models::SamplingDefaults;
 use kinfer_models::arch::{self, Blueprint, QkRows};
@@ -69,7 +69,7 @@ fn llama() -> File {
 
 #[test]
 fn llama_reads_its_shape() {
-    let Blueprint { spec, names } = llama().read();
+    let Blueprint { spec, names, .. } = llama().read();
     assert_eq!((spec.vocab, spec.dim, spec.context, spec.layers.len()), (10, 64, 4096, 2));
     let attn = &spec.layers[1].attn;
     assert_eq!((attn.heads, attn.kv_heads, attn.head_dim, attn.window), (4, 2, 16, None));
@@ -77,7 +77,7 @@ fn llama_reads_its_shape() {
     assert_eq!(spec.layers[1].ffn.act, Activation::Silu);
     assert_eq!(spec.ropes.len(), 1);
     assert_eq!(spec.ropes[0].inv_freq[..2], [1.0, 10_000f32.powf(-0.125)]);
-    assert_eq!(names.qk_rows.order(16), RowOrder::AdjacentPairs { head_dim: 16 });
+    assert_eq!(names.qk_rows.order(16), RowOrder::AdjacentPairs { head_dim: 16, turned: 16 });
 }
 
 #[test]
@@ -157,7 +157,7 @@ fn gemma3_alternates_windows_and_rotary_bases() {
             .set("gemma3.rope.scaling.type", "linear")
             .set("gemma3.rope.scaling.factor", 8f32)
     };
-    let Blueprint { spec, names } = file().read();
+    let Blueprint { spec, names, .. } = file().read();
     let global = |spec: &kinfer_core::ModelSpec| -> Vec<usize> {
         let layers = spec.layers.iter().enumerate();
         layers.filter(|(_, l)| l.attn.window.is_none()).map(|(i, _)| i).collect()
@@ -186,9 +186,70 @@ fn the_27b_model_scales_queries_by_dim_over_heads() {
 }
 
 #[test]
+fn the_readme_lists_the_architectures() {
+    let readme = include_str!("../../README.md");
+    let rows = readme.lines().skip_while(|line| *line != "| architecture | models |").skip(2);
+    let rows: Vec<&str> = rows.take_while(|line| line.starts_with('|')).collect();
+    let known = arch::ARCHITECTURES.iter().map(|a| format!("| `{}` | {} |", a.name, a.models));
+    assert_eq!(rows, known.collect::<Vec<_>>());
+}
+
+/// Which of LongRoPE's tables an engine has depends on its context.
+#[test]
+fn phi3_has_tables_for_short_and_long_contexts() {
+    let tables = |file: File| {
+        let short: Vec<f32> = vec![1.0; 8];
+        let long: Vec<f32> = vec![4.0; 8];
+        file.tensor("rope_factors_short.weight", &short)
+            .tensor("rope_factors_long.weight", &long)
+            .set("phi3.rope.scaling.original_context_length", 1024u32)
+            .set("phi3.rope.scaling.attn_factor", 1.25f32)
+    };
+    let spec = tables(decoder("phi3", 2)).read().spec;
+    let first = |context| (spec.ropes_for(context)[0].inv_freq[0], spec.ropes_for(context)[0].magnitude);
+    assert_eq!((first(1024), first(1025)), ((1.0, 1.25), (0.25, 1.25)));
+    let half = decoder("phi3", 2).tensor("rope_factors_long.weight", &[1.0; 8]).refused();
+    assert!(half.contains("rope_factors_short.weight"), "{half}");
+    let no_length = tables(decoder("phi3", 2)).without("phi3.rope.scaling.original_context_length").refused();
+    assert!(no_length.contains("original_context_length"), "{no_length}");
+}
+
+#[test]
+fn experts_have_a_width_of_their_own() {
+    let file = decoder("qwen3moe", 2)
+        .set("qwen3moe.expert_count", 8u32)
+        .set("qwen3moe.expert_used_count", 3u32)
+        .set("qwen3moe.expert_feed_forward_length", 32u32);
+    let ffn = file.read().spec.layers.remove(1).ffn;
+    assert_eq!((ffn.hidden, ffn.experts), (32, Some(ExpertSpec { count: 8, used: 3, renormalise: true })));
+    let no_experts = llama().set("llama.expert_count", 0u32).set("llama.expert_used_count", 0u32);
+    assert_eq!(no_experts.read().spec.layers[0].ffn.experts, None);
+}
+
+#[test]
+fn granite_scales_the_stream_instead_of_each_block() {
+    let file = decoder("granite", 2)
+        .set("granite.embedding_scale", 12f32)
+        .set("granite.residual_scale", 0.25f32)
+        .set("granite.attention.scale", 0.5f32)
+        .set("granite.logit_scale", 8f32);
+    let Blueprint { spec, logit_scale, .. } = file.read();
+    assert_eq!((spec.embed_scale, logit_scale, spec.layers[0].attn.scale), (48.0, 0.125, 0.5));
+    assert!([spec.norm, spec.layers[0].attn.norm, spec.layers[1].ffn.norm].iter().all(|n| n.eps == 16e-5));
+}
+
+#[test]
 fn refusals_name_key_and_value() {
-    let refused: [(File, &[&str]); 18] = [
-        (decoder("mamba", 2), &["mamba", "gemma3, llama"]),
+    let refused: [(File, &[&str]); 22] = [
+        (
+            decoder("gptneox", 2).without("gptneox.attention.layer_norm_rms_epsilon"),
+            &["gptneox.attention.layer_norm_epsilon", "missing"],
+        ),
+        (
+            decoder("stablelm", 2).set("stablelm.attention.layer_norm_epsilon", 1e-5f32),
+            &["stablelm.use_parallel_residual", "missing"],
+        ),
+        (decoder("mamba", 2), &["mamba", "gemma3, glm4", "llama"]),
         (llama().without("general.architecture"), &["general.architecture", "missing"]),
         (llama().without("llama.block_count"), &["llama.block_count", "missing"]),
         (llama().set("llama.block_count", 0u32), &["llama.block_count", "0"]),
@@ -208,7 +269,12 @@ fn refusals_name_key_and_value() {
             llama().set("llama.rope.scaling.type", "longrope"),
             &["llama.rope.scaling.type", "longrope", "yarn"],
         ),
-        (llama().set("llama.expert_count", 8u32), &["llama.expert_count", "8", "experts"]),
+        (decoder("qwen3", 2).set("qwen3.expert_count", 8u32), &["qwen3.expert_count", "8", "experts"]),
+        (llama().set("llama.expert_count", 8u32), &["llama.expert_used_count", "missing"]),
+        (
+            llama().set("llama.expert_count", 8u32).set("llama.expert_used_count", 9u32),
+            &["llama.expert_used_count", "9", "8 experts"],
+        ),
         (llama().set("llama.vocab_size", 11u32), &["llama.vocab_size", "11", "10"]),
         (llama().set("llama.logit_scale", 2f32), &["llama.logit_scale", "2"]),
         (decoder("gemma3", 2).set("gemma3.attn_logit_softcapping", 50f32), &["attn_logit_softcapping", "50"]),

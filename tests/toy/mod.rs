@@ -1,9 +1,12 @@
 //! Small random models of every shape that a spec can have, for the backend suite.
 
 use crate::common::Random;
-use kinfer_core::{Activation, AttnSpec, Backend, FfnSpec, Format, LayerSpec, Model, ModelSpec, RopeSpec};
+use kinfer_core::{
+    Activation, AttnSpec, Backend, ExpertSpec, FfnSpec, Format, LayerSpec, Model, ModelSpec, NormKind,
+    NormSpec, RopeSpec,
+};
 use kinfer_load::gguf::{Gguf, write::Writer};
-use kinfer_models::arch::{Blueprint, Names, QkRows};
+use kinfer_models::arch::{Blueprint, Names, QkNorm, QkRows};
 use kinfer_models::synthetic::Blocks;
 use std::sync::Arc;
 
@@ -61,6 +64,35 @@ pub fn all() -> Vec<Toy> {
         }
         .build(&[Format::Q8_0, Format::Q5_0, Format::Q4_K]),
     ];
+    toys.extend([
+        Shape { name: "post-norms only", norms: true, pre_norms: false, ..Shape::default() }.build(&legacy),
+        Shape {
+            name: "layer norms, no gate, parallel blocks",
+            norm: NormKind::Layer,
+            bias: true,
+            gated: false,
+            act: Activation::Gelu,
+            parallel: true,
+            rope_dim: 32,
+            ..Shape::default()
+        }
+        .build(&k_quants),
+        Shape {
+            name: "learned positions",
+            norm: NormKind::Layer,
+            gated: false,
+            act: Activation::GeluTanh,
+            positions: true,
+            ..Shape::default()
+        }
+        .build(&legacy),
+        Shape {
+            name: "experts",
+            experts: Some(ExpertSpec { count: 5, used: 2, renormalise: false }),
+            ..Shape::default()
+        }
+        .build(&k_quants),
+    ]);
     toys.extend(Format::all().map(|f| Shape { name: f.name(), ..Shape::default() }.build(&[f])));
     toys
 }
@@ -82,6 +114,14 @@ struct Shape {
     bias: bool,
     /// q, k and post norms.
     norms: bool,
+    norm: NormKind,
+    /// Norms before the blocks; without them, q and k norms run over all heads.
+    pre_norms: bool,
+    gated: bool,
+    parallel: bool,
+    /// Learned ones.
+    positions: bool,
+    experts: Option<ExpertSpec>,
     tied: bool,
     /// Rows of queries and keys stored as adjacent pairs.
     pairs: bool,
@@ -105,6 +145,12 @@ impl Default for Shape {
             embed_scale: 1.0,
             bias: false,
             norms: false,
+            norm: NormKind::Rms,
+            pre_norms: true,
+            gated: true,
+            parallel: false,
+            positions: false,
+            experts: None,
             tied: false,
             pairs: true,
             unturned_layer: false,
@@ -129,9 +175,16 @@ impl Shape {
                 window: self.window.filter(|_| i.is_multiple_of(2)),
                 softcap: self.softcap,
                 rope: (!self.unturned_layer || i + 1 < LAYERS).then_some(i % 2),
-                norm_eps: 1e-6,
+                norm: NormSpec { kind: self.norm, eps: 1e-6 },
             },
-            ffn: FfnSpec { hidden: 512, act: self.act, norm_eps: 1e-6 },
+            ffn: FfnSpec {
+                hidden: 512,
+                gated: self.gated,
+                act: self.act,
+                norm: NormSpec { kind: self.norm, eps: 1e-6 },
+                experts: self.experts,
+            },
+            parallel: self.parallel,
         };
         let spec = ModelSpec {
             arch: "toy".into(),
@@ -139,14 +192,18 @@ impl Shape {
             dim: DIM,
             context: 1024,
             embed_scale: self.embed_scale,
-            norm_eps: 1e-5,
+            norm: NormSpec { kind: self.norm, eps: 1e-5 },
             logit_softcap: self.logit_softcap,
             ropes: vec![rope(10_000.0, 1.0), rope(500.0, 1.1)],
+            long: None,
             layers: (0..LAYERS).map(layer).collect(),
         };
         let names = Names {
-            qk_rows: if self.pairs { QkRows::Pairs } else { QkRows::Halves },
-            qk_norm: self.norms.then_some(["attn_q_norm", "attn_k_norm"]),
+            qk_rows: if self.pairs { QkRows::Pairs { turned: rope_dim } } else { QkRows::Halves },
+            positions: self.positions.then_some("position_embd"),
+            attn_norm: self.pre_norms.then_some("attn_norm"),
+            ffn_norm: self.pre_norms.then_some("ffn_norm"),
+            qk_norm: self.norms.then_some(if self.pre_norms { QkNorm::Heads } else { QkNorm::Rows }),
             attn_post_norm: self.norms.then_some("post_attention_norm"),
             ffn_post_norm: self.norms.then_some("post_ffw_norm"),
             ..Names::GGUF
@@ -154,37 +211,63 @@ impl Shape {
         let name =
             format!("{} ({})", self.name, formats.iter().map(|f| f.name()).collect::<Vec<_>>().join(" "));
         let gguf = self.file(&spec, &names, formats);
-        Toy { name, blueprint: Blueprint { spec, names }, gguf }
+        Toy { name, blueprint: Blueprint { spec, names, logit_scale: 1.0 }, gguf }
     }
 
     fn file(&self, spec: &ModelSpec, names: &Names, formats: &[Format]) -> Gguf {
         let mut file = File { writer: Writer::default(), data: Vec::new(), random: Random::new(1), formats };
-        file.matrix(names.embed, spec.vocab, DIM, 1.0);
-        if !self.tied {
-            file.matrix(names.head, spec.vocab, DIM, 1.0);
-        }
-        file.vector(names.norm, DIM, 1.0);
-        for (i, LayerSpec { attn, ffn }) in spec.layers.iter().enumerate() {
-            let weight = |part: &str| format!("blk.{i}.{part}.weight");
-            let bias = |part: &str| format!("blk.{i}.{part}.bias");
-            for norm in
-                [Some(names.attn_norm), Some(names.ffn_norm), names.attn_post_norm, names.ffn_post_norm]
-            {
-                norm.iter().for_each(|n| file.vector(&weight(n), DIM, 1.0));
+        let layer_norms = self.norm == NormKind::Layer;
+        let norm = |file: &mut File, name: &str| {
+            file.vector(&format!("{name}.weight"), DIM, 1.0);
+            if layer_norms && self.bias {
+                file.vector(&format!("{name}.bias"), DIM, 0.0);
             }
-            names.qk_norm.iter().flatten().for_each(|n| file.vector(&weight(n), attn.head_dim, 1.0));
-            for (part, rows) in names.qkv.into_iter().zip([attn.q_dim(), attn.kv_dim(), attn.kv_dim()]) {
-                file.matrix(&weight(part), rows, DIM, 1.5);
-                if self.bias {
-                    file.vector(&bias(part), rows, 0.0);
-                }
-            }
-            file.matrix(&weight(names.attn_out), DIM, attn.q_dim(), 1.0);
+        };
+        let product = |file: &mut File, name: &str, rows, cols, gain| {
+            file.matrix(&format!("{name}.weight"), rows, cols, gain);
             if self.bias {
-                file.vector(&bias(names.attn_out), DIM, 0.0);
+                file.vector(&format!("{name}.bias"), rows, 0.0);
             }
-            names.gate_up.iter().for_each(|n| file.matrix(&weight(n), ffn.hidden, DIM, 1.0));
-            file.matrix(&weight(names.down), DIM, ffn.hidden, 1.0);
+        };
+        file.matrix("token_embd.weight", spec.vocab, DIM, 1.0);
+        if let Some(name) = names.positions {
+            file.matrix(&format!("{name}.weight"), spec.context, DIM, 1.0);
+        }
+        if !self.tied {
+            product(&mut file, names.head, spec.vocab, DIM, 1.0);
+        }
+        norm(&mut file, names.norm);
+        for (i, LayerSpec { attn, ffn, .. }) in spec.layers.iter().enumerate() {
+            let name = |part: &str| format!("blk.{i}.{part}");
+            for part in [names.attn_norm, names.ffn_norm, names.attn_post_norm, names.ffn_post_norm] {
+                part.iter().for_each(|part| norm(&mut file, &name(part)));
+            }
+            for (part, width) in [("attn_q_norm", attn.q_dim()), ("attn_k_norm", attn.kv_dim())] {
+                let width = match names.qk_norm {
+                    Some(QkNorm::Heads) => attn.head_dim,
+                    Some(QkNorm::Rows) => width,
+                    None => continue,
+                };
+                file.vector(&format!("{}.weight", name(part)), width, 1.0);
+            }
+            for (part, rows) in names.qkv.into_iter().zip([attn.q_dim(), attn.kv_dim(), attn.kv_dim()]) {
+                product(&mut file, &name(part), rows, DIM, 1.5);
+            }
+            product(&mut file, &name(names.attn_out), DIM, attn.q_dim(), 1.0);
+            if let Some(experts) = ffn.experts {
+                file.matrix(&format!("{}.weight", name("ffn_gate_inp")), experts.count, DIM, 1.0);
+                for (part, rows, cols) in [
+                    ("ffn_gate", ffn.hidden, DIM),
+                    ("ffn_up", ffn.hidden, DIM),
+                    ("ffn_down", DIM, ffn.hidden),
+                ] {
+                    file.stack(&format!("{}_exps.weight", name(part)), experts.count, rows, cols);
+                }
+                continue;
+            }
+            let up = if ffn.gated { &names.gate_up[..] } else { &names.gate_up[1..] };
+            up.iter().for_each(|part| product(&mut file, &name(part), ffn.hidden, DIM, 1.0));
+            product(&mut file, &name(names.down), DIM, ffn.hidden, 1.0);
         }
         file.finish()
     }
@@ -203,10 +286,20 @@ impl File<'_> {
     /// `[rows, cols]` with a root mean square of `gain / sqrt(cols)`. A row that is no multiple of the format's block
     /// is stored as F16.
     fn matrix(&mut self, name: &str, rows: usize, cols: usize, gain: f32) {
+        self.tensor(name, &[cols as u64, rows as u64], gain);
+    }
+
+    /// `count` such matrices in one tensor.
+    fn stack(&mut self, name: &str, count: usize, rows: usize, cols: usize) {
+        self.tensor(name, &[cols as u64, rows as u64, count as u64], 1.0);
+    }
+
+    fn tensor(&mut self, name: &str, dims: &[u64], gain: f32) {
+        let (cols, elements) = (dims[0] as usize, dims.iter().product::<u64>() as usize);
         let format = self.formats[self.data.len() % self.formats.len()];
         let format = if cols.is_multiple_of(format.block_len()) { format } else { Format::F16 };
-        self.writer.tensor(name, &[cols as u64, rows as u64], format.tensor_type()).unwrap();
-        let mut data = vec![0; format.bytes_for(rows * cols).unwrap()];
+        self.writer.tensor(name, dims, format.tensor_type()).unwrap();
+        let mut data = vec![0; format.bytes_for(elements).unwrap()];
         Blocks::new(format, gain / (cols as f32).sqrt()).fill(&mut self.random, &mut data);
         self.data.push(data);
     }

@@ -104,7 +104,7 @@ impl Kv {
 
 /// Attention of one run's rows over the keys that any of them sees: `[run rows, q_dim]`.
 fn attend_run(cache: &KvLayer, spec: &AttnSpec, run: &Run, blocks: &[u32], qkv: &Tensor) -> Result<Tensor> {
-    let AttnSpec { heads, kv_heads, head_dim, scale, window, softcap: cap, rope: _, norm_eps: _ } = spec;
+    let AttnSpec { heads, kv_heads, head_dim, scale, window, softcap: cap, rope: _, norm: _ } = spec;
     let (rows, group) = (run.rows.len(), heads / kv_heads);
     let end = run.start + rows;
     let oldest = |p: usize| window.map_or(0, |w| (p + 1).saturating_sub(w));

@@ -13,8 +13,10 @@ pub use candle_core::Device;
 use candle_core::{D, Tensor};
 use kinfer_core::backend::Matrix;
 use kinfer_core::{
-    Activation, AttnSpec, Backend, Batch, Error, Format, KvTypes, ModelSpec, Result, RopeSpec, Run,
+    Activation, AttnSpec, Backend, Batch, Error, ExpertSpec, FfnSpec, Format, KvTypes, ModelSpec, NormKind,
+    NormSpec, Result, RopeSpec, Run,
 };
+use kinfer_kernels::ops::choose_experts;
 use kinfer_kernels::quant::dequantize;
 use std::ops::Range;
 
@@ -35,11 +37,14 @@ pub struct Act(Option<Tensor>);
 #[derive(Default)]
 pub struct Step {
     tokens: Option<Tensor>,
+    positions: Option<Tensor>,
     outputs: Option<Tensor>,
     /// Cosine and sine of each rotary table, `[rows, 1, dim / 2]`.
     ropes: Vec<(Tensor, Tensor)>,
     runs: Vec<Run>,
     blocks: Vec<u32>,
+    /// Row, expert and weight, ascending by row.
+    routes: Vec<(u32, usize, f32)>,
     /// What [`Backend::read`] lends out.
     host: Vec<f32>,
 }
@@ -175,6 +180,8 @@ impl Backend for Candle {
             Ok((Tensor::from_vec(cos, shape, &self.device)?, Tensor::from_vec(sin, shape, &self.device)?))
         };
         step.ropes = self.run(ropes.iter().map(table).collect())?;
+        let places: Vec<u32> = positions.iter().map(|&p| p as u32).collect();
+        step.positions = Some(self.run(Tensor::new(places, &self.device))?);
         step.tokens = Some(self.run(Tensor::new(batch.tokens.as_slice(), &self.device))?);
         step.outputs = match batch.outputs.is_empty() {
             true => None,
@@ -190,9 +197,37 @@ impl Backend for Candle {
         self.put(out, || table.0.index_select(tokens, 0)? * f64::from(scale))
     }
 
-    fn rms_norm(&self, _step: &Step, x: &Act, weight: &Tensor, eps: f32, out: &mut Act) -> Result<()> {
+    fn add_positions(&self, step: &Step, table: &Tensor, x: &mut Act) -> Result<()> {
+        let Some(positions) = &step.positions else { return Err(no_batch()) };
+        let old = x.get()?;
+        let sum = self.run((|| {
+            let width = old.dim(1)?;
+            old + table.reshape((table.elem_count() / width, width))?.index_select(positions, 0)?
+        })())?;
+        x.0 = Some(sum);
+        Ok(())
+    }
+
+    fn norm(
+        &self,
+        _step: &Step,
+        x: &Act,
+        spec: NormSpec,
+        weight: &Tensor,
+        bias: Option<&Tensor>,
+        out: &mut Act,
+    ) -> Result<()> {
         let x = x.get()?;
-        self.put(out, || norm(x, weight, eps))
+        self.put(out, || {
+            let y = match spec.kind {
+                NormKind::Rms => norm(x, weight, spec.eps)?,
+                NormKind::Layer => norm(&x.broadcast_sub(&x.mean_keepdim(D::Minus1)?)?, weight, spec.eps)?,
+            };
+            match bias {
+                Some(bias) => y.broadcast_add(bias),
+                None => Ok(y),
+            }
+        })
     }
 
     fn rms_norm_heads(
@@ -262,11 +297,57 @@ impl Backend for Candle {
         self.put(out, || {
             let hidden = x.dim(1)? / 2;
             let (gate, up) = (x.narrow(1, 0, hidden)?, x.narrow(1, hidden, hidden)?);
-            match act {
-                Activation::Silu => gate.silu()? * up,
-                // candle's `gelu` is the tanh form; `gelu_erf` is the other.
-                Activation::GeluTanh => gate.gelu()? * up,
+            activated(act, &gate)? * up
+        })
+    }
+
+    fn activate(&self, _step: &Step, act: Activation, x: &mut Act) -> Result<()> {
+        let y = self.run(activated(act, x.get()?))?;
+        x.0 = Some(y);
+        Ok(())
+    }
+
+    fn route(&self, step: &mut Step, spec: ExpertSpec, x: &Act) -> Result<()> {
+        let logits: Vec<Vec<f32>> = self.run(x.get()?.to_vec2())?;
+        step.routes.clear();
+        for (row, logits) in (0..).zip(&logits) {
+            let take = |expert, weight| step.routes.push((row, expert, weight));
+            choose_experts(logits, spec.used, spec.renormalise, take);
+        }
+        Ok(())
+    }
+
+    fn experts(
+        &self,
+        step: &mut Step,
+        spec: &FfnSpec,
+        w: &[[Weight; 2]],
+        x: &Act,
+        out: &mut Act,
+    ) -> Result<()> {
+        let x = x.get()?;
+        self.put(out, || {
+            let mut sum = x.zeros_like()?;
+            for (e, [gate_up, down]) in w.iter().enumerate() {
+                let mine = step.routes.iter().filter(|route| route.1 == e);
+                let (rows, weights): (Vec<u32>, Vec<f32>) = mine.map(|&(r, _, weight)| (r, weight)).unzip();
+                if rows.is_empty() {
+                    continue;
+                }
+                let weights = Tensor::from_vec(weights, (rows.len(), 1), &self.device)?;
+                let rows = Tensor::new(rows, &self.device)?;
+                let up = x.index_select(&rows, 0)?.matmul(&gate_up.0.t()?)?;
+                let hidden = match spec.gated {
+                    true => {
+                        let gate = activated(spec.act, &up.narrow(1, 0, spec.hidden)?.contiguous()?)?;
+                        (gate * up.narrow(1, spec.hidden, spec.hidden)?)?
+                    }
+                    false => activated(spec.act, &up)?,
+                };
+                let y = hidden.matmul(&down.0.t()?)?.broadcast_mul(&weights)?;
+                sum = sum.index_add(&rows, &y, 0)?;
             }
+            Ok(sum)
         })
     }
 
@@ -287,6 +368,15 @@ impl Backend for Candle {
     fn read<'a>(&self, step: &'a mut Step, x: &'a Act) -> Result<&'a [f32]> {
         step.host = self.run(x.get()?.flatten_all().and_then(|t| t.to_vec1()))?;
         Ok(&step.host)
+    }
+}
+
+fn activated(act: Activation, x: &Tensor) -> candle_core::Result<Tensor> {
+    match act {
+        Activation::Silu => x.silu(),
+        // candle's `gelu` is the tanh form; `gelu_erf` is the other.
+        Activation::GeluTanh => x.gelu(),
+        Activation::Gelu => x.gelu_erf(),
     }
 }
 

@@ -7,7 +7,9 @@
 //! Overrides destructure the specs with every field named, so that a new field in [`crate::spec`] is a compile
 //! error in each fused path until it is dealt with.
 
-use crate::{Activation, AttnSpec, Batch, FfnSpec, Format, KvTypes, ModelSpec, Result, RopeSpec};
+use crate::{
+    Activation, AttnSpec, Batch, ExpertSpec, FfnSpec, Format, KvTypes, ModelSpec, NormSpec, Result, RopeSpec,
+};
 use std::ops::Range;
 
 /// A stored matrix, as it lies in the model file.
@@ -32,11 +34,13 @@ pub struct Matrix<'a> {
 pub enum RowOrder {
     /// As stored.
     AsStored,
-    /// The rows of each head are stored for rotary pairs `(2i, 2i+1)`; taken in the order `0, 2, 4, …, 1, 3, 5, …`
-    /// they suit the half-split convention of [`RopeSpec`].
+    /// The rows of each head that turn are stored for rotary pairs `(2i, 2i+1)`; taken in the order
+    /// `0, 2, 4, …, 1, 3, 5, …` they suit the half-split convention of [`RopeSpec`].
     AdjacentPairs {
         /// Rows of a head.
         head_dim: usize,
+        /// The first rows of a head, which turn.
+        turned: usize,
     },
 }
 
@@ -45,10 +49,15 @@ impl RowOrder {
     pub fn stored_row(self, r: usize) -> usize {
         match self {
             RowOrder::AsStored => r,
-            RowOrder::AdjacentPairs { head_dim } => {
+            RowOrder::AdjacentPairs { head_dim, turned } => {
                 let (head, i) = (r / head_dim, r % head_dim);
-                let half = head_dim / 2;
-                head * head_dim + if i < half { 2 * i } else { 2 * (i - half) + 1 }
+                let half = turned / 2;
+                head * head_dim
+                    + match i {
+                        _ if i < half => 2 * i,
+                        _ if i < turned => 2 * (i - half) + 1,
+                        _ => i,
+                    }
             }
         }
     }
@@ -120,16 +129,19 @@ pub trait Backend: Send + Sync + Sized + 'static {
     fn begin(&self, step: &mut Self::Step, ropes: &[RopeSpec], batch: &Batch) -> Result<()>;
     /// `out[r] = scale * table[tokens[r]]` for the batch's tokens.
     fn embed(&self, step: &Self::Step, table: &Self::Weight, scale: f32, out: &mut Self::Act) -> Result<()>;
-    /// `out[r] = x[r] / sqrt(mean(x[r]^2) + eps) * weight` (Zhang & Sennrich 2019).
-    fn rms_norm(
+    /// `x[r] += table[position of r]`; the table holds rows of the width of `x`, one after the other.
+    fn add_positions(&self, step: &Self::Step, table: &Self::Vector, x: &mut Self::Act) -> Result<()>;
+    /// `out[r] = norm(x[r])`, see [`crate::NormKind`].
+    fn norm(
         &self,
         step: &Self::Step,
         x: &Self::Act,
+        spec: NormSpec,
         weight: &Self::Vector,
-        eps: f32,
+        bias: Option<&Self::Vector>,
         out: &mut Self::Act,
     ) -> Result<()>;
-    /// [`Backend::rms_norm`] in place over each head of `x[r][cols]`, with one weight of `head_dim` values.
+    /// RMS norm in place over each `n` elements of `x[r][cols]`, with one weight of `n` values: those of a head, or all.
     fn rms_norm_heads(
         &self,
         step: &Self::Step,
@@ -180,6 +192,20 @@ pub trait Backend: Send + Sync + Sized + 'static {
     ) -> Result<()>;
     /// `out[r] = act(x[r][..hidden]) * x[r][hidden..]`; `x` is laid out `gate | up`.
     fn glu(&self, step: &Self::Step, act: Activation, x: &Self::Act, out: &mut Self::Act) -> Result<()>;
+    /// `x = act(x)`.
+    fn activate(&self, step: &Self::Step, act: Activation, x: &mut Self::Act) -> Result<()>;
+    /// Chooses the experts of every row by its router logits `x[r]`, `[experts]`, see [`ExpertSpec`]; [`Backend::experts`] then
+    /// knows them.
+    fn route(&self, step: &mut Self::Step, spec: ExpertSpec, x: &Self::Act) -> Result<()>;
+    /// `out[r]` = the weighted sum of the outputs of `x[r]`'s experts; `w` holds the two products of each, `gate | up` and `down`.
+    fn experts(
+        &self,
+        step: &mut Self::Step,
+        spec: &FfnSpec,
+        w: &[[Self::Weight; 2]],
+        x: &Self::Act,
+        out: &mut Self::Act,
+    ) -> Result<()>;
     /// `out[i] = x[batch.outputs[i]]`. `out` then has one row per output, until the next [`Backend::begin`].
     fn gather(&self, step: &Self::Step, x: &Self::Act, out: &mut Self::Act) -> Result<()>;
     /// `x = cap * tanh(x / cap)`.
@@ -189,7 +215,7 @@ pub trait Backend: Send + Sync + Sized + 'static {
 
     // --- stages -----------------------------------------------------------------------------------------------
 
-    /// Norm, fused q|k|v projection with bias, q and k norms, rotary embedding, cache write.
+    /// Norm where the block has one, fused q|k|v projection with bias, q and k norms, rotary embedding, cache write.
     /// Afterwards `s.qkv[r][..q_dim]` holds the queries.
     fn attn_in(
         &self,
@@ -200,17 +226,17 @@ pub trait Backend: Send + Sync + Sized + 'static {
         layer: usize,
         s: &mut Scratch<Self>,
     ) -> Result<()> {
-        self.rms_norm(step, &s.x, &w.norm, spec.norm_eps, &mut s.norm)?;
-        self.linear(step, &w.qkv, &s.norm, &mut s.qkv)?;
+        let input = input(self, step, spec.norm, &w.norm, &s.x, &mut s.norm)?;
+        self.linear(step, &w.qkv, input, &mut s.qkv)?;
         if let Some(bias) = &w.qkv_bias {
             self.add_bias(step, &mut s.qkv, bias)?;
         }
         let (q, k) = (0..spec.q_dim(), spec.q_dim()..spec.q_dim() + spec.kv_dim());
         if let Some(weight) = &w.q_norm {
-            self.rms_norm_heads(step, &mut s.qkv, q.clone(), weight, spec.norm_eps)?;
+            self.rms_norm_heads(step, &mut s.qkv, q.clone(), weight, spec.norm.eps)?;
         }
         if let Some(weight) = &w.k_norm {
-            self.rms_norm_heads(step, &mut s.qkv, k.clone(), weight, spec.norm_eps)?;
+            self.rms_norm_heads(step, &mut s.qkv, k.clone(), weight, spec.norm.eps)?;
         }
         if let Some(rope) = spec.rope {
             self.rope(step, &mut s.qkv, q.start..k.end, spec.head_dim, rope)?;
@@ -227,19 +253,10 @@ pub trait Backend: Send + Sync + Sized + 'static {
         s: &mut Scratch<Self>,
     ) -> Result<()> {
         self.linear(step, &w.out, &s.attn, &mut s.proj)?;
-        if let Some(bias) = &w.out_bias {
-            self.add_bias(step, &mut s.proj, bias)?;
-        }
-        match &w.post_norm {
-            Some(weight) => {
-                self.rms_norm(step, &s.proj, weight, spec.norm_eps, &mut s.norm)?;
-                self.add(step, &mut s.x, &s.norm)
-            }
-            None => self.add(step, &mut s.x, &s.proj),
-        }
+        residual(self, step, &w.out_bias, spec.norm, &w.post_norm, s)
     }
 
-    /// The whole feed-forward block with norms and residual: `s.x += …(s.x)`.
+    /// The whole feed-forward block with norms and residual: `s.x += …(s.x)`. Leaves `s.attn` as it is.
     fn ffn(
         &self,
         step: &mut Self::Step,
@@ -247,17 +264,33 @@ pub trait Backend: Send + Sync + Sized + 'static {
         w: &FfnWeights<Self>,
         s: &mut Scratch<Self>,
     ) -> Result<()> {
-        self.rms_norm(step, &s.x, &w.norm, spec.norm_eps, &mut s.norm)?;
-        self.linear(step, &w.gate_up, &s.norm, &mut s.gate_up)?;
-        self.glu(step, spec.act, &s.gate_up, &mut s.hidden)?;
-        self.linear(step, &w.down, &s.hidden, &mut s.proj)?;
-        match &w.post_norm {
-            Some(weight) => {
-                self.rms_norm(step, &s.proj, weight, spec.norm_eps, &mut s.norm)?;
-                self.add(step, &mut s.x, &s.norm)
-            }
-            None => self.add(step, &mut s.x, &s.proj),
+        let input = input(self, step, spec.norm, &w.norm, &s.x, &mut s.norm)?;
+        let up = if spec.gated { &mut s.gate_up } else { &mut s.hidden };
+        self.linear(step, &w.gate_up, input, up)?;
+        if let Some(bias) = &w.gate_up_bias {
+            self.add_bias(step, up, bias)?;
         }
+        match spec.gated {
+            true => self.glu(step, spec.act, &s.gate_up, &mut s.hidden)?,
+            false => self.activate(step, spec.act, &mut s.hidden)?,
+        }
+        self.linear(step, &w.down, &s.hidden, &mut s.proj)?;
+        residual(self, step, &w.down_bias, spec.norm, &w.post_norm, s)
+    }
+
+    /// The feed-forward block where it is a mixture of experts: `s.x += …(s.x)`. Leaves `s.attn` as it is.
+    fn moe(
+        &self,
+        step: &mut Self::Step,
+        spec: &FfnSpec,
+        w: &MoeWeights<Self>,
+        s: &mut Scratch<Self>,
+    ) -> Result<()> {
+        let input = input(self, step, spec.norm, &w.norm, &s.x, &mut s.norm)?;
+        self.linear(step, &w.router, input, &mut s.router)?;
+        self.route(step, w.spec, &s.router)?;
+        self.experts(step, spec, &w.experts, input, &mut s.proj)?;
+        residual(self, step, &None, spec.norm, &w.post_norm, s)
     }
 
     /// Final norm and output head for the wanted rows: `s.logits = head(norm(gather(s.x)))`.
@@ -269,8 +302,11 @@ pub trait Backend: Send + Sync + Sized + 'static {
         s: &mut Scratch<Self>,
     ) -> Result<()> {
         self.gather(step, &s.x, &mut s.last)?;
-        self.rms_norm(step, &s.last, w.norm, spec.norm_eps, &mut s.last_norm)?;
+        self.norm(step, &s.last, spec.norm, &w.norm.weight, w.norm.bias.as_ref(), &mut s.last_norm)?;
         self.linear(step, w.head, &s.last_norm, &mut s.logits)?;
+        if let Some(bias) = w.bias {
+            self.add_bias(step, &mut s.logits, bias)?;
+        }
         match spec.logit_softcap {
             Some(cap) => self.softcap(step, &mut s.logits, cap),
             None => Ok(()),
@@ -278,44 +314,108 @@ pub trait Backend: Send + Sync + Sized + 'static {
     }
 }
 
+/// What a block reads: the norm of `x`, or `x` itself.
+fn input<'a, B: Backend>(
+    b: &B,
+    step: &B::Step,
+    spec: NormSpec,
+    w: &Option<NormWeights<B>>,
+    x: &'a B::Act,
+    norm: &'a mut B::Act,
+) -> Result<&'a B::Act> {
+    match w {
+        Some(w) => b.norm(step, x, spec, &w.weight, w.bias.as_ref(), norm).map(|()| &*norm),
+        None => Ok(x),
+    }
+}
+
+/// The end of a block: `s.x += norm(s.proj + bias)`.
+fn residual<B: Backend>(
+    b: &B,
+    step: &B::Step,
+    bias: &Option<B::Vector>,
+    spec: NormSpec,
+    post_norm: &Option<NormWeights<B>>,
+    s: &mut Scratch<B>,
+) -> Result<()> {
+    if let Some(bias) = bias {
+        b.add_bias(step, &mut s.proj, bias)?;
+    }
+    match post_norm {
+        Some(w) => {
+            b.norm(step, &s.proj, spec, &w.weight, w.bias.as_ref(), &mut s.norm)?;
+            b.add(step, &mut s.x, &s.norm)
+        }
+        None => b.add(step, &mut s.x, &s.proj),
+    }
+}
+
+/// Weights of a norm.
+pub struct NormWeights<B: Backend> {
+    /// `[dim]`.
+    pub weight: B::Vector,
+    /// `[dim]`; layer norms only.
+    pub bias: Option<B::Vector>,
+}
+
 /// Weights of an attention block.
 pub struct AttnWeights<B: Backend> {
-    /// Input norm, `[dim]`.
-    pub norm: B::Vector,
+    /// Input norm.
+    pub norm: Option<NormWeights<B>>,
     /// Fused projection `q | k | v`, `[qkv_dim, dim]`.
     pub qkv: B::Weight,
     /// Its bias, `[qkv_dim]`.
     pub qkv_bias: Option<B::Vector>,
-    /// Per-head norm of the queries, `[head_dim]`.
+    /// Norm of each query head, `[head_dim]`, or of all together, `[q_dim]`.
     pub q_norm: Option<B::Vector>,
-    /// Per-head norm of the keys, `[head_dim]`.
+    /// Norm of each key head, `[head_dim]`, or of all together, `[kv_dim]`.
     pub k_norm: Option<B::Vector>,
     /// Output projection, `[dim, q_dim]`.
     pub out: B::Weight,
     /// Its bias, `[dim]`.
     pub out_bias: Option<B::Vector>,
-    /// Norm of the block's output before the residual (Gemma 2 and 3), `[dim]`.
-    pub post_norm: Option<B::Vector>,
+    /// Norm of the block's output before the residual.
+    pub post_norm: Option<NormWeights<B>>,
 }
 
-/// Weights of a gated feed-forward block.
+/// Weights of a feed-forward block.
 pub struct FfnWeights<B: Backend> {
-    /// Input norm, `[dim]`.
-    pub norm: B::Vector,
-    /// Fused projection `gate | up`, `[2 * hidden, dim]`.
+    /// Input norm.
+    pub norm: Option<NormWeights<B>>,
+    /// Fused projection `gate | up`, or `up` alone, `[up_dim, dim]`.
     pub gate_up: B::Weight,
+    /// Its bias, `[up_dim]`.
+    pub gate_up_bias: Option<B::Vector>,
     /// `[dim, hidden]`.
     pub down: B::Weight,
-    /// Norm of the block's output before the residual (Gemma 2 and 3), `[dim]`.
-    pub post_norm: Option<B::Vector>,
+    /// Its bias, `[dim]`.
+    pub down_bias: Option<B::Vector>,
+    /// Norm of the block's output before the residual.
+    pub post_norm: Option<NormWeights<B>>,
+}
+
+/// Weights of a mixture of experts.
+pub struct MoeWeights<B: Backend> {
+    /// How it is mixed.
+    pub spec: ExpertSpec,
+    /// Input norm.
+    pub norm: Option<NormWeights<B>>,
+    /// `[experts, dim]`.
+    pub router: B::Weight,
+    /// Of each expert `gate | up`, `[up_dim, dim]`, and `down`, `[dim, hidden]`.
+    pub experts: Vec<[B::Weight; 2]>,
+    /// Norm of the block's output before the residual.
+    pub post_norm: Option<NormWeights<B>>,
 }
 
 /// The final norm and the output head; a tied head is the embedding table itself.
 pub struct HeadWeights<'a, B: Backend> {
-    /// `[dim]`.
-    pub norm: &'a B::Vector,
+    /// Final norm.
+    pub norm: &'a NormWeights<B>,
     /// `[vocab, dim]`.
     pub head: &'a B::Weight,
+    /// `[vocab]`.
+    pub bias: Option<&'a B::Vector>,
 }
 
 /// One layer's weights.
@@ -323,7 +423,15 @@ pub struct Layer<B: Backend> {
     /// Attention.
     pub attn: AttnWeights<B>,
     /// Feed-forward.
-    pub ffn: FfnWeights<B>,
+    pub ffn: Ffn<B>,
+}
+
+/// The second block of a layer.
+pub enum Ffn<B: Backend> {
+    /// One feed-forward for all.
+    Dense(FfnWeights<B>),
+    /// A mixture of experts.
+    Mixture(MoeWeights<B>),
 }
 
 /// All activations of a step, allocated once for the largest batch.
@@ -342,6 +450,8 @@ pub struct Scratch<B: Backend> {
     pub gate_up: B::Act,
     /// Gated hidden activations, `[rows, max hidden]`.
     pub hidden: B::Act,
+    /// Router logits of mixtures of experts, `[rows, max experts]`.
+    pub router: B::Act,
     /// Residual stream of the wanted rows, `[outputs, dim]`.
     pub last: B::Act,
     /// Its norm, `[outputs, dim]`.

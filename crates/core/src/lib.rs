@@ -18,5 +18,8 @@ pub use error::{Error, Result};
 pub use kinfer_kernels::ops::{KvType, KvTypes};
 pub use kinfer_kernels::quant::{Format, Quant, dequantize};
 pub use model::{Logits, Model, Runner, RunnerLimits};
-pub use spec::{Activation, AttnSpec, FfnSpec, LayerSpec, ModelSpec, RopeSpec};
+pub use spec::{
+    Activation, AttnSpec, ExpertSpec, FfnSpec, LayerSpec, LongContext, ModelSpec, NormKind, NormSpec,
+    RopeSpec,
+};
 pub use unfused::Unfused;

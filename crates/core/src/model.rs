@@ -31,6 +31,8 @@ pub struct RunnerLimits {
     pub outputs: usize,
     /// KV blocks of [`crate::batch::BLOCK_LEN`] positions.
     pub blocks: usize,
+    /// Most positions of one sequence. Models with rotary tables for long contexts choose by it.
+    pub context: usize,
     /// Types of cached keys and values.
     pub kv: KvTypes,
 }

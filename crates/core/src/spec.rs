@@ -16,12 +16,14 @@ pub struct ModelSpec {
     pub context: usize,
     /// Embeddings are multiplied by this (Gemma: `sqrt(dim)`; others 1).
     pub embed_scale: f32,
-    /// Epsilon of the final norm.
-    pub norm_eps: f32,
+    /// The final norm.
+    pub norm: NormSpec,
     /// Final logits become `cap * tanh(logits / cap)` (Gemma 2).
     pub logit_softcap: Option<f32>,
     /// The distinct rotary tables; layers refer to them by index.
     pub ropes: Vec<RopeSpec>,
+    /// What replaces `ropes` in engines whose context is longer than some length (LongRoPE).
+    pub long: Option<LongContext>,
     /// The layers, first to last.
     pub layers: Vec<LayerSpec>,
 }
@@ -33,6 +35,26 @@ pub struct LayerSpec {
     pub attn: AttnSpec,
     /// Its feed-forward.
     pub ffn: FfnSpec,
+    /// Both blocks read the layer's input: `x + attn(x) + ffn(x)` instead of `y + ffn(y)` with `y = x + attn(x)`.
+    pub parallel: bool,
+}
+
+/// A norm: how a vector is brought to a common size, before each element is multiplied by its weight.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct NormSpec {
+    /// Which one.
+    pub kind: NormKind,
+    /// Added to the mean square, or to the variance.
+    pub eps: f32,
+}
+
+/// Kinds of norms.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum NormKind {
+    /// `x / sqrt(mean(x^2) + eps) * weight` (Zhang & Sennrich 2019).
+    Rms,
+    /// `(x - mean(x)) / sqrt(mean((x - mean(x))^2) + eps) * weight + bias` (Ba et al. 2016); the bias may be absent.
+    Layer,
 }
 
 /// Attention of one layer: `softmax(scale * q.k) v` over the visible keys.
@@ -52,8 +74,18 @@ pub struct AttnSpec {
     pub softcap: Option<f32>,
     /// Index into [`ModelSpec::ropes`]; `None`: no position encoding in this layer.
     pub rope: Option<usize>,
-    /// Epsilon of this block's RMS norms, q and k norms included.
-    pub norm_eps: f32,
+    /// This block's norms. Those of q and k are always RMS norms, with this epsilon.
+    pub norm: NormSpec,
+}
+
+impl ModelSpec {
+    /// The rotary tables of an engine whose sequences have at most `context` tokens.
+    pub fn ropes_for(&self, context: usize) -> &[RopeSpec] {
+        match &self.long {
+            Some(long) if context > long.beyond => &long.ropes,
+            _ => &self.ropes,
+        }
+    }
 }
 
 impl AttnSpec {
@@ -71,24 +103,48 @@ impl AttnSpec {
     }
 }
 
-/// Gated feed-forward of one layer: `down(act(gate(x)) * up(x))`.
+/// Feed-forward of one layer: `down(act(gate(x)) * up(x))`, or without a gate `down(act(up(x)))`.
 #[derive(Clone, Debug, PartialEq)]
 pub struct FfnSpec {
     /// Width of `gate(x)` and of `up(x)`.
     pub hidden: usize,
-    /// The gate's activation.
+    /// Whether there is a gate.
+    pub gated: bool,
+    /// The activation.
     pub act: Activation,
-    /// Epsilon of this block's RMS norms.
-    pub norm_eps: f32,
+    /// This block's norms.
+    pub norm: NormSpec,
+    /// A mixture of experts: `hidden` is then the width of each.
+    pub experts: Option<ExpertSpec>,
 }
 
-/// Activation of a gated feed-forward.
+/// How a mixture of experts is mixed: of the softmax of the router's logits, the largest few weigh their experts' outputs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ExpertSpec {
+    /// Experts of the layer.
+    pub count: usize,
+    /// Experts that a position goes to.
+    pub used: usize,
+    /// Whether the weights of those are divided by their sum.
+    pub renormalise: bool,
+}
+
+impl FfnSpec {
+    /// Width of the fused projection `gate | up`, or of `up` alone.
+    pub fn up_dim(&self) -> usize {
+        if self.gated { 2 * self.hidden } else { self.hidden }
+    }
+}
+
+/// Activation of a feed-forward.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Activation {
     /// `x * sigmoid(x)`.
     Silu,
     /// `0.5 x (1 + tanh(sqrt(2/pi) (x + 0.044715 x^3)))`, the tanh form of GELU (Hendrycks & Gimpel 2016).
     GeluTanh,
+    /// `0.5 x (1 + erf(x / sqrt(2)))`, GELU itself.
+    Gelu,
 }
 
 /// A rotary position embedding (Su et al. 2021) in the half-split convention: element `i` of a head turns with
@@ -101,4 +157,16 @@ pub struct RopeSpec {
     pub inv_freq: Arc<[f32]>,
     /// Multiplies both cosine and sine (YaRN's attention factor; otherwise 1).
     pub magnitude: f32,
+}
+
+/// Rotary tables for long contexts (LongRoPE, Ding et al. 2024).
+///
+/// A model that has them is another function of its input in an engine with a long context than in one with a short
+/// one. Which of the two it is depends on the engine's context alone, never on how long a sequence has become.
+#[derive(Clone, Debug, PartialEq)]
+pub struct LongContext {
+    /// Engines of at most this context, in tokens, use [`ModelSpec::ropes`].
+    pub beyond: usize,
+    /// The tables of the others, one for each of [`ModelSpec::ropes`].
+    pub ropes: Vec<RopeSpec>,
 }

@@ -1,7 +1,9 @@
 //! A backend with every fused stage switched off.
 
 use crate::backend::{Backend, Matrix};
-use crate::{Activation, AttnSpec, Batch, Format, KvTypes, ModelSpec, Result, RopeSpec};
+use crate::{
+    Activation, AttnSpec, Batch, ExpertSpec, FfnSpec, Format, KvTypes, ModelSpec, NormSpec, Result, RopeSpec,
+};
 use std::ops::Range;
 
 /// Runs the default stages of `B`: the definition that `B`'s fused stages must equal.
@@ -47,15 +49,19 @@ impl<B: Backend> Backend for Unfused<B> {
     fn embed(&self, step: &Self::Step, table: &Self::Weight, scale: f32, out: &mut Self::Act) -> Result<()> {
         self.0.embed(step, table, scale, out)
     }
-    fn rms_norm(
+    fn add_positions(&self, step: &Self::Step, table: &Self::Vector, x: &mut Self::Act) -> Result<()> {
+        self.0.add_positions(step, table, x)
+    }
+    fn norm(
         &self,
         step: &Self::Step,
         x: &Self::Act,
+        spec: NormSpec,
         weight: &Self::Vector,
-        eps: f32,
+        bias: Option<&Self::Vector>,
         out: &mut Self::Act,
     ) -> Result<()> {
-        self.0.rms_norm(step, x, weight, eps, out)
+        self.0.norm(step, x, spec, weight, bias, out)
     }
     fn rms_norm_heads(
         &self,
@@ -115,6 +121,22 @@ impl<B: Backend> Backend for Unfused<B> {
     }
     fn glu(&self, step: &Self::Step, act: Activation, x: &Self::Act, out: &mut Self::Act) -> Result<()> {
         self.0.glu(step, act, x, out)
+    }
+    fn activate(&self, step: &Self::Step, act: Activation, x: &mut Self::Act) -> Result<()> {
+        self.0.activate(step, act, x)
+    }
+    fn route(&self, step: &mut Self::Step, spec: ExpertSpec, x: &Self::Act) -> Result<()> {
+        self.0.route(step, spec, x)
+    }
+    fn experts(
+        &self,
+        step: &mut Self::Step,
+        spec: &FfnSpec,
+        w: &[[Self::Weight; 2]],
+        x: &Self::Act,
+        out: &mut Self::Act,
+    ) -> Result<()> {
+        self.0.experts(step, spec, w, x, out)
     }
     fn gather(&self, step: &Self::Step, x: &Self::Act, out: &mut Self::Act) -> Result<()> {
         self.0.gather(step, x, out)

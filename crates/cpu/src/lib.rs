@@ -9,6 +9,7 @@ mod act;
 mod kv;
 pub mod machine;
 mod mem;
+mod moe;
 mod stages;
 mod step;
 mod team;
@@ -23,8 +24,10 @@ pub use team::{Team, Worker};
 pub use weight::Weight;
 
 use kinfer_core::backend::{AttnWeights, Backend, FfnWeights, Matrix, Scratch};
+use kinfer_core::batch::Role;
 use kinfer_core::{
-    Activation, AttnSpec, Batch, Error, FfnSpec, Format, KvTypes, ModelSpec, Result, RopeSpec,
+    Activation, AttnSpec, Batch, Error, ExpertSpec, FfnSpec, Format, KvTypes, ModelSpec, NormKind, NormSpec,
+    Result, RopeSpec,
 };
 use kinfer_kernels::amx::TileConvert;
 use kinfer_kernels::ops::Ops;
@@ -123,7 +126,7 @@ impl Backend for Cpu {
     }
 
     fn step(&self, spec: &ModelSpec, rows: usize, blocks: usize) -> Result<Step> {
-        Ok(Step::new(spec, rows, blocks, self.team.threads()))
+        Ok(Step::new(spec, rows, blocks, self))
     }
 
     fn begin(&self, step: &mut Step, ropes: &[RopeSpec], batch: &Batch) -> Result<()> {
@@ -145,15 +148,27 @@ impl Backend for Cpu {
         Ok(())
     }
 
-    fn rms_norm(&self, _step: &Step, x: &Act, weight: &Vec<f32>, eps: f32, out: &mut Act) -> Result<()> {
-        out.shape(x.rows(), x.width());
-        let view = out.view_mut();
-        self.team.run(|w| {
-            for r in w.share(x.rows()) {
-                // SAFETY: row `r` is this worker's.
-                self.ops.rms_norm(x.row(r), weight, eps, unsafe { view.row_mut(r, 0..view.width) });
-            }
+    fn add_positions(&self, step: &Step, table: &Vec<f32>, x: &mut Act) -> Result<()> {
+        let width = x.width();
+        self.rows_mut(x, 0..width, |row, r| {
+            let at = step.positions[r] as usize * width;
+            self.ops.add(row, &table[at..at + width]);
         });
+        Ok(())
+    }
+
+    fn norm(
+        &self,
+        _step: &Step,
+        x: &Act,
+        spec: NormSpec,
+        weight: &Vec<f32>,
+        bias: Option<&Vec<f32>>,
+        out: &mut Act,
+    ) -> Result<()> {
+        out.shape(x.rows(), x.width());
+        let (width, bias) = (x.width(), bias.map(Vec::as_slice));
+        self.rows_mut(out, 0..width, |row, r| self.norm_row(spec, x.row(r), weight, bias, row));
         Ok(())
     }
 
@@ -170,25 +185,7 @@ impl Backend for Cpu {
     }
 
     fn linear(&self, step: &Step, weight: &Weight, x: &Act, out: &mut Act) -> Result<()> {
-        out.shape(x.rows(), weight.rows());
-        let mut guard = x.rounded.lock().unwrap_or_else(PoisonError::into_inner);
-        let input = Input { float: x.view(), rounded: guard.view(x.width()) };
-        let (out, roles) = (out.view_mut(), step.roles_of(x.rows()));
-        self.team.run(|w| {
-            // SAFETY: rows are rounded each by one worker before the barrier, read after it; each output column is
-            // written by the one worker that has its group.
-            unsafe {
-                if weight.wants_rounded() {
-                    for r in w.share(x.rows()) {
-                        weight.round(self, x.row(r), input, roles[r], r, 0..x.width());
-                    }
-                    w.barrier();
-                }
-                for rows in weight.passes(roles) {
-                    weight.multiply(weight.share(w), input, roles[rows.start], rows, out);
-                }
-            }
-        });
+        self.product(weight, x, step.roles_of(x.rows()), out);
         Ok(())
     }
 
@@ -235,8 +232,31 @@ impl Backend for Cpu {
         out.shape(x.rows(), hidden);
         self.rows_mut(out, 0..hidden, |row, r| {
             let (gate, up) = x.row(r).split_at(hidden);
-            self.glu_row(act, gate, up, row);
+            self.activate_slices(act, gate, Some(up), row);
         });
+        Ok(())
+    }
+
+    fn activate(&self, _step: &Step, act: Activation, x: &mut Act) -> Result<()> {
+        let cols = 0..x.width();
+        self.rows_mut(x, cols, |row, _| self.activate_row(act, row));
+        Ok(())
+    }
+
+    fn route(&self, step: &mut Step, spec: ExpertSpec, x: &Act) -> Result<()> {
+        moe::route(step, spec, x);
+        Ok(())
+    }
+
+    fn experts(
+        &self,
+        step: &mut Step,
+        spec: &FfnSpec,
+        w: &[[Weight; 2]],
+        x: &Act,
+        out: &mut Act,
+    ) -> Result<()> {
+        moe::experts(self, step, spec, w, x, out);
         Ok(())
     }
 
@@ -300,6 +320,40 @@ impl Backend for Cpu {
 }
 
 impl Cpu {
+    /// `out[r] = weight * x[r]`, a row per role.
+    fn product(&self, weight: &Weight, x: &Act, roles: &[Role], out: &mut Act) {
+        out.shape(x.rows(), weight.rows());
+        let mut guard = x.rounded.lock().unwrap_or_else(PoisonError::into_inner);
+        let input = Input { float: x.view(), rounded: guard.view(x.width()) };
+        let out = out.view_mut();
+        self.team.run(|w| {
+            // SAFETY: rows are rounded each by one worker before the barrier, read after it; each output column is
+            // written by the one worker that has its group.
+            unsafe {
+                if weight.wants_rounded() {
+                    for r in w.share(x.rows()) {
+                        weight.round(self, x.row(r), input, roles[r], r, 0..x.width());
+                    }
+                    w.barrier();
+                }
+                for rows in weight.passes(roles) {
+                    weight.multiply(weight.share(w), input, roles[rows.start], rows, out);
+                }
+            }
+        });
+    }
+
+    /// `x[to(r)] += y[r]`; no two rows go to the same one.
+    fn add_rows(&self, x: &mut Act, y: &Act, to: impl Fn(usize) -> usize + Sync) {
+        let (rows, view) = (y.rows(), x.view_mut());
+        self.team.run(|w| {
+            for r in w.share(rows) {
+                // SAFETY: row `to(r)` is this worker's, as row `r` is.
+                self.ops.add(unsafe { view.row_mut(to(r), 0..view.width) }, y.row(r));
+            }
+        });
+    }
+
     /// Calls `f` on columns `cols` of every row of `x`, rows split over the team.
     fn rows_mut(&self, x: &mut Act, cols: Range<usize>, f: impl Fn(&mut [f32], usize) + Sync) {
         let (rows, view) = (x.rows(), x.view_mut());
@@ -311,10 +365,31 @@ impl Cpu {
         });
     }
 
-    fn glu_row(&self, act: Activation, gate: &[f32], up: &[f32], out: &mut [f32]) {
+    /// `out = act(gate) * up`, or `act(gate)` without `up`.
+    fn activate_slices(&self, act: Activation, gate: &[f32], up: Option<&[f32]>, out: &mut [f32]) {
+        match (act, up) {
+            (Activation::Silu, Some(up)) => self.ops.silu_mul(gate, up, out),
+            (Activation::GeluTanh, Some(up)) => self.ops.gelu_tanh_mul(gate, up, out),
+            (Activation::Gelu, Some(up)) => self.ops.gelu_mul(gate, up, out),
+            (act, None) => {
+                out.copy_from_slice(gate);
+                self.activate_row(act, out);
+            }
+        }
+    }
+
+    fn activate_row(&self, act: Activation, x: &mut [f32]) {
         match act {
-            Activation::Silu => self.ops.silu_mul(gate, up, out),
-            Activation::GeluTanh => self.ops.gelu_tanh_mul(gate, up, out),
+            Activation::Silu => self.ops.silu(x),
+            Activation::GeluTanh => self.ops.gelu_tanh(x),
+            Activation::Gelu => self.ops.gelu(x),
+        }
+    }
+
+    fn norm_row(&self, spec: NormSpec, x: &[f32], weight: &[f32], bias: Option<&[f32]>, out: &mut [f32]) {
+        match spec.kind {
+            NormKind::Rms => self.ops.rms_norm(x, weight, spec.eps, out),
+            NormKind::Layer => self.ops.layer_norm(x, weight, bias, spec.eps, out),
         }
     }
 }

@@ -5,9 +5,9 @@ use crate::step::{ATTN_ROWS, BLOCK_FLOATS};
 use crate::team::Worker;
 use crate::weight::{Input, Weight};
 use crate::{Act, Cpu, Kv, Step};
-use kinfer_core::backend::{AttnWeights, FfnWeights, Scratch};
+use kinfer_core::backend::{AttnWeights, FfnWeights, NormWeights, Scratch};
 use kinfer_core::batch::{BLOCK_LEN, Role};
-use kinfer_core::{AttnSpec, FfnSpec};
+use kinfer_core::{AttnSpec, FfnSpec, NormSpec};
 use kinfer_kernels::amx::TileAttend;
 use kinfer_kernels::ops::{Attend, KvRows, partial_len};
 use kinfer_kernels::pack::ROWS;
@@ -33,7 +33,8 @@ pub(crate) fn attn_in(
     layer: usize,
     s: &mut Scratch<Cpu>,
 ) {
-    let AttnSpec { heads, kv_heads: _, head_dim, scale: _, window: _, softcap: _, rope, norm_eps } = spec;
+    let AttnSpec { heads, kv_heads: _, head_dim, scale: _, window: _, softcap: _, rope, norm: norm_spec } =
+        spec;
     let AttnWeights { norm, qkv, qkv_bias, q_norm, k_norm, out: _, out_bias: _, post_norm: _ } = w;
     let rows = s.x.rows();
     s.norm.shape(rows, s.x.width());
@@ -42,13 +43,16 @@ pub(crate) fn attn_in(
     let (x, out) = (s.x.view(), s.qkv.view_mut());
     let normed = s.norm.view_mut();
     let input = Input { float: normed, rounded: rounded!(s.norm, guard) };
+    let (q_norm, k_norm) = (q_norm.as_deref(), k_norm.as_deref());
+    // Norms over all heads together come before the work is split by heads.
+    let whole = [q_norm, k_norm].iter().flatten().any(|w| w.len() != *head_dim);
     let (kv, roles) = (&*kv, step.roles_of(rows));
     cpu.team.run(|worker| {
         // SAFETY: rows are normed each by one worker, output columns written each by the worker that has their group,
         // heads finished each by one worker; barriers lie between.
         unsafe {
             let scratch = step.scratch.of(worker.id);
-            norm_rows(cpu, x, norm, *norm_eps, input, qkv, roles, worker.share(rows), scratch);
+            norm_rows(cpu, x, norm, *norm_spec, input, qkv, roles, worker.share(rows), scratch);
             worker.barrier();
             for rows in qkv.passes(roles) {
                 let cols = qkv.multiply(qkv.share(worker), input, roles[rows.start], rows.clone(), out);
@@ -57,12 +61,27 @@ pub(crate) fn attn_in(
                 }
             }
             worker.barrier();
+            let (q_norm, k_norm) = match whole {
+                false => (q_norm, k_norm),
+                true => {
+                    let k = spec.q_dim()..spec.q_dim() + spec.kv_dim();
+                    for r in worker.share(rows) {
+                        for (norm, cols) in [(q_norm, 0..k.start), (k_norm, k.clone())] {
+                            if let Some(weight) = norm {
+                                cpu.ops.rms_norm_heads(out.row_mut(r, cols), weight, norm_spec.eps);
+                            }
+                        }
+                    }
+                    worker.barrier();
+                    (None, None)
+                }
+            };
             for unit in worker.share(rows * heads) {
                 let (r, h) = (unit / heads, unit % heads);
                 let head = out.row_mut(r, h * head_dim..(h + 1) * head_dim);
-                finish_head(cpu, step, head, q_norm.as_deref(), *norm_eps, *rope, r);
+                finish_head(cpu, step, head, q_norm, norm_spec.eps, *rope, r);
             }
-            keys(cpu, step, spec, Some((k_norm.as_deref(), *rope)), kv, layer, out, worker);
+            keys(cpu, step, spec, Some((k_norm, *rope)), kv, layer, out, worker);
         }
     });
 }
@@ -116,7 +135,7 @@ unsafe fn keys(
             // SAFETY: as above.
             let (key, value) = unsafe { (qkv.row_mut(r, k..k + dim), qkv.row(r, v..v + dim)) };
             if let Some((norm, rope)) = finish {
-                finish_head(cpu, step, key, norm, spec.norm_eps, rope, r);
+                finish_head(cpu, step, key, norm, spec.norm.eps, rope, r);
             }
             let slot = position % BLOCK_LEN + r - first;
             let rows = KvRows { k: key, v: value, stride: dim, rows: 1, slot };
@@ -147,7 +166,7 @@ pub(crate) fn attend(
     qkv: &Act,
     out: &mut Act,
 ) {
-    let AttnSpec { heads, kv_heads, head_dim, scale, window, softcap, rope: _, norm_eps: _ } = *spec;
+    let AttnSpec { heads, kv_heads, head_dim, scale, window, softcap, rope: _, norm: _ } = *spec;
     out.shape(qkv.rows(), spec.q_dim());
     let cache = kv.layer(layer);
     // SAFETY: nobody writes the cache in this stage.
@@ -276,8 +295,8 @@ pub(crate) fn attn_out(cpu: &Cpu, step: &Step, spec: &AttnSpec, w: &AttnWeights<
         proj: s.proj.view_mut(),
         norm: s.norm.view_mut(),
         bias: out_bias.as_deref(),
-        post_norm: post_norm.as_deref(),
-        eps: spec.norm_eps,
+        post_norm: post_norm.as_ref(),
+        norm_spec: spec.norm,
     };
     let roles = step.roles_of(rows);
     cpu.team.run(|worker| {
@@ -296,14 +315,17 @@ pub(crate) fn attn_out(cpu: &Cpu, step: &Step, spec: &AttnSpec, w: &AttnWeights<
 }
 
 pub(crate) fn ffn(cpu: &Cpu, step: &Step, spec: &FfnSpec, w: &FfnWeights<Cpu>, s: &mut Scratch<Cpu>) {
-    let FfnSpec { hidden, act, norm_eps } = *spec;
-    let FfnWeights { norm, gate_up, down, post_norm } = w;
+    let FfnSpec { hidden, gated: has_gate, act, norm: norm_spec, experts: _ } = *spec;
+    let FfnWeights { norm, gate_up, gate_up_bias, down, down_bias, post_norm } = w;
     let rows = s.x.rows();
     s.norm.shape(rows, s.x.width());
-    s.gate_up.shape(rows, 2 * hidden);
+    if has_gate {
+        s.gate_up.shape(rows, 2 * hidden);
+    }
     s.hidden.shape(rows, hidden);
     s.proj.shape(rows, down.rows());
-    let (x, both, gated) = (s.x.view_mut(), s.gate_up.view_mut(), s.hidden.view_mut());
+    let (x, gated) = (s.x.view_mut(), s.hidden.view_mut());
+    let both = if has_gate { s.gate_up.view_mut() } else { gated };
     let (mut guard, mut hidden_guard);
     let normed = s.norm.view_mut();
     let input = Input { float: normed, rounded: rounded!(s.norm, guard) };
@@ -312,9 +334,9 @@ pub(crate) fn ffn(cpu: &Cpu, step: &Step, spec: &FfnSpec, w: &FfnWeights<Cpu>, s
         x,
         proj: s.proj.view_mut(),
         norm: normed,
-        bias: None,
-        post_norm: post_norm.as_deref(),
-        eps: norm_eps,
+        bias: down_bias.as_deref(),
+        post_norm: post_norm.as_ref(),
+        norm_spec,
     };
     let roles = step.roles_of(rows);
     // Gate, up and rounded form of the same 32 columns can be one worker's when every block of 32 is two whole groups.
@@ -324,8 +346,14 @@ pub(crate) fn ffn(cpu: &Cpu, step: &Step, spec: &FfnSpec, w: &FfnWeights<Cpu>, s
         // (or, if not local, rows after a barrier); see `Residual::run`.
         unsafe {
             let scratch = step.scratch.of(worker.id);
-            norm_rows(cpu, x, norm, norm_eps, input, gate_up, roles, worker.share(rows), scratch);
+            norm_rows(cpu, x, norm, norm_spec, input, gate_up, roles, worker.share(rows), scratch);
             worker.barrier();
+            let product = |groups: Range<usize>, rows: &Range<usize>, out: View| {
+                let cols = gate_up.multiply(groups, input, roles[rows.start], rows.clone(), out);
+                if let Some(bias) = gate_up_bias {
+                    add_bias(cpu, out, &bias[cols.clone()], rows.clone(), cols);
+                }
+            };
             if local {
                 let share = worker.share(hidden / 32);
                 let (block, gated) = scratch.split_at_mut(BLOCK_FLOATS);
@@ -337,26 +365,30 @@ pub(crate) fn ffn(cpu: &Cpu, step: &Step, spec: &FfnSpec, w: &FfnWeights<Cpu>, s
                         let groups = cols.start / 16..cols.end / 16;
                         let (g, u) = block.split_at_mut(BLOCK_FLOATS / 2);
                         let gate = View::block(g, &rows, cols.clone());
-                        gate_up.multiply(groups.clone(), input, role, rows.clone(), gate);
+                        product(groups.clone(), &rows, gate);
                         let (up_cols, up) = (hidden + cols.start..hidden + cols.end, hidden / 16);
                         let up_groups = groups.start + up..groups.end + up;
                         let up = View::block(u, &rows, up_cols.clone());
-                        gate_up.multiply(up_groups, input, role, rows.clone(), up);
+                        if has_gate {
+                            product(up_groups, &rows, up);
+                        }
                         for r in rows.clone() {
                             let gated = &mut gated[..cols.len()];
-                            cpu.glu_row(act, gate.row(r, cols.clone()), up.row(r, up_cols.clone()), gated);
+                            let up = has_gate.then(|| up.row(r, up_cols.clone()));
+                            cpu.activate_slices(act, gate.row(r, cols.clone()), up, gated);
                             down.put(cpu, gated, inner, role, r, cols.clone());
                         }
                     }
                 }
             } else {
                 for rows in gate_up.passes(roles) {
-                    gate_up.multiply(gate_up.share(worker), input, roles[rows.start], rows, both);
+                    product(gate_up.share(worker), &rows, both);
                 }
                 worker.barrier();
                 for r in worker.share(rows) {
                     let gated = &mut scratch[..hidden];
-                    cpu.glu_row(act, both.row(r, 0..hidden), both.row(r, hidden..2 * hidden), gated);
+                    let up = has_gate.then(|| both.row(r, hidden..2 * hidden));
+                    cpu.activate_slices(act, both.row(r, 0..hidden), up, gated);
                     down.put(cpu, gated, inner, roles[r], r, 0..hidden);
                 }
             }
@@ -366,7 +398,7 @@ pub(crate) fn ffn(cpu: &Cpu, step: &Step, spec: &FfnSpec, w: &FfnWeights<Cpu>, s
     });
 }
 
-/// Norms rows of `x` into the input of `weight`.
+/// Makes rows of `x` the input of `weight`, normed if the block has a norm.
 ///
 /// # Safety
 /// The rows are the caller's alone.
@@ -374,8 +406,8 @@ pub(crate) fn ffn(cpu: &Cpu, step: &Step, spec: &FfnSpec, w: &FfnWeights<Cpu>, s
 unsafe fn norm_rows(
     cpu: &Cpu,
     x: View,
-    norm: &[f32],
-    eps: f32,
+    norm: &Option<NormWeights<Cpu>>,
+    spec: NormSpec,
     input: Input,
     weight: &Weight,
     roles: &[Role],
@@ -386,8 +418,14 @@ unsafe fn norm_rows(
     for r in rows {
         // SAFETY: by this function's contract.
         unsafe {
-            cpu.ops.rms_norm(x.row(r, 0..x.width), norm, eps, normed);
-            weight.put(cpu, normed, input, roles[r], r, 0..x.width);
+            let row = match norm {
+                Some(w) => {
+                    cpu.norm_row(spec, x.row(r, 0..x.width), &w.weight, w.bias.as_deref(), normed);
+                    &*normed
+                }
+                None => x.row(r, 0..x.width),
+            };
+            weight.put(cpu, row, input, roles[r], r, 0..x.width);
         }
     }
 }
@@ -409,8 +447,8 @@ struct Residual<'a> {
     proj: View,
     norm: View,
     bias: Option<&'a [f32]>,
-    post_norm: Option<&'a [f32]>,
-    eps: f32,
+    post_norm: Option<&'a NormWeights<Cpu>>,
+    norm_spec: NormSpec,
 }
 
 impl Residual<'_> {
@@ -458,7 +496,8 @@ impl Residual<'_> {
             let width = 0..weight.rows();
             for r in worker.share(roles.len()) {
                 let normed = self.norm.row_mut(r, width.clone());
-                cpu.ops.rms_norm(self.proj.row(r, width.clone()), post_norm, self.eps, normed);
+                let (proj, NormWeights { weight, bias }) = (self.proj.row(r, width.clone()), post_norm);
+                cpu.norm_row(self.norm_spec, proj, weight, bias.as_deref(), normed);
                 cpu.ops.add(self.x.row_mut(r, width.clone()), normed);
             }
         }

@@ -2,6 +2,7 @@
 
 use crate::Cpu;
 use crate::mem::Buffer;
+use crate::moe::Mixture;
 use kinfer_core::batch::{BLOCK_LEN, Role};
 use kinfer_core::{Batch, ModelSpec, RopeSpec, Run};
 use kinfer_kernels::amx::TileAttend;
@@ -43,11 +44,14 @@ pub struct Step {
     pub(crate) partials: Buffer<f32>,
     /// Rows compacted for [`kinfer_core::Backend::read`].
     pub(crate) compact: Vec<f32>,
+    /// Rows on their way through experts.
+    pub(crate) mixture: Mixture,
     max_rows: usize,
 }
 
 impl Step {
-    pub(crate) fn new(spec: &ModelSpec, rows: usize, blocks: usize, threads: usize) -> Step {
+    pub(crate) fn new(spec: &ModelSpec, rows: usize, blocks: usize, cpu: &Cpu) -> Step {
+        let threads = cpu.team.threads();
         let attn = || spec.layers.iter().map(|l| &l.attn);
         let item = |a: &kinfer_core::AttnSpec| {
             let queries = ATTN_ROWS * a.heads / a.kv_heads.max(1);
@@ -72,6 +76,7 @@ impl Step {
             scratch: WorkerScratch::new(threads, item.max(BLOCK_FLOATS + widest)),
             partials: Buffer::new(all_heads * partitions),
             compact: Vec::new(),
+            mixture: Mixture::new(spec, rows, cpu.convert.is_some()),
             max_rows: rows,
         }
     }
@@ -138,6 +143,11 @@ impl Step {
     /// every row is an output row.
     pub(crate) fn roles_of(&self, rows: usize) -> &[Role] {
         if rows == self.roles.len() { &self.roles } else { &self.output_roles }
+    }
+
+    /// What experts work on, and the role of each row of the step.
+    pub(crate) fn mixture_and_roles(&mut self) -> (&mut Mixture, &[Role]) {
+        (&mut self.mixture, &self.roles)
     }
 
     /// The block table of a run.

@@ -35,7 +35,10 @@ mod worker;
 pub use device::Device;
 pub use engine::{Engine, EngineBuilder, Generation};
 pub use error::{Error, ErrorKind, Result};
-pub use kinfer_core::{Activation, AttnSpec, FfnSpec, KvType, KvTypes, LayerSpec, ModelSpec, RopeSpec};
+pub use kinfer_core::{
+    Activation, AttnSpec, ExpertSpec, FfnSpec, KvType, KvTypes, LayerSpec, LongContext, ModelSpec, NormKind,
+    NormSpec, RopeSpec,
+};
 /// Facts about this machine, the instruction sets that the CPU's kernels come in, and what those compute at most.
 pub use kinfer_cpu::{Isa, machine, peak};
 pub use kinfer_gen::{

@@ -99,7 +99,7 @@ impl Model {
     /// As [`Model::load`].
     pub fn load_gguf(gguf: Gguf, mut options: LoadOptions) -> Result<Arc<Self>> {
         let tokenizer = tokenizer(&gguf, &options)?;
-        let nothing = RunnerLimits { rows: 0, outputs: 0, blocks: 0, kv: KvTypes::default() };
+        let nothing = RunnerLimits { rows: 0, outputs: 0, blocks: 0, context: 0, kv: KvTypes::default() };
         let needed = device::plan(&gguf, &options, &nothing)?.weights;
         if let Some(available) = device::available_memory().filter(|&a| a < needed) {
             return Err(Error::Memory { what: "the model's weights".into(), needed, available });
@@ -243,9 +243,9 @@ impl Model {
     /// [`Error::Memory`] or [`Error::Model`] when the cache or the scratch does not fit in memory, [`Error::Usage`] for
     /// limits of more than 32 bits.
     pub fn runner(&self, limits: RunnerLimits) -> Result<Box<dyn Runner>> {
-        let RunnerLimits { rows, outputs, blocks, kv: _ } = limits;
+        let RunnerLimits { rows, outputs, blocks, context, kv: _ } = limits;
         let what = format!("a runner for {rows} rows, {outputs} outputs and {blocks} cache blocks");
-        if [rows, outputs, blocks].into_iter().any(|n| u32::try_from(n).is_err()) {
+        if [rows, outputs, blocks, context].into_iter().any(|n| u32::try_from(n).is_err()) {
             return Err(Error::Usage(format!("{what} is too large to count")));
         }
         Plan::of_model(self, &limits).check(what)?;

@@ -1,7 +1,7 @@
-//! Operations without neighbours: sums, activations, conversions, and the largest element.
+//! Operations without neighbours: sums, conversions, and the largest element.
 
 use super::lanes::{load_n, store_n, tanh};
-use crate::simd::{LANES, Simd, exp};
+use crate::simd::{LANES, Simd};
 use half::{bf16, f16};
 
 #[inline(always)]
@@ -43,45 +43,6 @@ pub unsafe fn softcap<S: Simd>(x: &mut [f32], cap: f32) {
             let c = S::splat(cap);
             let t = tanh::<S>(S::div(load_n::<S>(x.add(i), n - i), c));
             store_n::<S>(x.add(i), S::mul(t, c), n - i);
-        }
-        i += LANES;
-    }
-}
-
-#[inline(always)]
-pub unsafe fn silu_mul<S: Simd>(gate: &[f32], up: &[f32], out: &mut [f32]) {
-    debug_assert!(gate.len() == out.len() && up.len() == out.len());
-    let n = gate.len().min(up.len()).min(out.len());
-    let mut i = 0;
-    while i < n {
-        // SAFETY: every access lies below `n`.
-        unsafe {
-            let x = load_n::<S>(gate.as_ptr().add(i), n - i);
-            let e = exp::<S>(S::sub(S::zero(), x));
-            let y = S::div(x, S::add(S::splat(1.0), e));
-            let u = load_n::<S>(up.as_ptr().add(i), n - i);
-            store_n::<S>(out.as_mut_ptr().add(i), S::mul(y, u), n - i);
-        }
-        i += LANES;
-    }
-}
-
-#[inline(always)]
-pub unsafe fn gelu_tanh_mul<S: Simd>(gate: &[f32], up: &[f32], out: &mut [f32]) {
-    debug_assert!(gate.len() == out.len() && up.len() == out.len());
-    // (1 + tanh u) / 2 = 1 / (1 + e^-2u), which cancels nowhere. The factors are -2 sqrt(2/pi) and 0.044715 times it.
-    const A: f32 = -1.595_769;
-    const B: f32 = -0.071_354_816;
-    let n = gate.len().min(up.len()).min(out.len());
-    let mut i = 0;
-    while i < n {
-        // SAFETY: every access lies below `n`.
-        unsafe {
-            let x = load_n::<S>(gate.as_ptr().add(i), n - i);
-            let u = S::mul(x, S::fma(S::mul(x, x), S::splat(B), S::splat(A)));
-            let y = S::div(x, S::add(S::splat(1.0), exp::<S>(u)));
-            let w = load_n::<S>(up.as_ptr().add(i), n - i);
-            store_n::<S>(out.as_mut_ptr().add(i), S::mul(y, w), n - i);
         }
         i += LANES;
     }

@@ -7,16 +7,19 @@
 //! Slices that do not fit each other are a mistake of the caller: a debug build asserts; a release build stays
 //! within the shortest slice and leaves the rest of the output as it was.
 
+mod act;
 pub(crate) mod attn;
 mod elementwise;
 mod lanes;
 mod norm;
 mod rope;
+mod route;
 
 pub use attn::{
     Attend, BLOCK_LEN, KvLayout, KvRows, KvType, KvTypes, PARTITION_LEN, live_partitions, partial_len,
 };
 pub use rope::rope_table;
+pub use route::choose_experts;
 
 use crate::isa::Isa;
 use half::{bf16, f16};
@@ -118,6 +121,8 @@ ops! {
     /// [`Ops::rms_norm`] in place over each `weight.len()` elements of `x`: `x` is `[heads * head_dim]`, `weight`
     /// `[head_dim]`.
     pub fn rms_norm_heads(x: &mut [f32], weight: &[f32], eps: f32) = norm::rms_norm_heads;
+    /// `out = (x - mean(x)) / sqrt(mean((x - mean(x))^2) + eps) * weight + bias` (Ba et al. 2016) for one row. All `[dim]`.
+    pub fn layer_norm(x: &[f32], weight: &[f32], bias: Option<&[f32]>, eps: f32, out: &mut [f32]) = norm::layer_norm;
     /// `x += y`.
     pub fn add(x: &mut [f32], y: &[f32]) = elementwise::add;
     /// `x *= factor`.
@@ -125,10 +130,18 @@ ops! {
     /// `x = cap * tanh(x / cap)`.
     pub fn softcap(x: &mut [f32], cap: f32) = elementwise::softcap;
     /// `out = silu(gate) * up` with `silu(x) = x / (1 + e^-x)`.
-    pub fn silu_mul(gate: &[f32], up: &[f32], out: &mut [f32]) = elementwise::silu_mul;
+    pub fn silu_mul(gate: &[f32], up: &[f32], out: &mut [f32]) = act::silu_mul;
     /// `out = gelu(gate) * up` with the tanh form of GELU (Hendrycks & Gimpel 2016),
     /// `gelu(x) = x / 2 * (1 + tanh(sqrt(2 / pi) * (x + 0.044715 x^3)))`.
-    pub fn gelu_tanh_mul(gate: &[f32], up: &[f32], out: &mut [f32]) = elementwise::gelu_tanh_mul;
+    pub fn gelu_tanh_mul(gate: &[f32], up: &[f32], out: &mut [f32]) = act::gelu_tanh_mul;
+    /// `out = gelu(gate) * up` with `gelu(x) = x / 2 * (1 + erf(x / sqrt(2)))`, to 3e-7 of `x`.
+    pub fn gelu_mul(gate: &[f32], up: &[f32], out: &mut [f32]) = act::gelu_mul;
+    /// `x = silu(x)`, as in [`Ops::silu_mul`].
+    pub fn silu(x: &mut [f32]) = act::silu_all;
+    /// `x = gelu(x)`, as in [`Ops::gelu_tanh_mul`].
+    pub fn gelu_tanh(x: &mut [f32]) = act::gelu_tanh_all;
+    /// `x = gelu(x)`, as in [`Ops::gelu_mul`].
+    pub fn gelu(x: &mut [f32]) = act::gelu_all;
     /// Turns each head of `x`, `[heads * head_dim]`, by the angles whose `cos` and `sin`, `[dim / 2]`, are given
     /// (half-split convention: element `i` turns with element `i + dim / 2`). `dim <= head_dim`; the elements from
     /// `dim` on stay. See [`rope_table`].

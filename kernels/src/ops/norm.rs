@@ -1,12 +1,12 @@
-//! Root-mean-square norms.
+//! Root-mean-square and layer norms.
 
 use super::lanes::{load_n, store_n};
 use crate::simd::{LANES, Simd};
 
-/// Sum of squares in four accumulators of sixteen lanes: tile `t` of sixteen goes to accumulator `t % 4`, which
-/// hides the latency of the additions and fixes the order of summation.
+/// Sum, or sum of squares, in four accumulators of sixteen lanes: tile `t` of sixteen goes to accumulator `t % 4`,
+/// which hides the latency of the additions and fixes the order of summation.
 #[inline(always)]
-unsafe fn sum_squares<S: Simd>(p: *const f32, n: usize) -> f32 {
+unsafe fn sum<S: Simd, const SQUARES: bool>(p: *const f32, n: usize) -> f32 {
     // SAFETY: every access lies below `n`.
     unsafe {
         let mut acc = [S::zero(); 4];
@@ -14,14 +14,14 @@ unsafe fn sum_squares<S: Simd>(p: *const f32, n: usize) -> f32 {
         while i + 4 * LANES <= n {
             for (j, a) in acc.iter_mut().enumerate() {
                 let v = S::load(p.add(i + LANES * j));
-                *a = S::fma(v, v, *a);
+                *a = if SQUARES { S::fma(v, v, *a) } else { S::add(v, *a) };
             }
             i += 4 * LANES;
         }
         for a in &mut acc {
             if i < n {
                 let v = load_n::<S>(p.add(i), n - i);
-                *a = S::fma(v, v, *a);
+                *a = if SQUARES { S::fma(v, v, *a) } else { S::add(v, *a) };
                 i += LANES;
             }
         }
@@ -34,7 +34,7 @@ unsafe fn sum_squares<S: Simd>(p: *const f32, n: usize) -> f32 {
 unsafe fn norm<S: Simd>(x: *const f32, weight: *const f32, eps: f32, out: *mut f32, n: usize) {
     // SAFETY: every access lies below `n`.
     unsafe {
-        let inv = S::splat(1.0 / (sum_squares::<S>(x, n) / n as f32 + eps).sqrt());
+        let inv = S::splat(1.0 / (sum::<S, true>(x, n) / n as f32 + eps).sqrt());
         let mut i = 0;
         while i < n {
             let v = S::mul(load_n::<S>(x.add(i), n - i), inv);
@@ -60,5 +60,31 @@ pub unsafe fn rms_norm_heads<S: Simd>(x: &mut [f32], weight: &[f32], eps: f32) {
         let p = head.as_mut_ptr();
         // SAFETY: a chunk has the weight's length.
         unsafe { norm::<S>(p, weight.as_ptr(), eps, p, n) }
+    }
+}
+
+#[inline(always)]
+pub unsafe fn layer_norm<S: Simd>(
+    x: &[f32],
+    weight: &[f32],
+    bias: Option<&[f32]>,
+    eps: f32,
+    out: &mut [f32],
+) {
+    debug_assert!(x.len() == weight.len() && x.len() == out.len());
+    debug_assert!(bias.is_none_or(|b| b.len() == x.len()));
+    let n = x.len().min(weight.len()).min(out.len()).min(bias.map_or(usize::MAX, <[f32]>::len));
+    let (x, out) = (x.as_ptr(), out.as_mut_ptr());
+    // SAFETY: `n` is within all of them.
+    unsafe {
+        let mean = S::splat(sum::<S, false>(x, n) / n as f32);
+        let mut i = 0;
+        while i < n {
+            store_n::<S>(out.add(i), S::sub(load_n::<S>(x.add(i), n - i), mean), n - i);
+            i += LANES;
+        }
+        norm::<S>(out, weight.as_ptr(), eps, out, n);
+        let Some(bias) = bias else { return };
+        super::elementwise::add::<S>(std::slice::from_raw_parts_mut(out, n), &bias[..n]);
     }
 }

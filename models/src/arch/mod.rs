@@ -1,14 +1,57 @@
 //! Architectures as data: each file turns metadata into a [`Blueprint`] and computes nothing.
 
-mod gemma3;
-mod llama;
+mod common;
 
 use crate::source::{Config, Source, Value};
 use kinfer_core::backend::RowOrder;
 use kinfer_core::{Error, ModelSpec, Result};
 
-/// Every supported architecture, by its `general.architecture`.
-pub static ARCHITECTURES: &[(&str, Reader)] = &[("gemma3", gemma3::read), ("llama", llama::read)];
+/// Declares the architectures: the file that reads each, and what people know it by.
+macro_rules! architectures {
+    ($($name:literal: $module:ident, $models:literal;)*) => {
+        $(mod $module;)*
+        /// Every supported architecture, by its `general.architecture`.
+        pub static ARCHITECTURES: &[Architecture] =
+            &[$(Architecture { name: $name, models: $models, read: $module::read }),*];
+    };
+}
+
+architectures! {
+    "cohere2": cohere2, "Command R7B";
+    "command-r": command_r, "Command R, Aya Expanse";
+    "exaone": exaone, "EXAONE 3 and 3.5";
+    "exaone4": exaone4, "EXAONE 4";
+    "falcon": falcon, "Falcon 7B, 40B and 180B";
+    "gemma": gemma, "Gemma, CodeGemma";
+    "gemma2": gemma2, "Gemma 2";
+    "gemma3": gemma3, "Gemma 3";
+    "glm4": glm4, "GLM-4-0414";
+    "gpt2": gpt2, "GPT-2";
+    "gptneox": gptneox, "Pythia, GPT-NeoX, Dolly";
+    "granite": granite, "Granite 3 without experts";
+    "granitemoe": granitemoe, "Granite 3 with experts";
+    "llama": llama, "Llama 1 to 3, Mistral, Mixtral, SmolLM2, Yi, Vicuna";
+    "olmo2": olmo2, "OLMo 2 and 3";
+    "phi2": phi2, "Phi-1, Phi-1.5, Phi-2";
+    "phi3": phi3, "Phi-3, Phi-3.5-mini, Phi-4";
+    "qwen2": qwen2, "Qwen 1.5, 2 and 2.5, DeepSeek-R1-Distill-Qwen";
+    "qwen3": qwen3, "Qwen 3";
+    "qwen3moe": qwen3moe, "Qwen 3 with experts";
+    "smollm3": smollm3, "SmolLM3";
+    "stablelm": stablelm, "StableLM";
+    "starcoder2": starcoder2, "StarCoder2";
+}
+
+/// A supported architecture.
+#[derive(Clone, Copy, Debug)]
+pub struct Architecture {
+    /// Its name in model files.
+    pub name: &'static str,
+    /// Models that have it, for people.
+    pub models: &'static str,
+    /// Reads its metadata.
+    pub read: Reader,
+}
 
 /// Turns an architecture's metadata into its blueprint.
 pub type Reader = fn(&Config<'_>) -> Result<Blueprint>;
@@ -20,34 +63,41 @@ pub struct Blueprint {
     pub spec: ModelSpec,
     /// Where the weights are.
     pub names: Names,
+    /// Logits are multiplied by this (others 1); folded into the final norm when the model is built.
+    pub logit_scale: f32,
 }
 
-/// Tensor names. Those of a layer stand between `blk.{i}.` and `.weight`.
+/// Tensor names, without the `.weight` or `.bias` that they end in. Those of a layer stand behind `blk.{i}.`; any but those
+/// of RMS norms may have a bias.
 #[derive(Clone, Copy, Debug)]
 pub struct Names {
     /// Token embedding, `[vocab, dim]`.
     pub embed: &'static str,
+    /// Learned positions, `[context, dim]`, added to the embeddings.
+    pub positions: Option<&'static str>,
+    /// Whole names of the tensors of per-frequency rotary divisors.
+    pub rope_factors: &'static [&'static str],
     /// Final norm, `[dim]`.
     pub norm: &'static str,
     /// Output head, `[vocab, dim]`; the embedding where the file has no such tensor.
     pub head: &'static str,
     /// Norm before attention.
-    pub attn_norm: &'static str,
-    /// Query, key and value projections; each may have a `.bias`.
+    pub attn_norm: Option<&'static str>,
+    /// Query, key and value projections.
     pub qkv: [&'static str; 3],
     /// The three in one tensor, which a file may have instead.
     pub fused_qkv: &'static str,
     /// How the rows of query and key heads are stored.
     pub qk_rows: QkRows,
-    /// Per-head norms of queries and keys.
-    pub qk_norm: Option<[&'static str; 2]>,
-    /// Attention's output projection; it may have a `.bias`.
+    /// What the norms of queries and keys, `attn_q_norm` and `attn_k_norm`, run over.
+    pub qk_norm: Option<QkNorm>,
+    /// Attention's output projection.
     pub attn_out: &'static str,
     /// Norm of attention's output.
     pub attn_post_norm: Option<&'static str>,
     /// Norm before the feed-forward.
-    pub ffn_norm: &'static str,
-    /// Gate and up projections.
+    pub ffn_norm: Option<&'static str>,
+    /// Gate and up projections; a file without the first may have both in the second.
     pub gate_up: [&'static str; 2],
     /// Down projection.
     pub down: &'static str,
@@ -63,7 +113,19 @@ pub enum QkRows {
     /// For the half-split rotary convention.
     Halves,
     /// For rotary pairs of adjacent rows.
-    Pairs,
+    Pairs {
+        /// The first rows of a head, which turn.
+        turned: usize,
+    },
+}
+
+/// What a norm of queries or keys runs over.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum QkNorm {
+    /// Each head by itself; all share a weight of `head_dim` values.
+    Heads,
+    /// All heads of a position together.
+    Rows,
 }
 
 impl QkRows {
@@ -71,25 +133,30 @@ impl QkRows {
     pub fn order(self, head_dim: usize) -> RowOrder {
         match self {
             QkRows::Halves => RowOrder::AsStored,
-            QkRows::Pairs => RowOrder::AdjacentPairs { head_dim },
+            QkRows::Pairs { turned } => RowOrder::AdjacentPairs { head_dim, turned },
         }
     }
 }
 
+/// The tensor of per-frequency rotary divisors that most files with such have.
+pub(crate) const ROPE_FACTORS: &str = "rope_freqs.weight";
+
 impl Names {
     /// The names that GGUF files use, without optional parts.
     pub const GGUF: Names = Names {
-        embed: "token_embd.weight",
-        norm: "output_norm.weight",
-        head: "output.weight",
-        attn_norm: "attn_norm",
+        embed: "token_embd",
+        positions: None,
+        rope_factors: &[ROPE_FACTORS],
+        norm: "output_norm",
+        head: "output",
+        attn_norm: Some("attn_norm"),
         qkv: ["attn_q", "attn_k", "attn_v"],
         fused_qkv: "attn_qkv",
         qk_rows: QkRows::Halves,
         qk_norm: None,
         attn_out: "attn_output",
         attn_post_norm: None,
-        ffn_norm: "ffn_norm",
+        ffn_norm: Some("ffn_norm"),
         gate_up: ["ffn_gate", "ffn_up"],
         down: "ffn_down",
         ffn_post_norm: None,
@@ -101,9 +168,6 @@ impl Names {
         self.ignored.iter().any(|prefix| name.starts_with(prefix))
     }
 }
-
-/// The tensor of per-frequency rotary divisors.
-pub(crate) const ROPE_FACTORS: &str = "rope_freqs.weight";
 
 /// Reads the architecture of a file.
 ///
@@ -117,122 +181,16 @@ pub fn read(source: &dyn Source) -> Result<Blueprint> {
         Some(v) => return Err(metadata(KEY, format!("expected a string, got {v}"))),
         None => return Err(metadata(KEY, "is missing from the model file".into())),
     };
-    let Some((_, reader)) = ARCHITECTURES.iter().find(|(name, _)| *name == arch) else {
-        let names: Vec<&str> = ARCHITECTURES.iter().map(|(name, _)| *name).collect();
+    let Some(known) = ARCHITECTURES.iter().find(|known| known.name == arch) else {
+        let names: Vec<&str> = ARCHITECTURES.iter().map(|known| known.name).collect();
         return Err(Error::Unsupported {
             what: format!("the model architecture `{arch}`"),
             supported: names.join(", "),
         });
     };
-    reader(&Config::new(source, arch))
+    (known.read)(&Config::new(source, arch))
 }
 
 fn metadata(key: &str, problem: String) -> Error {
     Error::Metadata { key: key.into(), problem }
 }
-
-/// Far beyond any model; keeps a corrupt file from asking for gigabytes of rotary frequencies.
-const MAX_HEAD_DIM: usize = 1 << 14;
-
-/// What every decoder's metadata gives in the same way.
-struct Common {
-    vocab: usize,
-    dim: usize,
-    context: usize,
-    layers: usize,
-    /// Per layer.
-    heads: Vec<usize>,
-    /// Per layer.
-    kv_heads: Vec<usize>,
-    head_dim: usize,
-    /// Elements of a head that turn.
-    rope_dim: usize,
-    /// Per layer.
-    hidden: Vec<usize>,
-    norm_eps: f32,
-}
-
-impl Common {
-    fn read(config: &Config<'_>) -> Result<Common> {
-        let embed = Names::GGUF.embed;
-        let dim = config.size("embedding_length")?;
-        let vocab = match config.source().tensor(embed)?.map(|t| t.shape) {
-            Some(shape) if shape.len() == 2 && shape[1] == dim => shape[0],
-            Some(shape) => {
-                let expected = format!("[vocabulary, {dim}]");
-                return Err(Error::Shape { name: embed.into(), expected, got: format!("{shape:?}") });
-            }
-            None => {
-                return Err(Error::MissingTensor { name: embed.into(), arch: config.arch().into() });
-            }
-        };
-        if let Some(n) = config.opt_size("vocab_size")?
-            && n != vocab
-        {
-            return Err(config.error("vocab_size", format!("is {n}, but `{embed}` has {vocab} rows")));
-        }
-        let layers = config.size("block_count")?;
-        let tensors = config.source().tensors().len();
-        if layers > tensors {
-            return Err(
-                config.error("block_count", format!("is {layers}, but the file has {tensors} tensors"))
-            );
-        }
-        let heads = config.sizes("attention.head_count", layers)?;
-        let kv_heads = config.opt_sizes("attention.head_count_kv", layers)?.unwrap_or_else(|| heads.clone());
-        if let Some((h, kv)) = heads.iter().zip(&kv_heads).find(|(h, kv)| !h.is_multiple_of(**kv)) {
-            return Err(config.error(
-                "attention.head_count_kv",
-                format!("{h} query heads cannot share {kv} key/value heads evenly"),
-            ));
-        }
-        let head_dim = match config.opt_size("attention.key_length")? {
-            Some(n) => n,
-            None if dim.is_multiple_of(heads[0]) => dim / heads[0],
-            None => {
-                return Err(config.error(
-                    "attention.head_count",
-                    format!("embedding length {dim} is no multiple of {} heads", heads[0]),
-                ));
-            }
-        };
-        if head_dim > MAX_HEAD_DIM {
-            return Err(config.error(
-                "attention.key_length",
-                format!("heads of {head_dim} elements are not supported; at most {MAX_HEAD_DIM} are"),
-            ));
-        }
-        if let Some(n) = config.opt_size("attention.value_length")?
-            && n != head_dim
-        {
-            return Err(config.error(
-                "attention.value_length",
-                format!("values of width {n} beside keys of width {head_dim} are not supported"),
-            ));
-        }
-        let rope_dim = config.opt_size("rope.dimension_count")?.unwrap_or(head_dim);
-        if rope_dim > head_dim {
-            return Err(config.error(
-                "rope.dimension_count",
-                format!("is {rope_dim}, but a head has {head_dim} elements"),
-            ));
-        }
-        config.refuse("expert_count", "a mixture of experts")?;
-        config.refuse("expert_used_count", "a mixture of experts")?;
-        Ok(Common {
-            vocab,
-            dim,
-            context: config.size("context_length")?,
-            layers,
-            heads,
-            kv_heads,
-            head_dim,
-            rope_dim,
-            hidden: config.sizes("feed_forward_length", layers)?,
-            norm_eps: config.positive("attention.layer_norm_rms_epsilon")? as f32,
-        })
-    }
-}
-
-/// Keys that describe the file and change nothing that is computed.
-const DESCRIPTIVE: [&str; 2] = ["tensor_data_layout", "rope.scaling.finetuned"];

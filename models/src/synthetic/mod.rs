@@ -246,10 +246,10 @@ impl Synthetic {
         let matrix =
             |cols: usize, role| (self.mix.format(role, layers, cols), Some((cols as f32).sqrt().recip()));
         let (format, rms) = matrix(dim, if tied { Role::Head } else { Role::Other });
-        add(names.embed, &[dim, vocab], format, rms)?;
+        add(&format!("{}.weight", names.embed), &[dim, vocab], format, rms)?;
         for i in 0..layers {
             let gemma3 = self.shape.arch == "gemma3";
-            let norms = [names.attn_norm, names.ffn_norm, "post_attention_norm", "post_ffw_norm"];
+            let norms = ["attn_norm", "ffn_norm", "post_attention_norm", "post_ffw_norm"];
             for norm in &norms[..if gemma3 { 4 } else { 2 }] {
                 add(&format!("blk.{i}.{norm}.weight"), &[dim], Format::F32, None)?;
             }
@@ -269,10 +269,10 @@ impl Synthetic {
                 add(&format!("blk.{i}.{part}.weight"), &[cols, rows], format, rms)?;
             }
         }
-        add(names.norm, &[dim], Format::F32, None)?;
+        add(&format!("{}.weight", names.norm), &[dim], Format::F32, None)?;
         if !tied {
             let (format, rms) = matrix(dim, Role::Head);
-            add(names.head, &[dim, vocab], format, rms)?;
+            add(&format!("{}.weight", names.head), &[dim, vocab], format, rms)?;
         }
         Ok((writer, tensors))
     }

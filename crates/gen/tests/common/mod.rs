@@ -61,7 +61,8 @@ pub struct Mock {
 
 impl Mock {
     pub fn new(rows: usize, outputs: usize, blocks: usize, behaviour: Behaviour) -> Self {
-        let limits = RunnerLimits { rows, outputs, blocks, kv: KvType::F16.into() };
+        let limits =
+            RunnerLimits { rows, outputs, blocks, context: blocks * BLOCK_LEN, kv: KvType::F16.into() };
         Self { limits, cache: vec![None; blocks * BLOCK_LEN], logits: Vec::new(), behaviour }
     }
 }

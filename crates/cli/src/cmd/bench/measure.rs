@@ -93,6 +93,7 @@ impl Bench {
             rows: most(|c| c.ubatch.min(c.tokens.max(c.depth)).max(c.parallel)),
             outputs: sequences,
             blocks: sequences * each,
+            context: each * BLOCK_LEN,
             kv,
         };
         let runner = model.runner(limits)?;

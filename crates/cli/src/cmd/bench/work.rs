@@ -64,14 +64,17 @@ impl Work {
 
 /// Weights of a layer's products.
 fn layer_weights(layer: &LayerSpec, dim: usize) -> usize {
-    let LayerSpec { attn, ffn } = layer;
-    dim * attn.qkv_dim() + attn.q_dim() * dim + 3 * dim * ffn.hidden
+    let LayerSpec { attn, ffn, parallel: _ } = layer;
+    let (experts, router) = ffn.experts.map_or((1, 0), |e| (e.used, e.count * dim));
+    dim * attn.qkv_dim() + attn.q_dim() * dim + experts * dim * (ffn.up_dim() + ffn.hidden) + router
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use kinfer::{Activation, AttnSpec, FfnSpec, KvType};
+    use kinfer::{Activation, AttnSpec, FfnSpec, KvType, NormKind, NormSpec};
+
+    const NORM: NormSpec = NormSpec { kind: NormKind::Rms, eps: 1e-5 };
 
     /// Two layers, the first with a window of 4: 2 heads of 8 over one, so 16 query columns and 8 of keys.
     fn spec() -> ModelSpec {
@@ -84,9 +87,10 @@ mod tests {
                 window,
                 softcap: None,
                 rope: None,
-                norm_eps: 1e-5,
+                norm: NORM,
             },
-            ffn: FfnSpec { hidden: 32, act: Activation::Silu, norm_eps: 1e-5 },
+            ffn: FfnSpec { hidden: 32, gated: true, act: Activation::Silu, norm: NORM, experts: None },
+            parallel: false,
         };
         ModelSpec {
             arch: "test".into(),
@@ -94,9 +98,10 @@ mod tests {
             dim: 16,
             context: 64,
             embed_scale: 1.0,
-            norm_eps: 1e-5,
+            norm: NORM,
             logit_softcap: None,
             ropes: Vec::new(),
+            long: None,
             layers: vec![layer(Some(4)), layer(None)],
         }
     }

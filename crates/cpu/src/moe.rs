@@ -1,0 +1,85 @@
+//! Mixtures of experts: the rows that chose an expert are gathered, multiplied together, and added where they came from.
+//!
+//! A row adds up its experts in ascending order, whatever other rows there are, so its sum does not depend on batch mates.
+
+use crate::{Act, Cpu, Step, Weight};
+use kinfer_core::batch::Role;
+use kinfer_core::{ExpertSpec, FfnSpec, ModelSpec};
+use kinfer_kernels::ops::choose_experts;
+
+/// A row's way through one of its experts.
+#[derive(Clone, Copy)]
+struct Route {
+    expert: u32,
+    row: u32,
+    weight: f32,
+}
+
+/// The choices of a layer, and buffers for the rows of one expert.
+pub(crate) struct Mixture {
+    routes: Vec<Route>,
+    roles: Vec<Role>,
+    /// `[rows, dim]`
+    taken: Act,
+    /// `[rows, 2 * hidden]`
+    gate_up: Act,
+    /// `[rows, hidden]`
+    hidden: Act,
+    /// `[rows, dim]`
+    out: Act,
+}
+
+impl Mixture {
+    /// Buffers for at most `rows` rows of the model; empty ones if it has no experts.
+    pub fn new(spec: &ModelSpec, rows: usize, tiles: bool) -> Mixture {
+        let mixtures = || spec.layers.iter().filter_map(|l| l.ffn.experts.map(|e| (e, &l.ffn)));
+        let most = |f: fn((ExpertSpec, &FfnSpec)) -> usize| mixtures().map(f).max().unwrap_or(0);
+        let (used, hidden) = (most(|(e, _)| e.used), most(|(_, f)| f.hidden));
+        let rows = if used == 0 { 0 } else { rows };
+        let act = |width| Act::new(rows, if rows == 0 { 0 } else { width }, tiles);
+        Mixture {
+            routes: Vec::with_capacity(rows * used),
+            roles: Vec::with_capacity(rows),
+            taken: act(spec.dim),
+            gate_up: act(2 * hidden),
+            hidden: act(hidden),
+            out: act(spec.dim),
+        }
+    }
+}
+
+pub(crate) fn route(step: &mut Step, spec: ExpertSpec, logits: &Act) {
+    let routes = &mut step.mixture.routes;
+    routes.clear();
+    for row in 0..logits.rows() {
+        choose_experts(logits.row(row), spec.used, spec.renormalise, |expert, weight| {
+            routes.push(Route { expert: expert as u32, row: row as u32, weight });
+        });
+    }
+    routes.sort_unstable_by_key(|r| (r.expert, r.row));
+}
+
+pub(crate) fn experts(cpu: &Cpu, step: &mut Step, spec: &FfnSpec, w: &[[Weight; 2]], x: &Act, sum: &mut Act) {
+    let (dim, width) = (x.width(), spec.hidden);
+    sum.shape(x.rows(), dim);
+    cpu.rows_mut(sum, 0..dim, |row, _| row.fill(0.0));
+    let (mixture, roles) = step.mixture_and_roles();
+    let Mixture { routes, roles: chosen, taken, gate_up, hidden, out } = mixture;
+    for same in routes.chunk_by(|a, b| a.expert == b.expert) {
+        let [up, down] = &w[same[0].expert as usize];
+        chosen.clear();
+        chosen.extend(same.iter().map(|route| roles[route.row as usize]));
+        taken.shape(same.len(), dim);
+        cpu.rows_mut(taken, 0..dim, |row, r| row.copy_from_slice(x.row(same[r].row as usize)));
+        cpu.product(up, taken, chosen, gate_up);
+        hidden.shape(same.len(), width);
+        cpu.rows_mut(hidden, 0..width, |row, r| {
+            let both = gate_up.row(r);
+            let up = spec.gated.then(|| &both[width..]);
+            cpu.activate_slices(spec.act, &both[..width], up, row);
+        });
+        cpu.product(down, hidden, chosen, out);
+        cpu.rows_mut(out, 0..dim, |row, r| cpu.ops.scale(row, same[r].weight));
+        cpu.add_rows(sum, out, |r| same[r].row as usize);
+    }
+}

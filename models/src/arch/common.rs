@@ -1,0 +1,223 @@
+//! What the architectures share: the shape that metadata gives in one way for all, and the plain decoder of that shape.
+
+use super::{Blueprint, Names};
+use crate::source::{Config, Value};
+use kinfer_core::{
+    Activation, AttnSpec, Error, ExpertSpec, FfnSpec, LayerSpec, ModelSpec, NormKind, NormSpec, Result,
+    RopeSpec,
+};
+
+/// Far beyond any model; keeps a corrupt file from asking for gigabytes of rotary frequencies.
+const MAX_HEAD_DIM: usize = 1 << 14;
+
+/// What every decoder's metadata gives in the same way.
+pub(super) struct Common {
+    pub vocab: usize,
+    pub dim: usize,
+    pub context: usize,
+    pub layers: usize,
+    /// Per layer.
+    pub heads: Vec<usize>,
+    /// Per layer.
+    pub kv_heads: Vec<usize>,
+    pub head_dim: usize,
+    /// Elements of a head that turn.
+    pub rope_dim: usize,
+    /// Per layer.
+    pub hidden: Vec<usize>,
+    pub norm: NormSpec,
+    /// Multiplier of the attention scores.
+    pub scale: f32,
+    /// The mixture of experts that each layer is, see [`Common::experts`].
+    experts: Option<ExpertSpec>,
+}
+
+impl Common {
+    /// Reads it; `kind` is the norms'.
+    pub fn read(config: &Config<'_>, kind: NormKind) -> Result<Common> {
+        let embed = &format!("{}.weight", Names::GGUF.embed);
+        let dim = config.size("embedding_length")?;
+        let vocab = match config.source().tensor(embed)?.map(|t| t.shape) {
+            Some(shape) if shape.len() == 2 && shape[1] == dim => shape[0],
+            Some(shape) => {
+                let expected = format!("[vocabulary, {dim}]");
+                return Err(Error::Shape { name: embed.clone(), expected, got: format!("{shape:?}") });
+            }
+            None => {
+                return Err(Error::MissingTensor { name: embed.clone(), arch: config.arch().into() });
+            }
+        };
+        if let Some(n) = config.opt_size("vocab_size")?
+            && n != vocab
+        {
+            return Err(config.error("vocab_size", format!("is {n}, but `{embed}` has {vocab} rows")));
+        }
+        let layers = config.size("block_count")?;
+        let tensors = config.source().tensors().len();
+        if layers > tensors {
+            return Err(
+                config.error("block_count", format!("is {layers}, but the file has {tensors} tensors"))
+            );
+        }
+        let heads = config.sizes("attention.head_count", layers)?;
+        let kv_heads = config.opt_sizes("attention.head_count_kv", layers)?.unwrap_or_else(|| heads.clone());
+        if let Some((h, kv)) = heads.iter().zip(&kv_heads).find(|(h, kv)| !h.is_multiple_of(**kv)) {
+            return Err(config.error(
+                "attention.head_count_kv",
+                format!("{h} query heads cannot share {kv} key/value heads evenly"),
+            ));
+        }
+        let head_dim = match config.opt_size("attention.key_length")? {
+            Some(n) => n,
+            None if dim.is_multiple_of(heads[0]) => dim / heads[0],
+            None => {
+                return Err(config.error(
+                    "attention.head_count",
+                    format!("embedding length {dim} is no multiple of {} heads", heads[0]),
+                ));
+            }
+        };
+        if head_dim > MAX_HEAD_DIM {
+            return Err(config.error(
+                "attention.key_length",
+                format!("heads of {head_dim} elements are not supported; at most {MAX_HEAD_DIM} are"),
+            ));
+        }
+        if let Some(n) = config.opt_size("attention.value_length")?
+            && n != head_dim
+        {
+            return Err(config.error(
+                "attention.value_length",
+                format!("values of width {n} beside keys of width {head_dim} are not supported"),
+            ));
+        }
+        let rope_dim = config.opt_size("rope.dimension_count")?.unwrap_or(head_dim);
+        if rope_dim > head_dim {
+            return Err(config.error(
+                "rope.dimension_count",
+                format!("is {rope_dim}, but a head has {head_dim} elements"),
+            ));
+        }
+        let scale = config.opt_positive("attention.scale")?.unwrap_or(1.0 / (head_dim as f64).sqrt());
+        // The kind is the architecture's; converters name the epsilon after either, some after both.
+        let (rms, layer) = ("attention.layer_norm_rms_epsilon", "attention.layer_norm_epsilon");
+        let (own, other) = match kind {
+            NormKind::Rms => (rms, layer),
+            NormKind::Layer => (layer, rms),
+        };
+        let other = config.opt_positive(other)?;
+        let eps = match (config.opt_positive(own)?, other) {
+            (Some(eps), _) | (None, Some(eps)) => eps,
+            (None, None) => config.positive(own)?,
+        };
+        Ok(Common {
+            vocab,
+            dim,
+            context: config.size("context_length")?,
+            layers,
+            heads,
+            kv_heads,
+            head_dim,
+            rope_dim,
+            hidden: config.sizes("feed_forward_length", layers)?,
+            norm: NormSpec { kind, eps: eps as f32 },
+            scale: scale as f32,
+            experts: None,
+        })
+    }
+
+    /// Reads the mixture of experts, if there is one, in an architecture that may have one in every layer.
+    pub fn experts(&mut self, config: &Config<'_>, renormalise: bool) -> Result<()> {
+        let Some(count) = config.opt_count("expert_count")?.filter(|&n| n > 0) else { return Ok(()) };
+        let used = config.size("expert_used_count")?;
+        if used > count {
+            return Err(
+                config.error("expert_used_count", format!("is {used}, but there are {count} experts"))
+            );
+        }
+        if let Some(hidden) = config.opt_sizes("expert_feed_forward_length", self.layers)? {
+            self.hidden = hidden;
+        }
+        self.experts = Some(ExpertSpec { count, used, renormalise });
+        Ok(())
+    }
+
+    /// The sliding window, where the file has one; 0 says that there is none.
+    pub fn window(&self, config: &Config<'_>) -> Result<Option<usize>> {
+        Ok(config.opt_count("attention.sliding_window")?.filter(|&w| w > 0))
+    }
+
+    /// Which layers have the window: a flag for each, or a period whose last layer has none (`period` where the file
+    /// is silent).
+    pub fn windowed(&self, config: &Config<'_>, period: usize) -> Result<Vec<bool>> {
+        const KEY: &str = "attention.sliding_window_pattern";
+        let layers = self.layers;
+        let period = match config.opt_value(KEY) {
+            Some(Value::Bools(flags)) if flags.len() == layers => return Ok(flags),
+            Some(Value::Int(n)) if n > 0 && n <= layers as i128 => n as usize,
+            None => period,
+            Some(v) => {
+                return Err(config
+                    .error(KEY, format!("expected a period of 1 to {layers} or {layers} flags, got {v}")));
+            }
+        };
+        Ok((0..layers).map(|i| (i + 1) % period != 0).collect())
+    }
+
+    /// The blueprint of a model whose layers see everything, have the first rotary table and a gate with SiLU, but for
+    /// what `detail` changes about layer `i`. Fails on metadata that nobody has read.
+    pub fn blueprint(
+        self,
+        config: &Config<'_>,
+        ropes: Vec<RopeSpec>,
+        names: Names,
+        detail: impl Fn(usize, &mut LayerSpec),
+    ) -> Result<Blueprint> {
+        if self.experts.is_none() {
+            config.refuse("expert_count", "a mixture of experts")?;
+            config.refuse("expert_used_count", "a mixture of experts")?;
+        }
+        config.finish(&DESCRIPTIVE)?;
+        let layer = |i: usize| {
+            let mut layer = LayerSpec {
+                attn: AttnSpec {
+                    heads: self.heads[i],
+                    kv_heads: self.kv_heads[i],
+                    head_dim: self.head_dim,
+                    scale: self.scale,
+                    window: None,
+                    softcap: None,
+                    rope: (!ropes.is_empty()).then_some(0),
+                    norm: self.norm,
+                },
+                ffn: FfnSpec {
+                    hidden: self.hidden[i],
+                    gated: true,
+                    act: Activation::Silu,
+                    norm: self.norm,
+                    experts: self.experts,
+                },
+                parallel: false,
+            };
+            detail(i, &mut layer);
+            layer
+        };
+        let layers = (0..self.layers).map(layer).collect();
+        let spec = ModelSpec {
+            arch: config.arch().into(),
+            vocab: self.vocab,
+            dim: self.dim,
+            context: self.context,
+            embed_scale: 1.0,
+            norm: self.norm,
+            logit_softcap: None,
+            ropes,
+            long: None,
+            layers,
+        };
+        Ok(Blueprint { spec, names, logit_scale: 1.0 })
+    }
+}
+
+/// Keys that describe the file and change nothing that is computed.
+const DESCRIPTIVE: [&str; 2] = ["tensor_data_layout", "rope.scaling.finetuned"];

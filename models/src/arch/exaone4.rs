@@ -1,0 +1,28 @@
+//! EXAONE 4: blocks read the residual stream as it is, and their outputs are normed; so is each query and key head.
+//!
+//! The 32B model has a sliding window in three of four layers; those that see everything have no positions. The 1.2B model
+//! has no windows, and positions everywhere.
+
+use super::{Blueprint, Names, QkNorm, ROPE_FACTORS, common::Common};
+use crate::{rope, source::Config};
+use kinfer_core::{NormKind, Result};
+
+pub(super) fn read(config: &Config<'_>) -> Result<Blueprint> {
+    let c = Common::read(config, NormKind::Rms)?;
+    let (window, windowed) = (c.window(config)?, c.windowed(config, 4)?);
+    let ropes = vec![rope::read(config, c.rope_dim, 1_000_000.0, ROPE_FACTORS)?];
+    let names = Names {
+        attn_norm: None,
+        qk_norm: Some(QkNorm::Heads),
+        attn_post_norm: Some("post_attention_norm"),
+        ffn_norm: None,
+        ffn_post_norm: Some("post_ffw_norm"),
+        ..Names::GGUF
+    };
+    c.blueprint(config, ropes, names, |i, layer| {
+        layer.attn.window = window.filter(|_| windowed[i]);
+        if window.is_some() && !windowed[i] {
+            layer.attn.rope = None;
+        }
+    })
+}

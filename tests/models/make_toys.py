@@ -1,0 +1,300 @@
+#!/usr/bin/env python3
+"""Makes tests/models/toys/*.json: tiny models of each architecture, with the logits that transformers gives in float32.
+
+    make_toys.py CONVERTER [NAME...]
+
+CONVERTER is the folder of llama.cpp with convert_hf_to_gguf.py, as it lies in the source package of llama-cpp-python
+(vendor/llama.cpp). Needs torch, transformers and safetensors.
+
+No weights are stored: element i of a tensor is a hash of the tensor's name in the GGUF file and i, see `weights`, and
+tests/parity.rs computes the same. To give transformers the same model, the converter is run on a model whose elements
+are numbered, and on one of zeros: the difference says which element of which of transformers' tensors each element of
+the file is, whatever the converter permutes, joins or splits, and the file of zeros holds what it adds (Gemma's 1).
+"""
+
+import json
+import sys
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import torch
+import transformers
+
+OUT = Path(__file__).parent / "toys"
+VOCAB, TOKENS = 48, 40
+# Longer than the windows; 40 positions are two blocks of the cache.
+IDS = [(i * i * 7 + i * 3 + 5) % VOCAB for i in range(TOKENS)]
+# An epsilon that is felt: with 1e-5 a forgotten one would pass.
+EPS = 0.0625
+
+LLAMA = dict(
+    vocab_size=VOCAB, hidden_size=96, intermediate_size=160, num_hidden_layers=3, num_attention_heads=4,
+    num_key_value_heads=2, max_position_embeddings=128, rms_norm_eps=EPS, tie_word_embeddings=False,
+    bos_token_id=0, eos_token_id=1, pad_token_id=2,
+)  # fmt: skip
+
+
+def rope(theta=10000.0, **scaling):
+    return {"rope_parameters": {"rope_theta": theta, "rope_type": "default", **scaling}}
+
+
+LLAMA3 = rope(5000.0, rope_type="llama3", factor=4.0, low_freq_factor=1.0, high_freq_factor=4.0,
+              original_max_position_embeddings=32)  # fmt: skip
+
+
+def longrope(original):
+    factors = dict(short_factor=[1 + i / 8 for i in range(9)], long_factor=[2.0 + i / 2 for i in range(9)])
+    return dict(original_max_position_embeddings=original, partial_rotary_factor=0.75) | rope(
+        500.0, rope_type="longrope", original_max_position_embeddings=original, partial_rotary_factor=0.75, **factors)
+
+
+WINDOW = dict(sliding_window=12)
+LAYER = {k: v for k, v in LLAMA.items() if k != "rms_norm_eps"} | dict(layer_norm_eps=EPS)
+
+# What configurations on the hub have and transformers no longer writes, and keys of the file that the converter forgets.
+HUB = {
+    "cohere2": dict(rotary_pct=1.0),
+    "gptneox": dict(rotary_pct=0.25),
+    "gptneox-serial": dict(rotary_pct=0.5),
+    "gpt2": dict(n_ctx=64),
+}
+KEYS = {"mistral": {"llama.attention.sliding_window": 12}, "starcoder2": {"starcoder2.attention.sliding_window": 12}}
+
+# Name: transformers' class, and its configuration.
+FAMILIES = {
+    "llama": ("Llama", LLAMA | dict(head_dim=32) | LLAMA3),
+    "llama-biases": ("Llama", LLAMA | dict(attention_bias=True, mlp_bias=True, tie_word_embeddings=True) | rope()),
+    "mistral": ("Mistral", LLAMA | WINDOW | dict(head_dim=40) | rope(500.0)),
+    "smollm3": ("SmolLM3", LLAMA | dict(num_hidden_layers=5, no_rope_layer_interval=4) | rope(500.0)),
+    "qwen2": ("Qwen2", LLAMA | dict(tie_word_embeddings=True) | rope(500.0)),
+    "qwen3": ("Qwen3", LLAMA | dict(head_dim=32) | rope(500.0)),
+    "gemma": ("Gemma", LLAMA | dict(head_dim=32, num_key_value_heads=1, hidden_activation="gelu_pytorch_tanh",
+                                tie_word_embeddings=True) | rope()),
+    "gemma2": (
+        "Gemma2",
+        LLAMA | WINDOW | dict(head_dim=32, num_hidden_layers=4, query_pre_attn_scalar=32, tie_word_embeddings=True,
+                              attn_logit_softcapping=2.0, final_logit_softcapping=3.0) | rope(),
+    ),
+    "gemma3": (
+        "Gemma3",
+        LLAMA | WINDOW | dict(head_dim=32, num_hidden_layers=7, query_pre_attn_scalar=32, tie_word_embeddings=True,
+                              rope_parameters={
+                                  "full_attention": {"rope_type": "linear", "factor": 8.0, "rope_theta": 1e6},
+                                  "sliding_attention": {"rope_type": "default", "rope_theta": 100.0}}),
+    ),
+    "phi3": ("Phi3", LLAMA | WINDOW | rope(500.0)),
+    # Forty tokens are a short context for the first, a long one for the second.
+    "phi3-short": ("Phi3", LLAMA | longrope(64)),
+    "phi3-long": ("Phi3", LLAMA | longrope(32)),
+    "granite": (
+        "Granite",
+        LLAMA | dict(embedding_multiplier=6.0, residual_multiplier=0.25, attention_multiplier=0.125,
+                     logits_scaling=8.0) | rope(500.0),
+    ),
+    "olmo2": ("Olmo2", LLAMA | rope(500.0)),
+    # transformers has no EXAONE 3.5, which is Llama in other words; the file format's name for it differs, too.
+    "exaone": ("Llama", LLAMA | LLAMA3),
+    "olmo3": (
+        "Olmo3",
+        LLAMA | WINDOW | dict(num_hidden_layers=5) | rope(
+            rope_type="yarn", factor=4.0, original_max_position_embeddings=32, attention_factor=None),
+    ),
+    "exaone4": ("Exaone4", LLAMA | WINDOW | dict(num_hidden_layers=8, sliding_window_pattern=4, head_dim=24) | LLAMA3),
+    "exaone4-global": (
+        "Exaone4",
+        LLAMA | dict(sliding_window=None, layer_types=["full_attention"] * 3, head_dim=24, tie_word_embeddings=True)
+        | LLAMA3,
+    ),
+    "cohere": (
+        "Cohere",
+        LAYER | dict(logit_scale=0.25, use_qk_norm=False, tie_word_embeddings=True) | rope(500.0),
+    ),
+    "cohere2": (
+        "Cohere2",
+        LAYER | WINDOW | dict(logit_scale=0.25, num_hidden_layers=5, sliding_window_pattern=4,
+                              head_dim=24, tie_word_embeddings=True) | rope(500.0),
+    ),
+    "stablelm": (
+        "StableLm",
+        LAYER | dict(use_qkv_bias=True) | rope(partial_rotary_factor=0.25),
+    ),
+    "stablelm-parallel": (
+        "StableLm",
+        LAYER | dict(use_parallel_residual=True) | rope(partial_rotary_factor=0.5),
+    ),
+    "starcoder2": ("Starcoder2", LAYER | WINDOW | dict(norm_epsilon=EPS, use_bias=True) | rope(500.0)),
+    "phi2": (
+        "Phi",
+        LAYER | dict(num_key_value_heads=4, intermediate_size=384) | rope(partial_rotary_factor=0.5),
+    ),
+    "gptneox": (
+        "GPTNeoX",
+        LAYER | rope(partial_rotary_factor=0.25),
+    ),
+    "gptneox-serial": (
+        "GPTNeoX",
+        LAYER | dict(use_parallel_residual=False) | rope(partial_rotary_factor=0.5),
+    ),
+    "falcon": (
+        "Falcon",
+        LAYER | dict(layer_norm_epsilon=EPS, new_decoder_architecture=False, multi_query=True, parallel_attn=True,
+                     num_kv_heads=1, bias=False, alibi=False, tie_word_embeddings=True) | rope(),
+    ),
+    "falcon-grouped": (
+        "Falcon",
+        LAYER | dict(layer_norm_epsilon=EPS, new_decoder_architecture=True, num_kv_heads=2, bias=False,
+                     alibi=False, tie_word_embeddings=True) | rope(),
+    ),
+    "gpt2": (
+        "GPT2",
+        dict(vocab_size=VOCAB, n_embd=96, n_layer=3, n_head=4, n_positions=64, n_inner=None,
+             layer_norm_epsilon=EPS, bos_token_id=0, eos_token_id=1),
+    ),
+    "glm4": ("Glm4", LLAMA | dict(head_dim=24, attention_bias=True, partial_rotary_factor=0.5)
+             | rope(500.0, partial_rotary_factor=0.5)),
+    "mixtral": ("Mixtral", LLAMA | dict(num_local_experts=4, num_experts_per_tok=2) | rope(500.0)),
+    "qwen3moe": (
+        "Qwen3Moe",
+        LLAMA | dict(head_dim=32, num_experts=8, num_experts_per_tok=3, moe_intermediate_size=64,
+                     norm_topk_prob=True) | rope(500.0),
+    ),
+    "granitemoe": (
+        "GraniteMoe",
+        LLAMA | dict(embedding_multiplier=6.0, residual_multiplier=0.25, attention_multiplier=0.125,
+                     logits_scaling=8.0, num_local_experts=4, num_experts_per_tok=2) | rope(500.0),
+    ),
+}  # fmt: skip
+
+
+def hash32(x):
+    """The finaliser of MurmurHash3 over uint32."""
+    x = x.astype(np.uint32)
+    x ^= x >> np.uint32(16)
+    x *= np.uint32(0x85EBCA6B)
+    x ^= x >> np.uint32(13)
+    x *= np.uint32(0xC2B2AE35)
+    return x ^ (x >> np.uint32(16))
+
+
+def weights(name, shape):
+    """The elements of tensor `name` of the file, `shape` outermost first: exact in float32.
+
+    Multiples of 2^-11 of a power of two; matrices make outputs of about the size of their inputs, norms lie around 1.
+    """
+    seed = np.uint32(2166136261)
+    for byte in name.encode():
+        seed = np.uint32((int(seed ^ np.uint32(byte)) * 16777619) & 0xFFFFFFFF)
+    with np.errstate(over="ignore"):
+        index = np.arange(int(np.prod(shape)), dtype=np.uint32) * np.uint32(0x9E3779B9)
+        unit = (hash32(index + seed) >> np.uint32(20)).astype(np.float32) / np.float32(2048) - np.float32(1)
+    if len(shape) == 1:
+        return unit / 2 + (1 if name.endswith(".weight") else 0)
+    embedding = name.startswith(("token_embd", "position_embd"))
+    scale = 1.0 if embedding else 2.0 ** (1 - (int(shape[-1]).bit_length() - 1) // 2)
+    return (unit * np.float32(scale)).reshape(shape)
+
+
+def convert(converter, model, name):
+    """Metadata and tensors of the file that the converter makes of `model`."""
+    sys.path[:0] = [str(converter), str(converter / "gguf-py")]
+    import gguf
+    from conversion import ModelBase, ModelType, get_model_architecture, get_model_class
+
+    with tempfile.TemporaryDirectory() as folder:
+        folder = Path(folder)
+        model.save_pretrained(folder)
+        # Gemma's converter counts the tokens in it.
+        vocabulary = {"model": {"vocab": {str(i): i for i in range(VOCAB)}}, "added_tokens": []}
+        (folder / "tokenizer.json").write_text(json.dumps(vocabulary))
+        cls = get_model_class(get_model_architecture(ModelBase.load_hparams(folder, False), ModelType.TEXT))
+        cls.set_vocab = lambda self: None  # toys have no tokenizer
+        if name == "exaone":
+            cls.undo_permute = False
+        out = folder / "toy.gguf"
+        converting = cls(folder, gguf.LlamaFileType.ALL_F32, out, eager=True)
+        converting.hparams |= HUB.get(name, {})
+        converting.write()
+        reader = gguf.GGUFReader(out)
+        metadata = {key: field.contents() for key, field in reader.fields.items()}
+        if name == "exaone":
+            metadata = {key.replace("llama.", "exaone."): value for key, value in metadata.items()}
+            metadata["general.architecture"] = "exaone"
+        return metadata, {t.name: np.array(t.data, dtype=np.float64) for t in reader.tensors}
+
+
+def fill(model, values):
+    """Gives the parameters, in the order of their names, consecutive `values`."""
+    at = 0
+    with torch.no_grad():
+        for _, p in sorted(model.named_parameters()):
+            p.copy_(torch.tensor(values[at : at + p.numel()].astype(np.float32)).reshape(p.shape))
+            at += p.numel()
+
+
+def make(converter, name, kind, config):
+    config_class = getattr(transformers, kind + ("TextConfig" if kind == "Gemma3" else "Config"))
+    heads = [kind + end for end in ("ForCausalLM", "LMHeadModel")]
+    model_class = next(getattr(transformers, h) for h in heads if hasattr(transformers, h))
+    model = model_class(config_class(**config, attn_implementation="eager", experts_implementation="eager")).eval().to(torch.float32)
+    count = sum(p.numel() for p in model.parameters())
+    assert count < 1 << 24, "numbers beyond float32's integers"
+    fill(model, np.zeros(count))
+    metadata, zeros = convert(converter, model, name)
+    fill(model, np.arange(1, count + 1))
+    _, places = convert(converter, model, name)
+
+    flat = np.full(count, np.nan)
+    tensors, fixed = {}, {}
+    for tensor, where in places.items():
+        where = (where - zeros[tensor]).round().astype(np.int64)
+        tensors[tensor] = list(where.shape)
+        if not where.any():  # computed by the converter from the configuration
+            fixed[tensor] = [float(v) for v in zeros[tensor].flatten()]
+            continue
+        assert where.min() > 0, tensor
+        flat[where.flatten() - 1] = weights(tensor, where.shape).astype(np.float64).flatten() - zeros[tensor].flatten()
+    assert not np.isnan(flat).any(), f"{np.isnan(flat).sum()} weights of {name} are not in the file"
+    fill(model, flat)
+    with torch.no_grad():
+        logits = model(torch.tensor([IDS]), use_cache=False).logits[0].numpy()
+        exact = model.double()(torch.tensor([IDS]), use_cache=False).logits[0].numpy()
+    error = ((logits - exact) ** 2).sum() / (exact**2).sum()
+    arch = metadata["general.architecture"]
+    keys = {k: v for k, v in metadata.items() if k.startswith(arch + ".") or k == "general.architecture"}
+    keys |= KEYS.get(name, {})
+    toy = {
+        "model": f"{model_class.__name__}, transformers {transformers.__version__}",
+        "metadata": keys,
+        "tensors": tensors,
+        "fixed": fixed,
+        "tokens": IDS,
+        "logits": ["".join(f"{int(b):08x}" for b in row.astype(np.float32).view(np.uint32)) for row in logits],
+    }
+    lines = ",\n".join(f" {json.dumps(k)}: " + (dump(v) if isinstance(v, (dict, list)) else json.dumps(v))
+                       for k, v in toy.items())  # fmt: skip
+    (OUT / f"{name}.json").write_text("{\n" + lines + "\n}\n")
+    top = np.sort(exact, axis=1)
+    print(f"{name}: {arch}, {count} weights, logits rms {np.sqrt((exact**2).mean()):.2f}, "
+          f"smallest lead {np.min(top[:, -1] - top[:, -2]):.4f}, float32 off by {error:.1e}")  # fmt: skip
+
+
+def dump(value):
+    """One line per entry, so that changes can be read."""
+    if isinstance(value, dict):
+        return "{\n" + ",\n".join(f"  {json.dumps(k)}: {json.dumps(v)}" for k, v in value.items()) + "\n }"
+    if value and isinstance(value[0], str):
+        return "[\n" + ",\n".join(f"  {json.dumps(v)}" for v in value) + "\n ]"
+    return json.dumps(value)
+
+
+def main():
+    converter, *names = sys.argv[1:] or sys.exit(__doc__)
+    OUT.mkdir(exist_ok=True)
+    for name, (kind, config) in FAMILIES.items():
+        if not names or name in names:
+            make(Path(converter), name, kind, config)
+
+
+if __name__ == "__main__":
+    main()

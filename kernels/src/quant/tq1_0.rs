@@ -25,7 +25,7 @@ pub(super) fn unpack(b: &[u8; BYTES], out: &mut Block) {
         for (m, &byte) in bytes.iter().enumerate() {
             let mut byte = byte;
             for n in 0..count {
-                out.codes[first + n * bytes.len() + m] = (u16::from(byte) * 3 >> 8) as i8 - 1;
+                out.codes[first + n * bytes.len() + m] = ((u16::from(byte) * 3) >> 8) as i8 - 1;
                 byte = byte.wrapping_mul(3);
             }
         }

@@ -39,6 +39,8 @@ pub struct Shape {
     context: u32,
     rope_base: f32,
     window: Option<u32>,
+    /// Experts of each layer, and how many of them a token goes to; `hidden` is the width of one.
+    experts: Option<(usize, usize)>,
 }
 
 /// Shapes to choose from.
@@ -46,23 +48,28 @@ pub struct Shape {
 pub static SHAPES: &[Shape] = &[
     Shape {
         name: "tiny", about: "two layers, for tests", arch: "llama", layers: 2, dim: 256, hidden: 512, heads: 4, kv_heads: 2,
-        head_dim: 64, vocab: 512, tied: true, context: 8192, rope_base: 1e4, window: None,
+        head_dim: 64, vocab: 512, tied: true, context: 8192, rope_base: 1e4, window: None, experts: None,
     },
     Shape {
         name: "smollm2-135m", about: "SmolLM2 135M", arch: "llama", layers: 30, dim: 576, hidden: 1536, heads: 9, kv_heads: 3,
-        head_dim: 64, vocab: 49152, tied: true, context: 8192, rope_base: 1e5, window: None,
+        head_dim: 64, vocab: 49152, tied: true, context: 8192, rope_base: 1e5, window: None, experts: None,
     },
     Shape {
         name: "gemma3-270m", about: "Gemma 3 270M", arch: "gemma3", layers: 18, dim: 640, hidden: 2048, heads: 4, kv_heads: 1,
-        head_dim: 256, vocab: 262_144, tied: true, context: 32768, rope_base: 1e6, window: Some(512),
+        head_dim: 256, vocab: 262_144, tied: true, context: 32768, rope_base: 1e6, window: Some(512), experts: None,
     },
     Shape {
         name: "llama-1b", about: "Llama 3.2 1B", arch: "llama", layers: 16, dim: 2048, hidden: 8192, heads: 32, kv_heads: 8,
-        head_dim: 64, vocab: 128_256, tied: true, context: 131_072, rope_base: 5e5, window: None,
+        head_dim: 64, vocab: 128_256, tied: true, context: 131_072, rope_base: 5e5, window: None, experts: None,
     },
     Shape {
         name: "llama-8b", about: "Llama 3.1 8B", arch: "llama", layers: 32, dim: 4096, hidden: 14336, heads: 32, kv_heads: 8,
-        head_dim: 128, vocab: 128_256, tied: false, context: 131_072, rope_base: 5e5, window: None,
+        head_dim: 128, vocab: 128_256, tied: false, context: 131_072, rope_base: 5e5, window: None, experts: None,
+    },
+    Shape {
+        name: "granite-1b-a400m", about: "Granite 3.1 1B A400M, a mixture of experts", arch: "granitemoe", layers: 24, dim: 1024,
+        hidden: 512, heads: 16, kv_heads: 8, head_dim: 64, vocab: 49155, tied: true, context: 131_072, rope_base: 1.5e6, window: None,
+        experts: Some((32, 8)),
     },
 ];
 
@@ -232,7 +239,7 @@ impl Synthetic {
 
     /// The header, and what its tensors hold.
     fn layout(&self) -> Result<(Writer, Vec<Tensor>), Problem> {
-        let Shape { layers, dim, hidden, heads, kv_heads, head_dim, vocab, tied, .. } = *self.shape;
+        let Shape { layers, dim, hidden, heads, kv_heads, head_dim, vocab, tied, experts, .. } = *self.shape;
         let mut writer = Writer::default();
         self.metadata(&mut writer);
         let mut tensors = Vec::new();
@@ -261,12 +268,26 @@ impl Synthetic {
                 (names.qkv[1], dim, kv_heads * head_dim, Role::Other),
                 (names.qkv[2], dim, kv_heads * head_dim, Role::Sensitive(i)),
                 (names.attn_out, heads * head_dim, dim, Role::Other),
+            ] {
+                let (format, rms) = matrix(cols, role);
+                add(&format!("blk.{i}.{part}.weight"), &[cols, rows], format, rms)?;
+            }
+            for (part, cols, rows, role) in [
                 (names.gate_up[0], dim, hidden, Role::Other),
                 (names.gate_up[1], dim, hidden, Role::Other),
                 (names.down, hidden, dim, Role::Sensitive(i)),
             ] {
                 let (format, rms) = matrix(cols, role);
-                add(&format!("blk.{i}.{part}.weight"), &[cols, rows], format, rms)?;
+                match experts {
+                    None => add(&format!("blk.{i}.{part}.weight"), &[cols, rows], format, rms)?,
+                    Some((count, _)) => {
+                        add(&format!("blk.{i}.{part}_exps.weight"), &[cols, rows, count], format, rms)?;
+                    }
+                }
+            }
+            if let Some((count, _)) = experts {
+                let rms = Some((dim as f32).sqrt().recip());
+                add(&format!("blk.{i}.ffn_gate_inp.weight"), &[dim, count], Format::F32, rms)?;
             }
         }
         add(&format!("{}.weight", names.norm), &[dim], Format::F32, None)?;
@@ -297,6 +318,21 @@ impl Synthetic {
         set("vocab_size", shape.vocab);
         if let Some(window) = shape.window {
             set("attention.sliding_window", window as usize);
+        }
+        if let Some((count, used)) = shape.experts {
+            set("expert_count", count);
+            set("expert_used_count", used);
+        }
+        if shape.arch == "granitemoe" {
+            let scales: [(&str, f32); 4] = [
+                ("embedding_scale", 12.0),
+                ("residual_scale", 0.22),
+                ("attention.scale", 1.0 / 64.0),
+                ("logit_scale", 6.0),
+            ];
+            for (key, scale) in scales {
+                writer.set(format!("{}.{key}", shape.arch), scale);
+            }
         }
         writer
             .set(format!("{}.attention.layer_norm_rms_epsilon", shape.arch), 1e-5f32)

@@ -35,7 +35,7 @@ many threads: reads from memory, and multiply-adds in registers. A model that fi
 faster than memory.
 
 --synthetic SHAPE:QUANT measures random weights in a model's shape, from a file that is made once in KINFER_CACHE/synthetic:
-  SHAPE  tiny (for tests), smollm2-135m, gemma3-270m, llama-1b, llama-8b
+  SHAPE  tiny (for tests), smollm2-135m, gemma3-270m, llama-1b, llama-8b, granite-1b-a400m
   QUANT  q4_k_m, q5_k_m (the usual mixes), or a format: q4_0, q4_1, q5_0, q8_0, q6_k, f16, ...
 
 Every repetition must give the same tokens; if one does not, kinfer says so and ends with code 1.

@@ -102,6 +102,10 @@ impl Blocks {
                 random.fill(out);
                 for block in out.chunks_exact_mut(self.format.block_bytes()) {
                     quant.put_halves(block, *scale, *offset);
+                    if self.format == Format::TQ2_0 {
+                        // The fourth code, 2, is in no model: it becomes 0, so that the values have no mean.
+                        block[..64].iter_mut().for_each(|b| *b &= !((*b & (*b >> 1) & 0x55) << 1));
+                    }
                 }
             }
         }

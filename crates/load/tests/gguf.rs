@@ -108,11 +108,11 @@ fn numbers_convert_only_exactly() {
 #[test]
 fn tensors_round_trip() {
     let mut writer = Writer::default();
-    let iq2_xs = TensorType::from_id(17).unwrap();
+    let nvfp4 = TensorType::from_id(40).unwrap();
     writer.set("general.alignment", 64u32);
     writer.tensor("b", &[2, 3], f32()).unwrap().tensor("a", &[64, 2], Format::Q4_0.tensor_type()).unwrap();
-    writer.tensor("unsupported", &[256], iq2_xs).unwrap().tensor("scalar", &[], f32()).unwrap();
-    let (b, a, u) = ([1u8; 24], [2u8; 72], [3u8; 74]);
+    writer.tensor("unsupported", &[64], nvfp4).unwrap().tensor("scalar", &[], f32()).unwrap();
+    let (b, a, u) = ([1u8; 24], [2u8; 72], [3u8; 36]);
     let gguf = Gguf::from_bytes(bytes_of(&writer, &[&b, &a, &u, &[4; 4]])).unwrap();
     let names: Vec<&str> = gguf.tensors().map(|t| t.name()).collect();
     assert_eq!(names, ["b", "a", "unsupported", "scalar"]);
@@ -124,12 +124,13 @@ fn tensors_round_trip() {
     assert!(gguf.tensor("c").is_none());
 
     let unsupported = gguf.tensor("unsupported").unwrap();
-    assert_eq!((unsupported.type_name().as_ref(), unsupported.data()), ("IQ2_XS", &u[..]));
+    assert_eq!((unsupported.type_name().as_ref(), unsupported.data()), ("NVFP4", &u[..]));
     let error = unsupported.format().unwrap_err().to_string();
     assert_eq!(
         error,
-        "(in memory): tensor \"unsupported\": IQ2_XS is not supported yet; supported: \
-         F32 F16 BF16 Q4_0 Q4_1 Q5_0 Q5_1 Q8_0 Q2_K Q3_K Q4_K Q5_K Q6_K IQ4_NL IQ4_XS MXFP4"
+        "(in memory): tensor \"unsupported\": NVFP4 is not supported yet; supported: \
+         F32 F16 BF16 Q4_0 Q4_1 Q5_0 Q5_1 Q8_0 Q2_K Q3_K Q4_K Q5_K Q6_K IQ4_NL IQ4_XS MXFP4 \
+         IQ2_XXS IQ2_XS IQ2_S IQ3_XXS IQ3_S IQ1_S IQ1_M TQ1_0 TQ2_0"
     );
 }
 

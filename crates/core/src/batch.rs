@@ -33,7 +33,7 @@ pub enum Role {
 
 impl Role {
     /// The role of the tokens of a prompt of `len` tokens. A prompt shorter than a cache block counts as generated: its few rows are
-    /// not worth dequantising every weight for, which was a third of the time from a 1B model's file to its first token. It fills no
+    /// not worth dequantising every weight for, which was a quarter of the time from a 1B model's file to its first token. It fills no
     /// block by itself, so a longer prompt finds none of its keys in the cache, unless it repeats generated text too.
     pub fn of_prompt(len: usize) -> Role {
         if len < BLOCK_LEN { Role::Generated } else { Role::Prompt }

@@ -332,7 +332,7 @@ impl Cpu {
             unsafe {
                 if weight.wants_rounded() {
                     for r in w.share(x.rows()) {
-                        weight.round(self, x.row(r), input, roles[r], r, 0..x.width());
+                        weight.put(self, x.row(r), input, roles[r], r, 0..x.width());
                     }
                     w.barrier();
                 }

@@ -305,7 +305,7 @@ pub(crate) fn attn_out(cpu: &Cpu, step: &Step, spec: &AttnSpec, w: &AttnWeights<
             if out.wants_rounded() {
                 for r in worker.share(rows) {
                     let row = input.float.row(r, 0..out.cols());
-                    out.round(cpu, row, input, roles[r], r, 0..out.cols());
+                    out.put(cpu, row, input, roles[r], r, 0..out.cols());
                 }
                 worker.barrier();
             }

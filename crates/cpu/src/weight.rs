@@ -108,11 +108,12 @@ impl Weight {
         self.parts.iter().any(floats)
     }
 
-    /// Rounds `row`, columns `cols` of row `r` of the input, as the row's role wants it.
+    /// Makes `row` columns `cols` of row `r` of the input, in the forms in which the products read rows of its role.
     ///
     /// # Safety
-    /// The columns are the caller's alone and begin at a multiple of 32; they end at one or at the row's end.
-    pub(crate) unsafe fn round(
+    /// The columns are the caller's alone and begin at a multiple of 32; they end at one or at the row's end. `row` may be where they
+    /// are already.
+    pub(crate) unsafe fn put(
         &self,
         cpu: &Cpu,
         row: &[f32],
@@ -126,34 +127,16 @@ impl Weight {
         }
         // SAFETY: by this function's contract.
         unsafe {
+            let there = x.float.ptr.wrapping_add(r * x.float.stride + cols.start);
+            if self.wants_floats(role) && !std::ptr::eq(there, row.as_ptr()) {
+                x.float.row_mut(r, cols.clone()).copy_from_slice(row);
+            }
             if let (Role::Prompt, Some(convert), true) = (role, cpu.convert, self.wants_tiles()) {
                 convert.row(row, r, x.rounded.strip(r, cols.start));
             } else if self.wants_ints() {
                 let (ints, meta) = x.rounded.ints_mut(r, cols.start, cols.end);
                 cpu.quantize.row(row, ints, meta);
             }
-        }
-    }
-
-    /// Makes `row` columns `cols` of row `r` of the input, in the forms that the products read.
-    ///
-    /// # Safety
-    /// As [`Weight::round`].
-    pub(crate) unsafe fn put(
-        &self,
-        cpu: &Cpu,
-        row: &[f32],
-        x: Input,
-        role: Role,
-        r: usize,
-        cols: Range<usize>,
-    ) {
-        // SAFETY: by this function's contract.
-        unsafe {
-            if self.wants_floats(role) {
-                x.float.row_mut(r, cols.clone()).copy_from_slice(row);
-            }
-            self.round(cpu, row, x, role, r, cols);
         }
     }
 
@@ -192,7 +175,7 @@ impl Weight {
     /// `out[r][rows of groups] = weight . x[r]` for the groups `range` and the rows of a pass; returns the output columns.
     ///
     /// # Safety
-    /// `x` holds these rows with [`Weight::cols`] columns, rounded by [`Weight::round`] for `role`; `out` has room for
+    /// `x` holds these rows with [`Weight::cols`] columns, put there for `role` by [`Weight::put`]; `out` has room for
     /// them with the columns of these groups; nobody else accesses those meanwhile.
     pub(crate) unsafe fn multiply(
         &self,

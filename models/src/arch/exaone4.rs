@@ -11,14 +11,7 @@ pub(super) fn read(config: &Config<'_>) -> Result<Blueprint> {
     let c = Common::read(config, NormKind::Rms)?;
     let (window, windowed) = (c.window(config)?, c.windowed(config, 4)?);
     let ropes = vec![rope::read(config, c.rope_dim, 1_000_000.0, ROPE_FACTORS)?];
-    let names = Names {
-        attn_norm: None,
-        qk_norm: Some(QkNorm::Heads),
-        attn_post_norm: Some("post_attention_norm"),
-        ffn_norm: None,
-        ffn_post_norm: Some("post_ffw_norm"),
-        ..Names::GGUF
-    };
+    let names = Names { qk_norm: Some(QkNorm::Heads), ..Names::POST_NORMED };
     c.blueprint(config, ropes, names, |i, layer| {
         layer.attn.window = window.filter(|_| windowed[i]);
         if window.is_some() && !windowed[i] {

@@ -163,6 +163,15 @@ impl Names {
         ignored: &[],
     };
 
+    /// [`Names::GGUF`] where blocks read the residual stream as it is, and their outputs are normed.
+    pub const POST_NORMED: Names = Names {
+        attn_norm: None,
+        attn_post_norm: Some("post_attention_norm"),
+        ffn_norm: None,
+        ffn_post_norm: Some("post_ffw_norm"),
+        ..Names::GGUF
+    };
+
     /// Whether tensor `name` belongs to another part of the file.
     pub fn ignores(&self, name: &str) -> bool {
         self.ignored.iter().any(|prefix| name.starts_with(prefix))

@@ -15,14 +15,7 @@ pub(super) fn read(config: &Config<'_>) -> Result<Blueprint> {
     let local_base = config.opt_positive("rope.freq_base_swa")?.unwrap_or(base);
     let ropes =
         vec![rope::read(config, c.rope_dim, BASE, ROPE_FACTORS)?, rope::plain(c.rope_dim, local_base, None, 1.0)];
-    let names = Names {
-        attn_norm: None,
-        qk_norm: Some(QkNorm::Rows),
-        attn_post_norm: Some("post_attention_norm"),
-        ffn_norm: None,
-        ffn_post_norm: Some("post_ffw_norm"),
-        ..Names::GGUF
-    };
+    let names = Names { qk_norm: Some(QkNorm::Rows), ..Names::POST_NORMED };
     c.blueprint(config, ropes, names, |i, layer| {
         layer.attn.window = window.filter(|_| windowed[i]);
         layer.attn.rope = Some(if layer.attn.window.is_some() { 1 } else { 0 });

@@ -31,7 +31,8 @@ the cache before it begins. A warm-up that is not counted comes first.
 
 tok/s is the median of the repetitions. GB/s are bytes of weights, keys and values that the test reads in a second, GOPS its
 operations (two per multiply-add); beside each is the share of what the machine was measured to do just before, with as
-many threads: reads from memory, and multiply-adds in registers. A model that fits into the processor's cache can read
+many threads: reads from memory, and multiply-adds in registers (bf16: on tiles as they come from the
+first-level cache). A model that fits into the processor's cache can read
 faster than memory.
 
 --synthetic SHAPE:QUANT measures random weights in a model's shape, from a file that is made once in KINFER_CACHE/synthetic:

@@ -8,6 +8,8 @@ use common::Random;
 use kinfer_candle::Candle;
 use kinfer_core::{Batch, KvType, KvTypes, Model, Role, RunnerLimits, Unfused, batch::BLOCK_LEN};
 use kinfer_cpu::{Cpu, Isa, Numerics};
+#[cfg(feature = "gpu-tests")]
+use kinfer_cuda::{Cuda, Options};
 use std::sync::{Arc, Mutex, PoisonError};
 use toy::Toy;
 
@@ -22,27 +24,28 @@ struct Bounds {
 }
 
 macro_rules! backends {
-    ($($module:ident: $backend:expr, $types:expr, $bounds:expr;)*) => { $(
+    ($($(#[$when:meta])? $module:ident: $backend:expr, $toys:expr, $types:expr, $bounds:expr;)*) => { $(
+        $(#[$when])?
         mod $module {
             use super::*;
 
             #[test]
             fn fused_stages_equal_their_definitions() {
-                compare("unfused", $types, $bounds.unfused, |toy, kv| {
+                compare("unfused", $toys(), $types, $bounds.unfused, |toy, kv| {
                     (mixed(&toy.load($backend), kv), mixed(&toy.load(Unfused($backend)), kv))
                 });
             }
 
             #[test]
             fn agrees_with_the_reference() {
-                compare("candle f32", FLOAT, $bounds.reference, |toy, kv| {
+                compare("candle f32", $toys(), FLOAT, $bounds.reference, |toy, kv| {
                     (mixed(&toy.load($backend), kv), mixed(&toy.load(Candle::cpu()), kv))
                 });
             }
 
             #[test]
             fn chunks_of_a_prompt_do_not_matter() {
-                compare("chunks of 1, 7 and 64", $types, $bounds.chunks, |toy, kv| {
+                compare("chunks of 1, 7 and 64", $toys(), $types, $bounds.chunks, |toy, kv| {
                     let model = toy.load($backend);
                     let whole = in_chunks(&model, kv, usize::MAX);
                     ([1, 7, 64].map(|n| in_chunks(&model, kv, n)).concat(), whole.repeat(3))
@@ -53,10 +56,12 @@ macro_rules! backends {
 }
 
 backends! {
-    candle_f32: Candle::cpu(), &[KvType::F32, KvType::Bf16], Bounds { unfused: 0.0, reference: 0.0, chunks: 2e-6 };
-    cpu_f32: cpu(Numerics::F32), CPU, Bounds { unfused: 0.0, reference: 1e-6, chunks: 0.0 };
-    cpu_auto: cpu(Numerics::Auto), CPU, Bounds { unfused: 0.0, reference: 2e-3, chunks: 0.0 };
-    cpu_int8: cpu(Numerics::Int8), CPU, Bounds { unfused: 0.0, reference: 2e-3, chunks: 0.0 };
+    candle_f32: Candle::cpu(), toy::all, &[KvType::F32, KvType::Bf16], Bounds { unfused: 0.0, reference: 0.0, chunks: 2e-6 };
+    cpu_f32: cpu(Numerics::F32), toy::all, CPU, Bounds { unfused: 0.0, reference: 1e-6, chunks: 0.0 };
+    cpu_auto: cpu(Numerics::Auto), toy::all, CPU, Bounds { unfused: 0.0, reference: 2e-3, chunks: 0.0 };
+    cpu_int8: cpu(Numerics::Int8), toy::all, CPU, Bounds { unfused: 0.0, reference: 2e-3, chunks: 0.0 };
+    #[cfg(feature = "gpu-tests")]
+    cuda: Cuda::new(Options::default()).unwrap(), toy::features, &[KvType::F16], Bounds { unfused: 1e-12, reference: 2e-3, chunks: 0.0 };
 }
 
 /// Types of a cache that every backend has.
@@ -69,12 +74,18 @@ fn cpu(numerics: Numerics) -> Cpu {
 }
 
 /// Runs every toy both ways; fails with all that differ too much.
-fn compare(what: &str, types: &[KvType], most: f64, run: impl Fn(&Toy, KvTypes) -> (Vec<f32>, Vec<f32>)) {
+fn compare(
+    what: &str,
+    toys: Vec<Toy>,
+    types: &[KvType],
+    most: f64,
+    run: impl Fn(&Toy, KvTypes) -> (Vec<f32>, Vec<f32>),
+) {
     // Two thread teams that spin on the same cores would slow each other down tenfold.
     static ALONE: Mutex<()> = Mutex::new(());
     let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
     let mut broken = Vec::new();
-    for toy in toy::all() {
+    for toy in toys {
         for &kv in types {
             let (a, b) = run(&toy, kv.into());
             assert_eq!(a.len(), b.len());

@@ -491,8 +491,9 @@ fn devices_by_name() {
     }
     let error = Device::parse("tpu").unwrap_err();
     assert!(error.kind() == ErrorKind::Usage && error.to_string().contains("cpu"), "{error}");
-    assert!(Device::Cpu.unavailable().is_none() && Device::Cuda.unavailable().is_some());
-    let options = LoadOptions { device: Device::Cuda, ..LoadOptions::default() };
+    assert!(Device::Cpu.unavailable().is_none());
+    assert_eq!(Device::parse("CUDA:1").unwrap(), Device::Cuda(1));
+    let options = LoadOptions { device: Device::Cuda(99), ..LoadOptions::default() };
     assert_eq!(Model::load_gguf(gguf(&[]), options).unwrap_err().kind(), ErrorKind::Device);
 }
 

@@ -119,6 +119,9 @@ impl<B: Backend> Model for Decoder<B> {
     fn device(&self) -> String {
         self.backend.describe()
     }
+    fn available_memory(&self) -> Option<u64> {
+        self.backend.available_memory()
+    }
     fn bytes_per_token(&self) -> u64 {
         self.bytes_per_token
     }

@@ -14,6 +14,8 @@ pub struct MemoryPlan {
     pub kv: u64,
     /// Activations.
     pub scratch: u64,
+    /// What can be allocated on the device now, where it has memory of its own.
+    pub available: Option<u64>,
 }
 
 impl MemoryPlan {
@@ -41,5 +43,5 @@ pub fn plan<B: Backend>(backend: &B, source: &dyn Source, limits: &RunnerLimits)
         };
     }
     let (kv, scratch) = runner_bytes(backend, &blueprint.spec, limits);
-    Ok(MemoryPlan { weights, kv, scratch })
+    Ok(MemoryPlan { weights, kv, scratch, available: backend.available_memory() })
 }

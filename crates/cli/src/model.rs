@@ -112,8 +112,8 @@ impl LoadArgs {
     /// The options without progress; an error for each that is wrong whatever the model.
     pub fn options(&self) -> anyhow::Result<LoadOptions> {
         if let Some(reason) = self.device.unavailable() {
-            let device = self.device.name().to_owned();
-            return Err(kinfer::Error::Device { device, reason: reason.to_owned() }.into());
+            let device = self.device.to_string();
+            return Err(kinfer::Error::Device { device, reason: reason.into_owned() }.into());
         }
         if let Some(name) = &self.isa {
             Isa::parse(name).map_err(|e| CliError::usage(format!("--isa: {e}")))?;

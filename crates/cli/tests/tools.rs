@@ -386,7 +386,7 @@ fn bench_measures_and_checks() {
     assert_eq!(lines.len(), 2);
     assert!(lines[0].starts_with("version,cpu,model") && lines[1].contains(",pp8,prefill,8,0,1,"), "{csv}");
     assert!(kinfer.fails(&["bench", &smollm2, "-p", "0", "-n", "0"], 2).contains("nothing to measure"));
-    assert!(kinfer.fails(&["bench", &smollm2, "--device", "cuda"], 4).contains("cuda"));
+    assert!(kinfer.fails(&["bench", &smollm2, "--device", "cuda:99"], 4).contains("cuda:99"));
 }
 
 #[test]

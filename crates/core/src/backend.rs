@@ -100,6 +100,10 @@ pub trait Backend: Send + Sync + Sized + 'static {
 
     /// The device for people, e.g. `cpu (avx512vnni, 2 threads)`.
     fn describe(&self) -> String;
+    /// Bytes that can be allocated on the device now, where it has memory of its own; `None`: it uses the machine's.
+    fn available_memory(&self) -> Option<u64> {
+        None
+    }
 
     // --- memory -----------------------------------------------------------------------------------------------
 

@@ -9,6 +9,10 @@ pub trait Model: Send + Sync {
     fn spec(&self) -> &ModelSpec;
     /// What it runs on, for people, e.g. `cpu (avx512vnni, 2 threads)`.
     fn device(&self) -> String;
+    /// Bytes that can be allocated on the device now, where it has memory of its own.
+    fn available_memory(&self) -> Option<u64> {
+        None
+    }
     /// Bytes of weights that one generated token reads, for GB/s figures (embedding rows not counted).
     fn bytes_per_token(&self) -> u64;
     /// Bytes that all weights take on the device.

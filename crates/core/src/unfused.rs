@@ -19,6 +19,9 @@ impl<B: Backend> Backend for Unfused<B> {
     fn describe(&self) -> String {
         self.0.describe()
     }
+    fn available_memory(&self) -> Option<u64> {
+        self.0.available_memory()
+    }
     fn weight(&self, parts: &[Matrix<'_>]) -> Result<Self::Weight> {
         self.0.weight(parts)
     }

@@ -3,8 +3,10 @@
 use crate::{Error, LoadOptions, Numerics, Result};
 use kinfer_core::RunnerLimits;
 use kinfer_cpu::{Cpu, Isa, machine};
+use kinfer_cuda::Cuda;
 use kinfer_load::gguf::Gguf;
 use kinfer_models::MemoryPlan;
+use std::borrow::Cow;
 use std::fmt;
 use std::str::FromStr;
 use std::sync::Arc;
@@ -12,62 +14,71 @@ use std::sync::Arc;
 /// What a model runs on.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub enum Device {
-    /// The fastest device that is available.
+    /// The CPU. GPUs are used when they are asked for: no kernel has run on a real one yet.
     #[default]
     Auto,
     /// The CPU, by kinfer's own kernels.
     Cpu,
     /// The CPU through candle: the reference.
     Candle,
-    /// An NVIDIA GPU.
-    Cuda,
+    /// An NVIDIA GPU, by its number in the driver's order.
+    Cuda(u16),
     /// An Apple GPU.
     Metal,
 }
 
 impl Device {
     /// All devices that kinfer knows, available or not.
-    pub const ALL: [Device; 5] = [Device::Auto, Device::Cpu, Device::Candle, Device::Cuda, Device::Metal];
+    pub const ALL: [Device; 5] = [Device::Auto, Device::Cpu, Device::Candle, Device::Cuda(0), Device::Metal];
 
-    /// The device of that name; [`Device::name`]'s inverse, in any case.
+    /// The device of that name, in any case; of several NVIDIA GPUs `cuda:1` is the second.
     ///
     /// # Errors
     /// [`Error::Usage`] for a name that kinfer does not know.
     pub fn parse(name: &str) -> Result<Self> {
-        Self::ALL.into_iter().find(|d| d.name().eq_ignore_ascii_case(name)).ok_or_else(|| {
+        let lower = name.to_ascii_lowercase();
+        if let Some(Ok(ordinal)) = lower.strip_prefix("cuda:").map(str::parse) {
+            return Ok(Device::Cuda(ordinal));
+        }
+        Self::ALL.into_iter().find(|d| d.name() == lower).ok_or_else(|| {
             let known = Self::ALL.map(Device::name).join(", ");
-            Error::Usage(format!("unknown device `{name}`; known: {known}"))
+            Error::Usage(format!(
+                "unknown device `{name}`; known: {known}; of several GPUs cuda:0, cuda:1, …"
+            ))
         })
     }
 
-    /// Its name.
+    /// Its name, without a number.
     pub fn name(self) -> &'static str {
         match self {
             Device::Auto => "auto",
             Device::Cpu => "cpu",
             Device::Candle => "candle",
-            Device::Cuda => "cuda",
+            Device::Cuda(_) => "cuda",
             Device::Metal => "metal",
         }
     }
 
     /// Why it cannot be used in this build on this machine; `None` where it can.
-    pub fn unavailable(self) -> Option<&'static str> {
+    pub fn unavailable(self) -> Option<Cow<'static, str>> {
         match self {
             Device::Auto | Device::Cpu => None,
             Device::Candle if cfg!(feature = "candle") => None,
             Device::Candle => {
-                Some("this build has no candle support; build with `--features candle`, or use `cpu`")
+                Some("this build has no candle support; build with `--features candle`, or use `cpu`".into())
             }
-            Device::Cuda => Some("this version of kinfer has no CUDA support; use `cpu`"),
-            Device::Metal => Some("this version of kinfer has no Metal support; use `cpu`"),
+            Device::Cuda(_) => kinfer_cuda::unavailable().map(Cow::Owned),
+            Device::Metal => Some("this version of kinfer has no Metal support; use `cpu`".into()),
         }
     }
 }
 
 impl fmt::Display for Device {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.name())
+        match self {
+            Device::Cuda(ordinal) if *ordinal > 0 => write!(f, "cuda:{ordinal}"),
+            _ => f.write_str(self.name()),
+        }
     }
 }
 
@@ -84,12 +95,16 @@ macro_rules! on {
         let options: &LoadOptions = $options;
         let device = options.device;
         if let Some(reason) = device.unavailable() {
-            return Err(Error::Device { device: device.name().into(), reason: reason.into() });
+            return Err(Error::Device { device: device.to_string(), reason: reason.into() });
         }
         match device {
             #[cfg(feature = "candle")]
             Device::Candle => {
                 let $backend = kinfer_candle::Candle::cpu();
+                $use
+            }
+            Device::Cuda(ordinal) => {
+                let $backend = cuda(ordinal, options)?;
                 $use
             }
             _ => {
@@ -121,6 +136,25 @@ pub(crate) fn plan(gguf: &Gguf, options: &LoadOptions, limits: &RunnerLimits) ->
 /// Memory that can be allocated now; `None` where it is not known.
 pub(crate) fn available_memory() -> Option<u64> {
     machine::available_memory()
+}
+
+fn cuda(ordinal: u16, options: &LoadOptions) -> Result<Cuda> {
+    let tensor_cores = match options.numerics {
+        Numerics::Auto => true,
+        Numerics::Int8 => false,
+        Numerics::F32 => {
+            let needs =
+                "GPUs compute products in bf16 and 8-bit integers; `f32` numerics need the device `cpu`";
+            return Err(Error::Usage(needs.into()));
+        }
+    };
+    if options.isa.is_some() {
+        return Err(Error::Usage("an instruction set is the CPU's; a GPU takes none".into()));
+    }
+    let threads = options.threads.unwrap_or_else(machine::threads);
+    let options =
+        kinfer_cuda::Options { ordinal: ordinal.into(), tensor_cores, threads, ..Default::default() };
+    Ok(Cuda::new(options)?)
 }
 
 fn cpu(options: &LoadOptions) -> Result<Cpu> {

@@ -100,8 +100,9 @@ impl Model {
     pub fn load_gguf(gguf: Gguf, mut options: LoadOptions) -> Result<Arc<Self>> {
         let tokenizer = tokenizer(&gguf, &options)?;
         let nothing = RunnerLimits { rows: 0, outputs: 0, blocks: 0, context: 0, kv: KvTypes::default() };
-        let needed = device::plan(&gguf, &options, &nothing)?.weights;
-        if let Some(available) = device::available_memory().filter(|&a| a < needed) {
+        let plan = device::plan(&gguf, &options, &nothing)?;
+        let needed = plan.weights;
+        if let Some(available) = plan.available.or_else(device::available_memory).filter(|&a| a < needed) {
             return Err(Error::Memory { what: "the model's weights".into(), needed, available });
         }
         let mut progress = options.progress.take();

@@ -31,7 +31,7 @@ impl Plan {
         let spec = kinfer_models::arch::read(gguf)?.spec;
         let (_, limits) = EngineBuilder::default().context(context).kv(kv).runner_limits(&spec)?;
         let plan = device::plan(gguf, &LoadOptions { device, ..LoadOptions::default() }, &limits)?;
-        let available = device::available_memory();
+        let available = plan.available.or_else(device::available_memory);
         Ok(Self { weights: plan.weights, kv: plan.kv, scratch: plan.scratch, available })
     }
 
@@ -50,6 +50,7 @@ impl Plan {
         let of = |blocks| model.inner().runner_bytes(&RunnerLimits { blocks, ..*limits });
         let scratch = of(0);
         let kv = of(limits.blocks).saturating_sub(scratch);
-        Self { weights: model.weight_bytes(), kv, scratch, available: device::available_memory() }
+        let available = model.inner().available_memory().or_else(device::available_memory);
+        Self { weights: model.weight_bytes(), kv, scratch, available }
     }
 }

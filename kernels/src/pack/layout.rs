@@ -128,6 +128,11 @@ macro_rules! by_layout {
 pub(crate) use by_layout;
 
 impl Layout {
+    /// Its place in the table of layouts: the kernels of one layout are compiled under this number.
+    pub fn index(self) -> Option<usize> {
+        LAYOUTS.iter().position(|l| *l == self)
+    }
+
     /// The layout of a block-quantised format; `None` for the float formats.
     pub fn of(format: Format) -> Option<Layout> {
         let q = format.quant()?;

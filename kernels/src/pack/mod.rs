@@ -5,11 +5,13 @@
 
 mod act;
 mod float;
+mod gpu;
 pub(crate) mod kernel;
 pub(crate) mod layout;
 
 pub use act::{ActBlock, padded_cols};
 pub use float::Float;
+pub use gpu::turn as turn_for_gpu;
 pub use kernel::QuantRows;
 pub use layout::{BLOCK, Layout, ROWS};
 

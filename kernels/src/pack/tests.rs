@@ -260,3 +260,57 @@ fn zero_tiny_and_infinite_blocks() {
         assert!(meta[2].d[0].is_nan(), "an infinity must not vanish");
     }
 }
+
+/// `kernels/cuda/layouts.cuh` is [`LAYOUTS`] in C++.
+fn gpu_header() -> String {
+    let mut text = String::from(
+        "// The table of layouts in kernels/src/pack/layout.rs; written by its tests, with KINFER_WRITE_LAYOUTS=1 set.\n\
+         #pragma once\n#include <cstdint>\ntemplate <int L> struct Layout;\n",
+    );
+    for (i, l) in LAYOUTS.iter().enumerate() {
+        let formats: Vec<&str> =
+            Format::all().filter(|f| Layout::of(*f) == Some(*l)).map(Format::name).collect();
+        let mut levels = [0u8; 16];
+        for (to, level) in levels.iter_mut().zip(l.levels.into_iter().flatten()) {
+            *to = *level as u8;
+        }
+        let levels = levels
+            .as_chunks::<4>()
+            .0
+            .iter()
+            .enumerate()
+            .map(|(i, word)| format!("level{i} = 0x{:08x}", u32::from_le_bytes(*word)));
+        writeln!(text, "template <> struct Layout<{i}> {{ // {}", formats.join(", ")).unwrap();
+        writeln!(
+            text,
+            "  static constexpr int bits = {}, group = {}, shift = {}, offset = {};",
+            l.bits,
+            l.group,
+            l.shift,
+            l.offset()
+        )
+        .unwrap();
+        writeln!(
+            text,
+            "  static constexpr bool two_level = {}, min = {}, wide = {}, table = {};",
+            l.two_level,
+            l.min,
+            l.wide,
+            l.levels.is_some()
+        )
+        .unwrap();
+        let levels: Vec<String> = levels.collect();
+        writeln!(text, "  static constexpr uint32_t {};\n}};", levels.join(", ")).unwrap();
+    }
+    text
+}
+
+#[test]
+fn the_header_of_the_gpu_kernels_is_current() {
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/cuda/layouts.cuh");
+    if std::env::var_os("KINFER_WRITE_LAYOUTS").is_some() {
+        std::fs::write(path, header()).unwrap();
+    }
+    let file = std::fs::read_to_string(path).unwrap_or_default();
+    assert_eq!(file, gpu_header(), "{path}: run this test with KINFER_WRITE_LAYOUTS=1");
+}

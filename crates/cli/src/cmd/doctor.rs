@@ -10,6 +10,7 @@ use clap::builder::FalseyValueParser;
 use kinfer::hub::{Hub, human_size};
 use kinfer::{Device, Isa, machine};
 use serde_json::{Value, json};
+use std::borrow::Cow;
 use std::path::Path;
 use std::time::Duration;
 
@@ -175,7 +176,7 @@ impl Found {
         }
         let mut name = "devices";
         for (device, unavailable) in self.devices() {
-            row(name, format!("{device}: {}", unavailable.unwrap_or("ready")));
+            row(name, format!("{device}: {}", unavailable.as_deref().unwrap_or("ready")));
             name = "";
         }
         for cache in &self.caches {
@@ -201,8 +202,8 @@ impl Found {
     }
 
     /// The devices by name, and why one cannot be used.
-    fn devices(&self) -> [(&'static str, Option<&'static str>); 4] {
-        [Device::Cpu, Device::Candle, Device::Cuda, Device::Metal].map(|d| (d.name(), d.unavailable()))
+    fn devices(&self) -> [(&'static str, Option<Cow<'static, str>>); 4] {
+        [Device::Cpu, Device::Candle, Device::Cuda(0), Device::Metal].map(|d| (d.name(), d.unavailable()))
     }
 
     /// Where the token comes from, never the token.

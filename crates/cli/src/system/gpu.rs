@@ -65,7 +65,7 @@ fn nvidia(gpus: &mut Gpus) {
         (_, Some(path)) => gpus.notes.push(format!("NVIDIA: driver library {}", path.display())),
     }
     if !gpus.found.is_empty() {
-        note_unavailable(gpus, Device::Cuda);
+        note_unavailable(gpus, Device::Cuda(0));
     }
 }
 

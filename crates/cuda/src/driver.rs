@@ -1,0 +1,448 @@
+//! The CUDA driver: a device with its stream, memory on it, and kernels from the embedded PTX.
+
+use cudarc::driver::result::{self, DriverError};
+use cudarc::driver::sys;
+use kinfer_core::{Error, Result};
+use std::collections::HashMap;
+use std::ffi::{CString, c_void};
+use std::sync::{Arc, Mutex, PoisonError};
+
+/// One GPU, with one stream on which everything is ordered.
+pub(crate) struct Gpu {
+    pub name: String,
+    /// Compute capability: 80 is 8.0.
+    pub capability: u32,
+    device: sys::CUdevice,
+    context: sys::CUcontext,
+    stream: sys::CUstream,
+    functions: Mutex<HashMap<String, Function>>,
+    modules: Mutex<HashMap<&'static str, Module>>,
+}
+
+// SAFETY: the driver's objects may be used from any thread whose current context is theirs; `current` sees to that. What is ordered
+// on the stream is ordered by its callers: a runner is used by one thread at a time.
+unsafe impl Send for Gpu {}
+// SAFETY: as above; the maps are behind mutexes.
+unsafe impl Sync for Gpu {}
+
+/// A kernel.
+#[derive(Clone, Debug)]
+pub(crate) struct Function {
+    raw: sys::CUfunction,
+    /// Bytes of each parameter, from the PTX.
+    parameters: Arc<[usize]>,
+}
+
+// SAFETY: a handle that lives as long as its module, which `Gpu` keeps.
+unsafe impl Send for Function {}
+// SAFETY: as above.
+unsafe impl Sync for Function {}
+
+#[derive(Clone, Copy)]
+struct Module {
+    raw: sys::CUmodule,
+    text: &'static str,
+}
+
+/// A grid of blocks.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Grid {
+    pub blocks: (u32, u32, u32),
+    pub threads: u32,
+    /// Dynamic shared memory, bytes.
+    pub shared: u32,
+}
+
+impl Grid {
+    pub fn new(x: usize, y: usize, threads: usize) -> Grid {
+        Grid { blocks: (x as u32, y as u32, 1), threads: threads as u32, shared: 0 }
+    }
+}
+
+/// Number of GPUs that the driver knows; why there is none.
+pub(crate) fn count() -> Result<usize, String> {
+    // SAFETY: looks for a shared library.
+    if !unsafe { sys::is_culib_present() } {
+        return Err("no NVIDIA driver is installed: libcuda.so.1 is not found".into());
+    }
+    let count = || {
+        result::init()?;
+        result::device::get_count()
+    };
+    match count() {
+        Ok(n) if n > 0 => Ok(n as usize),
+        Ok(_) => Err("the NVIDIA driver knows no GPU".into()),
+        Err(e) => Err(format!("the NVIDIA driver does not start: {}", describe(&e))),
+    }
+}
+
+/// The driver's name for an error.
+fn describe(error: &DriverError) -> String {
+    match error.error_name() {
+        Ok(name) => name.to_string_lossy().into_owned(),
+        Err(_) => format!("{:?}", error.0),
+    }
+}
+
+/// A failure of the driver, and what it was asked for.
+#[derive(Debug)]
+struct Failure {
+    what: String,
+    error: String,
+}
+
+impl std::fmt::Display for Failure {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}: {}", self.what, self.error)
+    }
+}
+
+impl std::error::Error for Failure {}
+
+impl Gpu {
+    /// Opens GPU `ordinal`.
+    pub fn open(ordinal: usize) -> Result<Arc<Gpu>> {
+        let fail = |reason: String| Error::Device { device: format!("cuda:{ordinal}"), reason };
+        let count = count().map_err(fail)?;
+        if ordinal >= count {
+            return Err(fail(format!("this machine has {count} NVIDIA GPUs, numbered from 0")));
+        }
+        let open = || {
+            let device = result::device::get(ordinal as i32)?;
+            let name = result::device::get_name(device)?;
+            use sys::CUdevice_attribute_enum as Attribute;
+            // SAFETY: `device` is one; the context is released when the value that keeps it is dropped.
+            unsafe {
+                let attribute = |a| result::device::get_attribute(device, a);
+                let major = attribute(Attribute::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR)?;
+                let minor = attribute(Attribute::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR)?;
+                let context = result::primary_ctx::retain(device)?;
+                result::ctx::set_current(context)?;
+                let stream = result::stream::create(result::stream::StreamKind::NonBlocking)?;
+                Ok((name, (10 * major + minor) as u32, device, context, stream))
+            }
+        };
+        let opened: Result<_, DriverError> = open();
+        let (name, capability, device, context, stream) = opened.map_err(|e| fail(describe(&e)))?;
+        if capability < 75 {
+            return Err(fail(format!(
+                "{name} has compute capability {}.{}; kinfer's kernels need 7.5 (Turing) or later",
+                capability / 10,
+                capability % 10
+            )));
+        }
+        let (functions, modules) = Default::default();
+        Ok(Arc::new(Gpu { name, capability, device, context, stream, functions, modules }))
+    }
+
+    /// Whether the tensor cores take bf16.
+    pub fn has_bf16(&self) -> bool {
+        self.capability >= 80
+    }
+
+    /// Free and total memory of the device, bytes.
+    pub fn memory(&self) -> Result<(u64, u64)> {
+        self.current()?;
+        let (free, total) = self.check("asking for free memory", result::mem_get_info())?;
+        Ok((free as u64, total as u64))
+    }
+
+    fn error(&self, what: &str, error: DriverError) -> Error {
+        let failure = Failure { what: what.into(), error: describe(&error) };
+        Error::Backend { device: format!("cuda ({})", self.name), source: Box::new(failure) }
+    }
+
+    fn check<T>(&self, what: &str, result: Result<T, DriverError>) -> Result<T> {
+        result.map_err(|e| self.error(what, e))
+    }
+
+    /// Makes this device the calling thread's.
+    pub fn current(&self) -> Result<()> {
+        // SAFETY: the context is retained.
+        self.check("choosing the device", unsafe { result::ctx::set_current(self.context) })
+    }
+
+    /// Waits until everything on the stream is done.
+    pub fn synchronize(&self) -> Result<()> {
+        // SAFETY: the stream lives.
+        self.check("waiting for the device", unsafe { result::stream::synchronize(self.stream) })
+    }
+
+    /// Kernel `name` of module `module`, loaded when it is first asked for.
+    pub fn function(&self, module: &'static str, name: &str) -> Result<Function> {
+        let mut functions = self.functions.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(function) = functions.get(name) {
+            return Ok(function.clone());
+        }
+        self.current()?;
+        let what = format!("loading kernel {name}");
+        let module = self.module(module)?;
+        let parameters = crate::ptx::parameters(module.text, name).ok_or_else(|| Error::Unsupported {
+            what: what.clone(),
+            supported: "the kernels in the PTX".into(),
+        })?;
+        let symbol = CString::new(name).unwrap_or_default();
+        // SAFETY: the module lives as long as `self`.
+        let raw = self.check(&what, unsafe { result::module::get_function(module.raw, symbol) })?;
+        let function = Function { raw, parameters: parameters.into() };
+        functions.insert(name.into(), function.clone());
+        Ok(function)
+    }
+
+    fn module(&self, name: &'static str) -> Result<Module> {
+        let mut modules = self.modules.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(module) = modules.get(name) {
+            return Ok(*module);
+        }
+        let what = format!("compiling kernels {name} for {}", self.name);
+        let text = crate::ptx::module(name, self.has_bf16())
+            .ok_or_else(|| Error::Unsupported { what: what.clone(), supported: "the embedded PTX".into() })?;
+        let image = CString::new(text).unwrap_or_default();
+        // SAFETY: the image is PTX, which the driver checks, and ends with a zero.
+        let raw = self.check(&what, unsafe { result::module::load_data(image.as_ptr().cast()) })?;
+        let module = Module { raw, text };
+        modules.insert(name, module);
+        Ok(module)
+    }
+
+    /// Lets `function` use `bytes` of dynamic shared memory.
+    pub fn allow_shared(&self, function: &Function, bytes: u32) -> Result<()> {
+        let attribute = sys::CUfunction_attribute_enum::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES;
+        // SAFETY: the function lives.
+        let set = unsafe { result::function::set_function_attribute(function.raw, attribute, bytes as i32) };
+        self.check("asking for shared memory", set)
+    }
+
+    /// Puts a kernel on the stream.
+    ///
+    /// # Safety
+    /// The arguments are what the kernel takes, and what they point to lives and is large enough until the stream is done.
+    pub unsafe fn launch(&self, function: &Function, grid: Grid, arguments: &[Argument]) -> Result<()> {
+        let sizes = arguments.iter().map(|a| a.bytes);
+        if !sizes.clone().eq(function.parameters.iter().copied()) {
+            let got: Vec<usize> = sizes.collect();
+            return Err(Error::Batch(format!("a kernel takes {:?} bytes, not {got:?}", function.parameters)));
+        }
+        let mut pointers: [*mut c_void; 12] = [std::ptr::null_mut(); 12];
+        for (pointer, argument) in pointers.iter_mut().zip(arguments) {
+            *pointer = argument.value;
+        }
+        let Grid { blocks, threads, shared } = grid;
+        let pointers = &mut pointers[..arguments.len()];
+        // SAFETY: as many arguments of as many bytes as the kernel has; the rest by this function's contract.
+        let launched = unsafe {
+            result::launch_kernel(function.raw, blocks, (threads, 1, 1), shared, self.stream, pointers)
+        };
+        launched.map_err(|e| self.error("launching a kernel", e))
+    }
+
+    /// Allocates `bytes`; `what` is for the error.
+    pub fn alloc(self: &Arc<Self>, bytes: usize, what: &str) -> Result<Buffer> {
+        self.current()?;
+        // SAFETY: a size above zero.
+        match unsafe { result::malloc_sync(bytes.max(256)) } {
+            Ok(pointer) => Ok(Buffer { gpu: self.clone(), pointer, bytes }),
+            Err(DriverError(sys::CUresult::CUDA_ERROR_OUT_OF_MEMORY)) => Err(Error::OutOfMemory {
+                what: format!("{what} on {}", self.name),
+                needed: bytes as u64,
+                available: self.memory().map_or(0, |m| m.0),
+                hint: "use a smaller context, a smaller quantisation, or `--device cpu`".into(),
+            }),
+            Err(e) => Err(self.error(&format!("allocating {bytes} bytes for {what}"), e)),
+        }
+    }
+
+    /// Allocates and copies.
+    pub fn upload<T: Plain>(self: &Arc<Self>, values: &[T], what: &str) -> Result<Buffer> {
+        let buffer = self.alloc(size_of_val(values), what)?;
+        buffer.write(0, values)?;
+        Ok(buffer)
+    }
+
+    /// Pinned memory of this machine, which the device copies from and to by itself.
+    pub fn pinned(self: &Arc<Self>, bytes: usize) -> Result<Pinned> {
+        self.current()?;
+        // SAFETY: freed when the value is dropped.
+        let pointer =
+            self.check("allocating pinned memory", unsafe { result::malloc_host(bytes.max(1), 0) })?;
+        Ok(Pinned { gpu: self.clone(), pointer: pointer.cast(), bytes })
+    }
+
+    /// Begins to record what is put on the stream.
+    pub fn begin_capture(&self) -> Result<()> {
+        let mode = sys::CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_THREAD_LOCAL;
+        // SAFETY: the stream lives.
+        self.check("recording a graph", unsafe { result::stream::begin_capture(self.stream, mode) })
+    }
+
+    /// Ends recording.
+    pub fn end_capture(self: &Arc<Self>) -> Result<Graph> {
+        // SAFETY: the stream lives and is recorded; the graph is destroyed once, after it was instantiated.
+        unsafe {
+            let graph = self.check("recording a graph", result::stream::end_capture(self.stream))?;
+            let flags = sys::CUgraphInstantiate_flags(0);
+            let exec = result::graph::instantiate(graph, flags);
+            self.check("recording a graph", result::graph::destroy(graph))?;
+            Ok(Graph { exec: self.check("instantiating a graph", exec)?, gpu: self.clone() })
+        }
+    }
+}
+
+impl Drop for Gpu {
+    fn drop(&mut self) {
+        // Nothing can be done about an error here: the driver frees all when the process ends.
+        // SAFETY: buffers keep the device alive, so nothing uses it any more.
+        unsafe {
+            let _ = result::ctx::set_current(self.context);
+            for module in self.modules.get_mut().unwrap_or_else(PoisonError::into_inner).values() {
+                let _ = result::module::unload(module.raw);
+            }
+            let _ = result::stream::destroy(self.stream);
+            let _ = result::primary_ctx::release(self.device);
+        }
+    }
+}
+
+/// Plain numbers, which devices have as we do.
+///
+/// # Safety
+/// Every pattern of bits is a value, and there are no gaps.
+pub(crate) unsafe trait Plain: Copy {}
+// SAFETY: plain numbers.
+unsafe impl Plain for u8 {}
+// SAFETY: plain numbers.
+unsafe impl Plain for u32 {}
+// SAFETY: plain numbers.
+unsafe impl Plain for f32 {}
+
+/// Memory of the device.
+pub(crate) struct Buffer {
+    gpu: Arc<Gpu>,
+    pointer: sys::CUdeviceptr,
+    bytes: usize,
+}
+
+impl Buffer {
+    pub fn pointer(&self) -> u64 {
+        self.pointer
+    }
+
+    /// Copies `values` to byte `at`, and waits.
+    pub fn write<T: Plain>(&self, at: usize, values: &[T]) -> Result<()> {
+        assert!(at + size_of_val(values) <= self.bytes, "a copy past the end of a buffer");
+        self.gpu.current()?;
+        // SAFETY: within the buffer by the assertion; waited for before `values` can go.
+        unsafe {
+            let copied = result::memcpy_htod_async(self.pointer + at as u64, values, self.gpu.stream);
+            self.gpu.check("copying to the device", copied)?;
+        }
+        self.gpu.synchronize()
+    }
+
+    /// Puts a copy from pinned memory to byte `at` on the stream.
+    ///
+    /// # Safety
+    /// `from` is not written until the stream is done.
+    pub unsafe fn write_from(&self, at: usize, from: &Pinned, bytes: usize) -> Result<()> {
+        assert!(at + bytes <= self.bytes && bytes <= from.bytes, "a copy past the end of a buffer");
+        // SAFETY: within both by the assertion; by this function's contract.
+        let copied = unsafe {
+            let from = std::slice::from_raw_parts(from.pointer, bytes);
+            result::memcpy_htod_async(self.pointer + at as u64, from, self.gpu.stream)
+        };
+        self.gpu.check("copying to the device", copied)
+    }
+
+    /// Copies the first values to `to`, and waits.
+    pub fn read(&self, to: &mut [f32]) -> Result<()> {
+        assert!(size_of_val(to) <= self.bytes, "a copy past the end of a buffer");
+        // SAFETY: within the buffer by the assertion, and waited for.
+        unsafe {
+            let copied = result::memcpy_dtoh_async(to, self.pointer, self.gpu.stream);
+            self.gpu.check("copying from the device", copied)?;
+        }
+        self.gpu.synchronize()
+    }
+
+    /// Fills the buffer with zeros.
+    pub fn clear(&self) -> Result<()> {
+        // SAFETY: the whole buffer.
+        let set = unsafe { result::memset_d8_async(self.pointer, 0, self.bytes, self.gpu.stream) };
+        self.gpu.check("clearing memory", set)
+    }
+}
+
+impl Drop for Buffer {
+    fn drop(&mut self) {
+        // Freeing waits for the device. An error cannot be handled here.
+        // SAFETY: allocated by `alloc`, freed once.
+        unsafe {
+            let _ = result::ctx::set_current(self.gpu.context);
+            let _ = result::free_sync(self.pointer);
+        }
+    }
+}
+
+/// Pinned memory of this machine.
+pub(crate) struct Pinned {
+    gpu: Arc<Gpu>,
+    pointer: *mut u8,
+    bytes: usize,
+}
+
+// SAFETY: owned memory.
+unsafe impl Send for Pinned {}
+
+impl Pinned {
+    pub fn bytes(&mut self) -> &mut [u8] {
+        // SAFETY: allocated with that size.
+        unsafe { std::slice::from_raw_parts_mut(self.pointer, self.bytes) }
+    }
+}
+
+impl Drop for Pinned {
+    fn drop(&mut self) {
+        // SAFETY: allocated by `pinned`, freed once, after copies from it.
+        unsafe {
+            let _ = result::stream::synchronize(self.gpu.stream);
+            let _ = result::free_host(self.pointer.cast());
+        }
+    }
+}
+
+/// A recorded step.
+pub(crate) struct Graph {
+    exec: sys::CUgraphExec,
+    gpu: Arc<Gpu>,
+}
+
+// SAFETY: used by one thread at a time: a step owns it.
+unsafe impl Send for Graph {}
+
+impl Graph {
+    /// Puts the recorded work on the stream.
+    pub fn launch(&self) -> Result<()> {
+        // SAFETY: the buffers that it uses live: the step that recorded it owns them, or they are weights.
+        self.gpu.check("launching a graph", unsafe { result::graph::launch(self.exec, self.gpu.stream) })
+    }
+}
+
+impl Drop for Graph {
+    fn drop(&mut self) {
+        // SAFETY: instantiated once, destroyed once.
+        let _ = unsafe { result::graph::exec_destroy(self.exec) };
+    }
+}
+
+/// An argument of a kernel, borrowed.
+#[derive(Clone, Copy)]
+pub(crate) struct Argument {
+    value: *mut c_void,
+    bytes: usize,
+}
+
+impl Argument {
+    pub fn new<T: Copy>(value: &T) -> Argument {
+        Argument { value: (value as *const T).cast_mut().cast(), bytes: size_of::<T>() }
+    }
+}

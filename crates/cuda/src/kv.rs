@@ -1,0 +1,90 @@
+//! The paged KV cache on the device; `kernels/cuda/attention.cu` has its layout.
+
+use crate::driver::{Buffer, Gpu};
+use kinfer_core::batch::BLOCK_LEN;
+use kinfer_core::{AttnSpec, Error, KvType, KvTypes, ModelSpec, Result};
+use std::sync::Arc;
+
+/// Largest width of a head that the kernels take.
+pub(crate) const MAX_HEAD_DIM: usize = 256;
+
+/// Keys and values of all layers.
+pub struct Kv {
+    layers: Vec<Buffer>,
+    types: KvTypes,
+}
+
+/// A layer's cache as kernels take it: `Cache` of `attention.cu`.
+#[derive(Clone, Copy)]
+#[repr(C)]
+pub(crate) struct Cache {
+    data: u64,
+    blocks: u64,
+    kv_heads: i32,
+    head_dim: i32,
+    k_type: i32,
+    v_type: i32,
+    k_row: i32,
+    v_row: i32,
+}
+
+/// `enum Type` of `attention.cu`.
+fn code(kind: KvType) -> Option<i32> {
+    match kind {
+        KvType::F32 => Some(0),
+        KvType::F16 => Some(1),
+        KvType::Bf16 => Some(2),
+        KvType::Q8_0 => Some(3),
+        KvType::Q4_0 => None,
+    }
+}
+
+/// Bytes of a position's row of one head.
+fn row_bytes(kind: KvType, head_dim: usize) -> usize {
+    let padded = head_dim.next_multiple_of(8);
+    let bytes = match kind {
+        KvType::F32 => 4 * padded,
+        KvType::F16 | KvType::Bf16 => 2 * padded,
+        KvType::Q8_0 | KvType::Q4_0 => padded + 2 * padded.div_ceil(32),
+    };
+    bytes.next_multiple_of(16)
+}
+
+fn block_bytes(spec: &AttnSpec, types: KvTypes) -> usize {
+    spec.kv_heads * BLOCK_LEN * (row_bytes(types.k, spec.head_dim) + row_bytes(types.v, spec.head_dim))
+}
+
+impl Kv {
+    pub(crate) fn new(gpu: &Arc<Gpu>, spec: &ModelSpec, blocks: usize, types: KvTypes) -> Result<Kv> {
+        for kind in [types.k, types.v] {
+            if code(kind).is_none() {
+                let supported = "f32, f16, bf16 and q8_0".into();
+                return Err(Error::CacheType { device: "cuda".into(), kind, supported });
+            }
+        }
+        let layers = spec.layers.iter().map(|l| {
+            let data = gpu.alloc(blocks * block_bytes(&l.attn, types), "the KV cache")?;
+            data.clear()?;
+            Ok(data)
+        });
+        Ok(Kv { layers: layers.collect::<Result<_>>()?, types })
+    }
+
+    pub(crate) fn bytes(spec: &ModelSpec, blocks: usize, types: KvTypes) -> u64 {
+        spec.layers.iter().map(|l| (blocks * block_bytes(&l.attn, types)) as u64).sum()
+    }
+
+    /// The cache of `layer`, with block tables at `blocks` of the device.
+    pub(crate) fn cache(&self, layer: usize, spec: &AttnSpec, blocks: u64) -> Cache {
+        Cache {
+            data: self.layers[layer].pointer(),
+            blocks,
+            kv_heads: spec.kv_heads as i32,
+            head_dim: spec.head_dim as i32,
+            k_type: code(self.types.k).unwrap_or_default(),
+            v_type: code(self.types.v).unwrap_or_default(),
+            k_row: row_bytes(self.types.k, spec.head_dim) as i32,
+            v_row: row_bytes(self.types.v, spec.head_dim) as i32,
+        }
+    }
+}

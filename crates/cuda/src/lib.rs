@@ -1,0 +1,352 @@
+//! A [`Backend`] on NVIDIA GPUs, by kinfer's own kernels (`kernels/cuda`) and nothing of NVIDIA's but the driver.
+//!
+//! Weights have the packed layouts of the CPU, turned so that a lane reads a row. Generated rows are multiplied in 8-bit integers, prompt
+//! rows in bf16 on tensor cores where the GPU has them, by the role of a row and never by what is computed beside it, so
+//! that tokens depend on neither chunks nor batch mates. A decode step is recorded as a graph when its kind comes a second time.
+
+mod act;
+mod driver;
+mod kv;
+mod ops;
+mod ptx;
+mod stages;
+mod step;
+mod weight;
+
+pub use act::Act;
+pub use kv::Kv;
+pub use step::Step;
+pub use weight::Weight;
+
+use driver::{Argument, Buffer, Function, Gpu, Grid};
+use kinfer_core::backend::{AttnWeights, Backend, FfnWeights, Matrix, Scratch};
+use kinfer_core::{
+    Activation, AttnSpec, Batch, ExpertSpec, FfnSpec, Format, KvTypes, ModelSpec, NormSpec, Result, RopeSpec,
+};
+use std::ops::Range;
+use std::sync::Arc;
+use step::Mode;
+
+/// How a GPU computes.
+#[derive(Clone, Copy, Debug)]
+pub struct Options {
+    /// Which GPU, in the driver's order.
+    pub ordinal: usize,
+    /// Whether prompt rows are computed in bf16 on tensor cores, where the GPU has them; otherwise in 8-bit integers as all others.
+    pub tensor_cores: bool,
+    /// Whether decode steps are recorded as graphs.
+    pub graphs: bool,
+    /// Threads that pack weights for the GPU.
+    pub threads: usize,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Options { ordinal: 0, tensor_cores: true, graphs: true, threads: 1 }
+    }
+}
+
+/// A GPU as a device.
+pub struct Cuda {
+    gpu: Arc<Gpu>,
+    kernels: Kernels,
+    options: Options,
+}
+
+/// The kernels that every model needs.
+struct Kernels {
+    norm: Function,
+    round: Function,
+    add_norm: Function,
+    norm_heads: Function,
+    rope: Function,
+    activate: Function,
+    add: Function,
+    add_bias: Function,
+    add_positions: Function,
+    gather: Function,
+    softcap: Function,
+    route: Function,
+    mix: Function,
+    kv_write: Function,
+    qkv_finish: Function,
+    attend_partition: Function,
+    attend_merge: Function,
+    /// For heads of up to 64, 128 and 256 elements.
+    attend_prompt: Option<[(usize, Function); 3]>,
+}
+
+impl Kernels {
+    fn new(gpu: &Gpu) -> Result<Kernels> {
+        let rows = |name| gpu.function("rows", name);
+        let attention = |name: &str| gpu.function("attention", name);
+        let prompt = |dim: usize| {
+            let function = attention(&format!("attend_prompt_{dim}"))?;
+            gpu.allow_shared(&function, stages::prompt_shared(dim))?;
+            Ok((dim, function))
+        };
+        Ok(Kernels {
+            norm: rows("norm_rows")?,
+            round: rows("round_rows")?,
+            add_norm: rows("add_norm")?,
+            norm_heads: rows("norm_heads")?,
+            rope: rows("rope_rows")?,
+            activate: rows("activate")?,
+            add: rows("add_rows")?,
+            add_bias: rows("add_bias")?,
+            add_positions: rows("add_positions")?,
+            gather: rows("gather_rows")?,
+            softcap: rows("softcap")?,
+            route: rows("route")?,
+            mix: rows("mix")?,
+            kv_write: attention("kv_write")?,
+            qkv_finish: attention("qkv_finish")?,
+            attend_partition: attention("attend_partition")?,
+            attend_merge: attention("attend_merge")?,
+            attend_prompt: match gpu.has_bf16() {
+                true => Some([prompt(64)?, prompt(128)?, prompt(256)?]),
+                false => None,
+            },
+        })
+    }
+}
+
+/// A vector on the device.
+pub struct Vector {
+    data: Buffer,
+    len: usize,
+}
+
+/// Why no NVIDIA GPU can be used; `None` where one can.
+pub fn unavailable() -> Option<String> {
+    driver::count().err()
+}
+
+impl Cuda {
+    /// Opens a GPU and loads the kernels.
+    ///
+    /// # Errors
+    /// [`kinfer_core::Error::Device`] when there is no driver, no such GPU, or it is too old.
+    pub fn new(options: Options) -> Result<Cuda> {
+        let gpu = Gpu::open(options.ordinal)?;
+        let kernels = Kernels::new(&gpu)?;
+        Ok(Cuda { gpu, kernels, options })
+    }
+
+    fn tensor_cores(&self) -> bool {
+        self.options.tensor_cores && self.gpu.has_bf16()
+    }
+
+    /// Puts a kernel on the stream, unless the step replays a graph.
+    ///
+    /// # Safety
+    /// As for [`Gpu::launch`].
+    unsafe fn launch(
+        &self,
+        step: &Step,
+        kernel: &Function,
+        grid: Grid,
+        arguments: &[Argument],
+    ) -> Result<()> {
+        if step.mode.get() == Mode::Replay {
+            return Ok(());
+        }
+        // SAFETY: by this function's contract.
+        unsafe { self.gpu.launch(kernel, grid, arguments) }
+    }
+}
+
+impl Backend for Cuda {
+    type Weight = Weight;
+    type Vector = Vector;
+    type Act = Act;
+    type Kv = Kv;
+    type Step = Step;
+
+    fn describe(&self) -> String {
+        let numerics = if self.tensor_cores() { "" } else { ", int8" };
+        format!("cuda:{} ({}{numerics})", self.options.ordinal, self.gpu.name)
+    }
+
+    fn available_memory(&self) -> Option<u64> {
+        self.gpu.memory().ok().map(|m| m.0)
+    }
+
+    fn weight(&self, parts: &[Matrix<'_>]) -> Result<Weight> {
+        Weight::upload(&self.gpu, parts, self.options.threads.max(1))
+    }
+
+    fn weight_bytes(&self, rows: usize, cols: usize, format: Format) -> u64 {
+        weight::bytes(rows, cols, format)
+    }
+
+    fn vector(&self, values: &[f32]) -> Result<Vector> {
+        Ok(Vector { data: self.gpu.upload(values, "weights")?, len: values.len() })
+    }
+
+    fn act(&self, rows: usize, width: usize) -> Result<Act> {
+        Act::new(&self.gpu, rows, width)
+    }
+
+    fn act_bytes(&self, rows: usize, width: usize) -> u64 {
+        Act::bytes(&self.gpu, rows, width)
+    }
+
+    fn kv(&self, spec: &ModelSpec, blocks: usize, types: KvTypes) -> Result<Kv> {
+        Kv::new(&self.gpu, spec, blocks, types)
+    }
+
+    fn kv_bytes(&self, spec: &ModelSpec, blocks: usize, types: KvTypes) -> u64 {
+        Kv::bytes(spec, blocks, types)
+    }
+
+    fn step(&self, spec: &ModelSpec, rows: usize, blocks: usize) -> Result<Step> {
+        Step::new(&self.gpu, spec, rows, blocks, self.options.graphs)
+    }
+
+    fn begin(&self, step: &mut Step, ropes: &[RopeSpec], batch: &Batch) -> Result<()> {
+        step.begin(ropes, batch, self.tensor_cores())?;
+        self.rope_tables(step)
+    }
+
+    fn embed(&self, step: &Step, table: &Weight, scale: f32, out: &mut Act) -> Result<()> {
+        ops::embed(self, step, table, scale, out)
+    }
+
+    fn add_positions(&self, step: &Step, table: &Vector, x: &mut Act) -> Result<()> {
+        ops::add_positions(self, step, table, x)
+    }
+
+    fn norm(
+        &self,
+        step: &Step,
+        x: &Act,
+        spec: NormSpec,
+        weight: &Vector,
+        bias: Option<&Vector>,
+        out: &mut Act,
+    ) -> Result<()> {
+        ops::norm(self, step, x, spec, weight, bias, out)
+    }
+
+    fn rms_norm_heads(
+        &self,
+        step: &Step,
+        x: &mut Act,
+        cols: Range<usize>,
+        weight: &Vector,
+        eps: f32,
+    ) -> Result<()> {
+        ops::norm_heads(self, step, x, cols, weight, eps)
+    }
+
+    fn linear(&self, step: &Step, weight: &Weight, x: &Act, out: &mut Act) -> Result<()> {
+        out.shape(x.rows(), weight.rows)?;
+        ops::product(self, step, weight, x, out, None, false)
+    }
+
+    fn add_bias(&self, step: &Step, x: &mut Act, bias: &Vector) -> Result<()> {
+        ops::add_bias(self, step, x, bias)
+    }
+
+    fn add(&self, step: &Step, x: &mut Act, y: &Act) -> Result<()> {
+        ops::add(self, step, x, y)
+    }
+
+    fn rope(&self, step: &Step, x: &mut Act, cols: Range<usize>, head_dim: usize, rope: usize) -> Result<()> {
+        ops::rope(self, step, x, cols, head_dim, rope)
+    }
+
+    fn kv_write(&self, step: &Step, kv: &mut Kv, layer: usize, spec: &AttnSpec, qkv: &Act) -> Result<()> {
+        stages::kv_write(self, step, kv, layer, spec, qkv)
+    }
+
+    fn attend(
+        &self,
+        step: &mut Step,
+        kv: &Kv,
+        layer: usize,
+        spec: &AttnSpec,
+        qkv: &Act,
+        out: &mut Act,
+    ) -> Result<()> {
+        stages::attend(self, step, kv, layer, spec, qkv, out)
+    }
+
+    fn glu(&self, step: &Step, act: Activation, x: &Act, out: &mut Act) -> Result<()> {
+        out.shape(x.rows(), x.width() / 2)?;
+        ops::activate(self, step, act, x.floats(), true, out)
+    }
+
+    fn activate(&self, step: &Step, act: Activation, x: &mut Act) -> Result<()> {
+        ops::activate(self, step, act, x.floats(), false, x)
+    }
+
+    fn route(&self, step: &mut Step, spec: ExpertSpec, x: &Act) -> Result<()> {
+        ops::route(self, step, spec, x)
+    }
+
+    fn experts(
+        &self,
+        step: &mut Step,
+        spec: &FfnSpec,
+        w: &[[Weight; 2]],
+        x: &Act,
+        out: &mut Act,
+    ) -> Result<()> {
+        stages::experts(self, step, spec, w, x, out)
+    }
+
+    fn gather(&self, step: &Step, x: &Act, out: &mut Act) -> Result<()> {
+        ops::gather(self, step, x, out)
+    }
+
+    fn softcap(&self, step: &Step, x: &mut Act, cap: f32) -> Result<()> {
+        ops::softcap(self, step, x, cap)
+    }
+
+    fn read<'a>(&self, step: &'a mut Step, x: &'a Act) -> Result<&'a [f32]> {
+        step.read(x)
+    }
+
+    fn attn_in(
+        &self,
+        step: &mut Step,
+        spec: &AttnSpec,
+        w: &AttnWeights<Self>,
+        kv: &mut Kv,
+        layer: usize,
+        s: &mut Scratch<Self>,
+    ) -> Result<()> {
+        stages::attn_in(self, step, spec, w, kv, layer, s)
+    }
+
+    fn attn_out(
+        &self,
+        step: &mut Step,
+        spec: &AttnSpec,
+        w: &AttnWeights<Self>,
+        s: &mut Scratch<Self>,
+    ) -> Result<()> {
+        stages::residual(
+            self,
+            step,
+            &w.out,
+            s,
+            stages::From::Attention,
+            w.out_bias.as_ref(),
+            spec.norm,
+            w.post_norm.as_ref(),
+        )
+    }
+
+    fn ffn(
+        &self,
+        step: &mut Step,
+        spec: &FfnSpec,
+        w: &FfnWeights<Self>,
+        s: &mut Scratch<Self>,
+    ) -> Result<()> {
+        stages::ffn(self, step, spec, w, s)
+    }
+}

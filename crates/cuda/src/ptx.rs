@@ -1,0 +1,82 @@
+//! The embedded PTX of `kernels/cuda`, which `kernels/cuda/build-ptx` makes.
+
+/// A module's PTX without and with tensor cores.
+macro_rules! modules {
+    ($($name:literal)*) => {
+        /// Name, and PTX for compute capability 7.5 and for 8.0.
+        static MODULES: &[(&str, &str, &str)] = &[$((
+            $name,
+            include_str!(concat!("../../../kernels/cuda/ptx/75/", $name, ".ptx")),
+            include_str!(concat!("../../../kernels/cuda/ptx/80/", $name, ".ptx")),
+        )),*];
+    };
+}
+
+modules! {
+    "rows" "attention" "floats"
+    "layout_0" "layout_1" "layout_2" "layout_3" "layout_4" "layout_5" "layout_6" "layout_7" "layout_8" "layout_9"
+    "layout_10" "layout_11" "layout_12" "layout_13" "layout_14" "layout_15" "layout_16" "layout_17" "layout_18" "layout_19"
+}
+
+/// The PTX of a module.
+pub(crate) fn module(name: &str, tensor_cores: bool) -> Option<&'static str> {
+    let (_, plain, tensor) = MODULES.iter().find(|m| m.0 == name)?;
+    Some(if tensor_cores { tensor } else { plain })
+}
+
+/// The module with the kernels of a packed layout.
+pub(crate) fn layout_module(layout: usize) -> Option<&'static str> {
+    MODULES.get(3 + layout).map(|m| m.0)
+}
+
+/// Bytes of each parameter of a kernel, from its declaration.
+pub(crate) fn parameters(ptx: &str, name: &str) -> Option<Vec<usize>> {
+    let declaration = ptx.split_once(&format!(".entry {name}("))?.1.split_once(')')?.0;
+    let parameters = declaration.split(',').map(str::trim).filter(|p| p.starts_with(".param"));
+    parameters
+        .map(|p| match p.split_once('[') {
+            Some((_, size)) => size.trim_end_matches(']').parse().ok(),
+            None => p.split_whitespace().find_map(|word| match word {
+                ".u64" | ".b64" | ".s64" | ".f64" => Some(8),
+                ".u32" | ".b32" | ".s32" | ".f32" => Some(4),
+                _ => None,
+            }),
+        })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn parameters_of_a_declaration() {
+        let ptx = ".visible .entry a(\n.param .u64 .ptr .align 1 a_0,\n.param .f32 a_1\n)\n.visible .entry b(\n.param .align 8 .b8 b_0[64]\n)";
+        assert_eq!(parameters(ptx, "a"), Some(vec![8, 4]));
+        assert_eq!(parameters(ptx, "b"), Some(vec![64]));
+        assert_eq!(parameters(ptx, "c"), None);
+    }
+
+    /// A driver of CUDA 12 takes the text, and every layout has its kernels.
+    #[test]
+    fn every_module_is_whole() {
+        for (name, plain, tensor) in MODULES {
+            for (ptx, target) in [(plain, "sm_75"), (tensor, "sm_80")] {
+                assert!(ptx.starts_with(".version 8.0\n"), "{name}");
+                assert!(ptx.contains(&format!(".target {target}")), "{name}");
+            }
+        }
+        for format in kinfer_kernels::quant::Format::all() {
+            let Some(layout) = kinfer_kernels::pack::Layout::of(format).and_then(|l| l.index()) else {
+                continue;
+            };
+            let name = layout_module(layout).unwrap();
+            for kernel in ["matvec1", "matvec8", "experts", "embed"] {
+                let kernel = format!("{kernel}_{layout}");
+                assert!(parameters(module(name, false).unwrap(), &kernel).is_some(), "{kernel}");
+                assert!(parameters(module(name, true).unwrap(), &kernel).is_some(), "{kernel}");
+            }
+            assert!(parameters(module(name, true).unwrap(), &format!("gemm_{layout}")).is_some());
+        }
+    }
+}

@@ -1,0 +1,320 @@
+//! Attention, experts, and the fused stages: a product ends with its bias and residual, and what follows q, k and v is one launch.
+
+use crate::driver::{Argument, Grid};
+use crate::ops::{activate, activate_as, arguments, expert_products, norm, norm_code, product, round_int8};
+use crate::step::Field;
+use crate::{Act, Cuda, Kv, Step, Vector, Weight};
+use kinfer_core::backend::{AttnWeights, FfnWeights, NormWeights, Scratch};
+use kinfer_core::batch::Role;
+use kinfer_core::{AttnSpec, Error, FfnSpec, NormSpec, Result};
+
+/// Query rows of a block of prompt attention: positions times heads of a group.
+const QUERIES: usize = 64;
+/// Query heads that a block of decode attention takes.
+const HEADS: usize = 8;
+
+/// Bytes of shared memory of prompt attention: queries, keys and values in bf16, rows padded by 16 bytes.
+pub(crate) fn prompt_shared(dim: usize) -> u32 {
+    ((QUERIES + 2 * kinfer_core::batch::BLOCK_LEN) * (dim + 8) * 2) as u32
+}
+
+/// `Rows` of `kernels/cuda/attention.cu`.
+#[derive(Clone, Copy)]
+#[repr(C)]
+struct Rows {
+    positions: u64,
+    tables: u64,
+}
+
+/// `Turn` of `attention.cu`.
+#[derive(Clone, Copy)]
+#[repr(C)]
+struct Turn {
+    q_norm: u64,
+    k_norm: u64,
+    cosines: u64,
+    sines: u64,
+    eps: f32,
+    half: i32,
+}
+
+/// `Attend` of `attention.cu`.
+#[derive(Clone, Copy)]
+#[repr(C)]
+struct Attend {
+    qkv: u64,
+    heads: i32,
+    group: i32,
+    scale: f32,
+    cap: f32,
+    window: i32,
+    pad: i32,
+}
+
+fn rows(step: &Step) -> Rows {
+    Rows { positions: step.field(Field::Positions), tables: step.field(Field::Tables) }
+}
+
+pub(crate) fn kv_write(
+    cuda: &Cuda,
+    step: &Step,
+    kv: &Kv,
+    layer: usize,
+    spec: &AttnSpec,
+    qkv: &Act,
+) -> Result<()> {
+    let cache = kv.cache(layer, spec, step.blocks());
+    let (from, heads, rows) = (qkv.floats(), spec.heads as i32, rows(step));
+    let grid = Grid::new(spec.kv_heads, qkv.rows(), 32);
+    // SAFETY: the batch was checked: every position has a block of the cache.
+    unsafe { cuda.launch(step, &cuda.kernels.kv_write, grid, arguments![from, heads, rows, cache]) }
+}
+
+pub(crate) fn attend(
+    cuda: &Cuda,
+    step: &Step,
+    kv: &Kv,
+    layer: usize,
+    spec: &AttnSpec,
+    qkv: &Act,
+    out: &mut Act,
+) -> Result<()> {
+    let AttnSpec { heads, kv_heads, head_dim, scale, window, softcap, rope: _, norm: _ } = *spec;
+    out.shape(qkv.rows(), spec.q_dim())?;
+    let group = heads / kv_heads;
+    let cache = kv.cache(layer, spec, step.blocks());
+    let attend = Attend {
+        qkv: qkv.floats(),
+        heads: heads as i32,
+        group: group as i32,
+        scale,
+        cap: softcap.unwrap_or(0.0),
+        // A window longer than every position that fits 31 bits is none.
+        window: window.and_then(|w| i32::try_from(w).ok()).unwrap_or(0),
+        pad: 0,
+    };
+    let rows = rows(step);
+    // Merging rounds, where heads are whole blocks; the rest is left to the product.
+    let to = out.out(step.roles_of(qkv.rows()).1)?;
+    let mut all_rounded = head_dim.is_multiple_of(32);
+    for (role, range) in step.runs() {
+        let on_tiles = match &cuda.kernels.attend_prompt {
+            Some(kernels) if role == Role::Prompt && group <= QUERIES => {
+                kernels.iter().find(|k| head_dim <= k.0)
+            }
+            _ => None,
+        };
+        if let Some((dim, kernel)) = on_tiles {
+            all_rounded = false;
+            let (first, count, out) = (range.start as i32, range.len() as i32, to.floats);
+            let shared = prompt_shared(*dim);
+            let grid = Grid { shared, ..Grid::new(range.len().div_ceil(QUERIES / group), kv_heads, 128) };
+            // SAFETY: the run's rows follow each other, and their keys are in the cache.
+            unsafe { cuda.launch(step, kernel, grid, arguments![attend, rows, cache, first, count, out])? };
+            continue;
+        }
+        decode(cuda, step, attend, rows, cache, to, range, kv_heads, head_dim)?;
+    }
+    out.set_rounded(all_rounded);
+    Ok(())
+}
+
+/// Attention over partitions of the keys, as many rows at a time as there is room for partial results.
+#[allow(clippy::too_many_arguments)]
+fn decode(
+    cuda: &Cuda,
+    step: &Step,
+    attend: Attend,
+    rows: Rows,
+    cache: crate::kv::Cache,
+    to: crate::act::Out,
+    range: std::ops::Range<usize>,
+    kv_heads: usize,
+    head_dim: usize,
+) -> Result<()> {
+    let partitions = step.partitions;
+    let per_row = attend.heads as usize * partitions * (head_dim + 2);
+    let at_once = (step.partial_floats / per_row.max(1)).clamp(1, 65535);
+    let (partials, count, dim) = (step.partials.pointer(), partitions as i32, head_dim as i32);
+    let sets = (attend.group as usize).div_ceil(HEADS);
+    for first in range.clone().step_by(at_once) {
+        let n = at_once.min(range.end - first);
+        let first = first as i32;
+        let grid =
+            Grid { blocks: (partitions as u32, (kv_heads * sets) as u32, n as u32), threads: 128, shared: 0 };
+        let merge = Grid::new(attend.heads as usize, n, head_dim.next_multiple_of(32));
+        // SAFETY: the rows' keys are in the cache, and the partial results of `n` rows fit.
+        unsafe {
+            let kernels = &cuda.kernels;
+            cuda.launch(
+                step,
+                &kernels.attend_partition,
+                grid,
+                arguments![attend, rows, cache, first, partials],
+            )?;
+            let arguments = arguments![attend, rows, dim, first, partials, count, to];
+            cuda.launch(step, &kernels.attend_merge, merge, arguments)?;
+        }
+    }
+    Ok(())
+}
+
+/// What a block reads: the norm of `x`, or `x` itself.
+fn input<'a>(
+    cuda: &Cuda,
+    step: &Step,
+    spec: NormSpec,
+    w: Option<&NormWeights<Cuda>>,
+    x: &'a Act,
+    normed: &'a mut Act,
+) -> Result<&'a Act> {
+    match w {
+        Some(w) => norm(cuda, step, x, spec, &w.weight, w.bias.as_ref(), normed).map(|()| &*normed),
+        None => Ok(x),
+    }
+}
+
+pub(crate) fn attn_in(
+    cuda: &Cuda,
+    step: &Step,
+    spec: &AttnSpec,
+    w: &AttnWeights<Cuda>,
+    kv: &mut Kv,
+    layer: usize,
+    s: &mut Scratch<Cuda>,
+) -> Result<()> {
+    let AttnSpec { heads, kv_heads, head_dim, rope, norm: block_norm, scale: _, window: _, softcap: _ } =
+        spec;
+    let AttnWeights { norm: input_norm, qkv, qkv_bias, q_norm, k_norm, out: _, out_bias: _, post_norm: _ } =
+        w;
+    let x = input(cuda, step, *block_norm, input_norm.as_ref(), &s.x, &mut s.norm)?;
+    s.qkv.shape(x.rows(), qkv.rows)?;
+    product(cuda, step, qkv, x, &mut s.qkv, qkv_bias.as_ref(), false)?;
+    // Norms over all heads together come first.
+    let (q_dim, kv_dim) = (spec.q_dim(), spec.kv_dim());
+    let (mut by_head, cols) = ([0, 0], [0..q_dim, q_dim..q_dim + kv_dim]);
+    for ((weight, to), cols) in [q_norm, k_norm].into_iter().zip(&mut by_head).zip(cols) {
+        match weight {
+            Some(weight) if weight.len == *head_dim => *to = weight.data.pointer(),
+            Some(weight) => crate::ops::norm_heads(cuda, step, &mut s.qkv, cols, weight, block_norm.eps)?,
+            None => {}
+        }
+    }
+    let (cosines, sines, half) = match rope {
+        Some(rope) => step.rope(*rope)?,
+        None => (0, 0, 0),
+    };
+    let [q_norm, k_norm] = by_head;
+    let turn = Turn { q_norm, k_norm, cosines, sines, eps: block_norm.eps, half };
+    let cache = kv.cache(layer, spec, step.blocks());
+    let (at, query_heads, rows) = (s.qkv.floats(), *heads as i32, rows(step));
+    s.qkv.set_rounded(false);
+    let grid = Grid::new(heads + 2 * kv_heads, s.qkv.rows(), 32);
+    // SAFETY: heads are at most 256 wide, which making a step checked; every position has a block of the cache.
+    unsafe {
+        cuda.launch(step, &cuda.kernels.qkv_finish, grid, arguments![at, query_heads, turn, rows, cache])
+    }
+}
+
+/// What a block's last product reads.
+pub(crate) enum From {
+    Attention,
+    Hidden,
+}
+
+/// The end of a block: `s.x += norm(weight * from + bias)`.
+#[allow(clippy::too_many_arguments)]
+pub(crate) fn residual(
+    cuda: &Cuda,
+    step: &Step,
+    weight: &Weight,
+    s: &mut Scratch<Cuda>,
+    from: From,
+    bias: Option<&Vector>,
+    spec: NormSpec,
+    post_norm: Option<&NormWeights<Cuda>>,
+) -> Result<()> {
+    let Scratch { x, proj, attn, hidden, .. } = s;
+    let from = match from {
+        From::Attention => attn,
+        From::Hidden => hidden,
+    };
+    let Some(w) = post_norm else { return product(cuda, step, weight, from, x, bias, true) };
+    proj.shape(from.rows(), weight.rows)?;
+    product(cuda, step, weight, from, proj, bias, false)?;
+    add_norm(cuda, step, spec, w, proj, x)
+}
+
+/// `x += norm(y)`.
+fn add_norm(
+    cuda: &Cuda,
+    step: &Step,
+    spec: NormSpec,
+    w: &NormWeights<Cuda>,
+    y: &Act,
+    x: &mut Act,
+) -> Result<()> {
+    x.set_rounded(false);
+    let ((kind, eps), from, weight) = (norm_code(spec), y.floats(), w.weight.data.pointer());
+    let bias = w.bias.as_ref().map_or(0, |b| b.data.pointer());
+    let (to, width) = (x.floats(), x.width() as i32);
+    let grid = Grid::new(x.rows(), 1, 256);
+    // SAFETY: both have these rows, and the weight their width.
+    unsafe {
+        cuda.launch(step, &cuda.kernels.add_norm, grid, arguments![from, kind, eps, weight, bias, to, width])
+    }
+}
+
+pub(crate) fn ffn(
+    cuda: &Cuda,
+    step: &Step,
+    spec: &FfnSpec,
+    w: &FfnWeights<Cuda>,
+    s: &mut Scratch<Cuda>,
+) -> Result<()> {
+    let FfnSpec { hidden, gated, act, norm: block_norm, experts: _ } = *spec;
+    let FfnWeights { norm: input_norm, gate_up, gate_up_bias, down, down_bias, post_norm } = w;
+    let x = input(cuda, step, block_norm, input_norm.as_ref(), &s.x, &mut s.norm)?;
+    let up = if gated { &mut s.gate_up } else { &mut s.hidden };
+    up.shape(x.rows(), gate_up.rows)?;
+    product(cuda, step, gate_up, x, up, gate_up_bias.as_ref(), false)?;
+    let from = up.floats();
+    s.hidden.shape(x.rows(), hidden)?;
+    activate(cuda, step, act, from, gated, &mut s.hidden)?;
+    residual(cuda, step, down, s, From::Hidden, down_bias.as_ref(), block_norm, post_norm.as_ref())
+}
+
+pub(crate) fn experts(
+    cuda: &Cuda,
+    step: &mut Step,
+    spec: &FfnSpec,
+    w: &[[Weight; 2]],
+    x: &Act,
+    out: &mut Act,
+) -> Result<()> {
+    let FfnSpec { hidden, gated, act, norm: _, experts } = *spec;
+    let mut mixture = step.mixture.take();
+    let (Some(m), Some(spec)) = (&mut mixture, experts) else {
+        return Err(Error::Batch("a model without experts mixes them".into()));
+    };
+    let step_ref = &*step;
+    let mixed = (|| {
+        let (n, used) = (x.rows() * spec.used, spec.used as i32);
+        let (chosen, generated) = (m.chosen.pointer(), m.generated.pointer());
+        round_int8(cuda, step_ref, x, generated, &mut m.input)?;
+        m.up.shape(n, if gated { 2 * hidden } else { hidden })?;
+        expert_products(cuda, step_ref, w, 0, chosen, used, &m.input, &m.up)?;
+        m.hidden.shape(n, hidden)?;
+        activate_as(cuda, step_ref, act, m.up.floats(), gated, &mut m.hidden, generated)?;
+        m.down.shape(n, x.width())?;
+        expert_products(cuda, step_ref, w, 1, chosen, 1, &m.hidden, &m.down)?;
+        out.shape(x.rows(), x.width())?;
+        let (from, weights, to, width) =
+            (m.down.floats(), m.weights.pointer(), out.floats(), x.width() as i32);
+        let grid = Grid::new(x.rows(), 1, 256);
+        // SAFETY: the buffers have these rows.
+        unsafe { cuda.launch(step_ref, &cuda.kernels.mix, grid, arguments![from, weights, used, to, width]) }
+    })();
+    step.mixture = mixture;
+    mixed
+}

@@ -1,0 +1,324 @@
+//! The state of a step: where its rows stand, on the device and here, and the recorded graphs.
+
+use crate::act::Act;
+use crate::driver::{Buffer, Function, Gpu, Graph, Pinned};
+use crate::kv::MAX_HEAD_DIM;
+use kinfer_core::batch::Role;
+use kinfer_core::{Batch, Error, ModelSpec, Result, RopeSpec, Run};
+use std::cell::Cell;
+use std::collections::HashMap;
+use std::ops::Range;
+use std::sync::Arc;
+
+/// Keys of a partition of decode attention, as in `attention.cu`.
+pub(crate) const PARTITION: usize = 256;
+/// Floats of partial attention results at most, where more than a row's are needed.
+const PARTIALS: usize = 16 << 20;
+
+/// Positions, block tables, rotary tables and scratch of a step.
+pub struct Step {
+    gpu: Arc<Gpu>,
+    max_rows: usize,
+    /// What of the batch is on the device: `Field`s of `max_rows` numbers, then the block tables.
+    numbers: Buffer,
+    staging: Pinned,
+    block_capacity: usize,
+    rows: usize,
+    runs: Vec<Run>,
+    roles: Vec<Role>,
+    output_roles: Vec<Role>,
+    /// Partitions that the longest sequence has, rounded up to a power of two: the grid of decode attention, and so of a graph.
+    pub(crate) partitions: usize,
+    ropes: Vec<Rope>,
+    pub(crate) partials: Buffer,
+    pub(crate) partial_floats: usize,
+    pub(crate) mixture: Option<Mixture>,
+    host: Vec<f32>,
+    pub(crate) mode: Cell<Mode>,
+    graphs: HashMap<Key, Option<Graph>>,
+    key: Option<Key>,
+    rope_table: Function,
+    /// Whether steps of generated rows are recorded.
+    record: bool,
+}
+
+/// What becomes of a launch.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Mode {
+    /// It is put on the stream.
+    Launch,
+    /// It is recorded.
+    Record,
+    /// It is in the graph that will be launched when the step is read.
+    Replay,
+}
+
+/// Steps that launch the same work: generated rows only, one to a sequence, all of which are read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+struct Key {
+    rows: usize,
+    partitions: usize,
+}
+
+/// A rotary table: frequencies, and cosines and sines of the step's rows.
+struct Rope {
+    spec: RopeSpec,
+    frequencies: Buffer,
+    cosines: Buffer,
+    sines: Buffer,
+}
+
+/// Buffers for rows on their way through experts.
+pub(crate) struct Mixture {
+    /// Experts of each row, `[rows, used]`, and their weights.
+    pub chosen: Buffer,
+    pub weights: Buffer,
+    /// `Role::Generated` for `rows * used` rows: experts are multiplied in 8 bits.
+    pub generated: Buffer,
+    pub input: Act,
+    pub up: Act,
+    pub hidden: Act,
+    pub down: Act,
+}
+
+/// The per-row arrays of a step.
+#[derive(Clone, Copy)]
+pub(crate) enum Field {
+    Tokens,
+    Positions,
+    /// First entry of the row's block table.
+    Tables,
+    Roles,
+    Outputs,
+    OutputRoles,
+}
+const FIELDS: usize = 6;
+
+impl Step {
+    pub(crate) fn new(
+        gpu: &Arc<Gpu>,
+        spec: &ModelSpec,
+        rows: usize,
+        blocks: usize,
+        record: bool,
+    ) -> Result<Step> {
+        let attn = || spec.layers.iter().map(|l| &l.attn);
+        if let Some(wide) = attn().find(|a| a.head_dim > MAX_HEAD_DIM) {
+            return Err(Error::Unsupported {
+                what: format!("heads of {} elements on CUDA", wide.head_dim),
+                supported: format!("up to {MAX_HEAD_DIM}; `--device cpu` has no limit"),
+            });
+        }
+        let per_partition = attn().map(|a| a.heads * (a.head_dim + 2)).max().unwrap_or(0);
+        let per_row =
+            per_partition * (blocks * kinfer_core::batch::BLOCK_LEN).div_ceil(PARTITION).next_power_of_two();
+        let partial_floats = per_row.max((rows * per_row).min(PARTIALS));
+        let block_capacity = blocks + rows;
+        let numbers = FIELDS * rows + block_capacity;
+        Ok(Step {
+            max_rows: rows,
+            numbers: gpu.alloc(4 * numbers, "the step")?,
+            staging: gpu.pinned(4 * numbers)?,
+            block_capacity,
+            rows: 0,
+            runs: Vec::new(),
+            roles: Vec::new(),
+            output_roles: Vec::new(),
+            partitions: 1,
+            ropes: Vec::new(),
+            partials: gpu.alloc(4 * partial_floats, "attention")?,
+            partial_floats,
+            mixture: Mixture::new(gpu, spec, rows)?,
+            host: Vec::new(),
+            mode: Cell::new(Mode::Launch),
+            graphs: HashMap::new(),
+            key: None,
+            rope_table: gpu.function("rows", "rope_table")?,
+            record,
+            gpu: gpu.clone(),
+        })
+    }
+
+    /// Takes over a batch. Returns whether its rotary tables have to be computed.
+    pub(crate) fn begin(&mut self, ropes: &[RopeSpec], batch: &Batch, tensor_cores: bool) -> Result<()> {
+        // A step that failed while it was recorded leaves a recording behind.
+        if self.mode.replace(Mode::Launch) == Mode::Record {
+            drop(self.gpu.end_capture());
+        }
+        self.gpu.current()?;
+        self.rows = batch.rows();
+        self.runs.clone_from(&batch.runs);
+        self.roles.clear();
+        for run in &batch.runs {
+            let role = if tensor_cores { run.role } else { Role::Generated };
+            self.roles.extend(std::iter::repeat_n(role, run.rows.len()));
+        }
+        self.output_roles.clear();
+        self.output_roles.extend(batch.outputs.iter().map(|&r| self.roles[r as usize]));
+        let longest = batch.runs.iter().map(|r| r.start + r.rows.len()).max().unwrap_or(1);
+        self.partitions = longest.div_ceil(PARTITION).next_power_of_two();
+        self.upload(batch)?;
+        self.make_ropes(ropes)?;
+
+        let single = batch.runs.iter().all(|r| r.rows.len() == 1 && r.role == Role::Generated);
+        let all_read = batch.outputs.len() == self.rows;
+        self.key = (self.record && single && all_read)
+            .then_some(Key { rows: self.rows, partitions: self.partitions });
+        if let Some(key) = self.key {
+            // The first step of its kind allocates and loads kernels; the second one is recorded, the later ones replay it.
+            match self.graphs.get(&key) {
+                None => {}
+                Some(None) => {
+                    self.gpu.begin_capture()?;
+                    self.mode.set(Mode::Record);
+                }
+                Some(Some(_)) => self.mode.set(Mode::Replay),
+            }
+        }
+        Ok(())
+    }
+
+    fn upload(&mut self, batch: &Batch) -> Result<()> {
+        if batch.blocks.len() > self.block_capacity {
+            self.block_capacity = batch.blocks.len().next_power_of_two();
+            let bytes = 4 * (FIELDS * self.max_rows + self.block_capacity);
+            self.numbers = self.gpu.alloc(bytes, "the step")?;
+            self.staging = self.gpu.pinned(bytes)?;
+            self.graphs.clear();
+        }
+        let rows = self.max_rows;
+        let bytes = 4 * (FIELDS * rows + batch.blocks.len());
+        // The last step was waited for when it was read, or it is now: its copy must not find these numbers.
+        self.gpu.synchronize()?;
+        let staging = self.staging.bytes();
+        let mut put = |field: usize, i: usize, value: u32| {
+            let at = 4 * (field * rows + i);
+            staging[at..at + 4].copy_from_slice(&value.to_le_bytes());
+        };
+        let role = |role: &Role| u32::from(*role == Role::Generated);
+        for (i, &token) in batch.tokens.iter().enumerate() {
+            put(Field::Tokens as usize, i, token);
+        }
+        for run in &batch.runs {
+            for (i, row) in run.rows.clone().enumerate() {
+                put(Field::Positions as usize, row, (run.start + i) as u32);
+                put(Field::Tables as usize, row, run.blocks.start as u32);
+            }
+        }
+        self.roles.iter().enumerate().for_each(|(i, r)| put(Field::Roles as usize, i, role(r)));
+        batch.outputs.iter().enumerate().for_each(|(i, &r)| put(Field::Outputs as usize, i, r));
+        self.output_roles.iter().enumerate().for_each(|(i, r)| put(Field::OutputRoles as usize, i, role(r)));
+        batch.blocks.iter().enumerate().for_each(|(i, &b)| put(FIELDS, i, b));
+        // SAFETY: the staging is written again after the wait above.
+        unsafe { self.numbers.write_from(0, &self.staging, bytes) }
+    }
+
+    fn make_ropes(&mut self, specs: &[RopeSpec]) -> Result<()> {
+        if self.ropes.iter().map(|r| &r.spec).eq(specs) {
+            return Ok(());
+        }
+        self.graphs.clear();
+        self.ropes.clear();
+        for spec in specs {
+            let table = || self.gpu.alloc(4 * self.max_rows * spec.inv_freq.len(), "rotary tables");
+            self.ropes.push(Rope {
+                frequencies: self.gpu.upload(&spec.inv_freq, "rotary tables")?,
+                cosines: table()?,
+                sines: table()?,
+                spec: spec.clone(),
+            });
+        }
+        Ok(())
+    }
+
+    /// Frequencies, their number and magnitude, and where cosines and sines go, of each rotary table; and the kernel.
+    pub(crate) fn rope_tables(&self) -> (&Function, impl Iterator<Item = (u64, i32, f32, u64, u64)>) {
+        let tables = self.ropes.iter().map(|r| {
+            let (half, magnitude) = (r.spec.inv_freq.len() as i32, r.spec.magnitude);
+            (r.frequencies.pointer(), half, magnitude, r.cosines.pointer(), r.sines.pointer())
+        });
+        (&self.rope_table, tables)
+    }
+
+    /// Cosines, sines and their number per row.
+    pub(crate) fn rope(&self, i: usize) -> Result<(u64, u64, i32)> {
+        let rope = self.ropes.get(i).ok_or_else(|| Error::Batch(format!("there is no rotary table {i}")))?;
+        Ok((rope.cosines.pointer(), rope.sines.pointer(), rope.spec.inv_freq.len() as i32))
+    }
+
+    /// An array on the device.
+    pub(crate) fn field(&self, field: Field) -> u64 {
+        self.numbers.pointer() + 4 * (field as usize * self.max_rows) as u64
+    }
+
+    /// The block tables on the device.
+    pub(crate) fn blocks(&self) -> u64 {
+        self.numbers.pointer() + 4 * (FIELDS * self.max_rows) as u64
+    }
+
+    pub(crate) fn rows(&self) -> usize {
+        self.rows
+    }
+
+    /// Number of output rows.
+    pub(crate) fn outputs(&self) -> usize {
+        self.output_roles.len()
+    }
+
+    /// Runs with the role that their rows count as.
+    pub(crate) fn runs(&self) -> impl Iterator<Item = (Role, Range<usize>)> {
+        self.runs.iter().map(|r| (self.roles[r.rows.start], r.rows.clone()))
+    }
+
+    /// Roles of `rows` rows, here and on the device: all rows of the step, or its output rows.
+    pub(crate) fn roles_of(&self, rows: usize) -> (&[Role], u64) {
+        match rows == self.roles.len() {
+            true => (&self.roles, self.field(Field::Roles)),
+            false => (&self.output_roles, self.field(Field::OutputRoles)),
+        }
+    }
+
+    /// Ends what was recorded, launches it, and copies `x` here.
+    pub(crate) fn read(&mut self, x: &Act) -> Result<&[f32]> {
+        let mode = self.mode.replace(Mode::Launch);
+        if let Some(key) = self.key.take() {
+            match mode {
+                Mode::Launch => {
+                    self.graphs.insert(key, None);
+                }
+                Mode::Record => {
+                    let graph = self.gpu.end_capture()?;
+                    graph.launch()?;
+                    self.graphs.insert(key, Some(graph));
+                }
+                Mode::Replay => {
+                    if let Some(Some(graph)) = self.graphs.get(&key) {
+                        graph.launch()?;
+                    }
+                }
+            }
+        }
+        self.host.resize(x.rows() * x.width(), 0.0);
+        x.read(&mut self.host)?;
+        Ok(&self.host)
+    }
+}
+
+impl Mixture {
+    fn new(gpu: &Arc<Gpu>, spec: &ModelSpec, rows: usize) -> Result<Option<Mixture>> {
+        let mixtures = || spec.layers.iter().filter_map(|l| l.ffn.experts.map(|e| (e, &l.ffn)));
+        let Some(used) = mixtures().map(|(e, _)| e.used).max() else { return Ok(None) };
+        let up = mixtures().map(|(_, f)| f.up_dim()).max().unwrap_or(0);
+        let hidden = mixtures().map(|(_, f)| f.hidden).max().unwrap_or(0);
+        let n = rows * used;
+        Ok(Some(Mixture {
+            chosen: gpu.alloc(4 * n, "experts")?,
+            weights: gpu.alloc(4 * n, "experts")?,
+            generated: gpu.upload(&vec![1u32; n.max(rows)], "experts")?,
+            input: Act::new(gpu, rows, spec.dim)?,
+            up: Act::new(gpu, n, up)?,
+            hidden: Act::new(gpu, n, hidden)?,
+            down: Act::new(gpu, n, spec.dim)?,
+        }))
+    }
+}

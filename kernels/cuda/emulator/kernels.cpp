@@ -1,0 +1,28 @@
+// All kernels, compiled for the emulator.
+#define CUDA_EMULATED 1
+#include "../gemm.cuh"
+#include "../packed.cuh"
+namespace quantised {
+#include "../quantised.cu"
+#define EMULATED(L) \
+  INSTANCES(L) EMULATE(matvec1_##L) EMULATE(matvec8_##L) EMULATE(experts_##L) EMULATE(embed_##L) EMULATE(gemm_##L)
+EMULATED(7) EMULATED(8) EMULATED(9)
+#ifndef EMULATE_FEW // those with a planted mistake are tried on K-quants only
+EMULATED(0) EMULATED(1) EMULATED(2) EMULATED(3) EMULATED(4) EMULATED(5) EMULATED(6) EMULATED(10) EMULATED(11) EMULATED(12)
+EMULATED(13) EMULATED(14) EMULATED(15) EMULATED(16) EMULATED(17) EMULATED(18) EMULATED(19)
+#endif
+} // namespace quantised
+namespace floats {
+#include "../floats.cu"
+EMULATE(float_matvec) EMULATE(float_experts) EMULATE(float_embed) EMULATE(float_gemm)
+} // namespace floats
+namespace rows {
+#include "../rows.cu"
+EMULATE(norm_rows) EMULATE(round_rows) EMULATE(add_norm) EMULATE(norm_heads) EMULATE(rope_table) EMULATE(rope_rows) EMULATE(activate)
+EMULATE(add_rows) EMULATE(add_bias) EMULATE(add_positions) EMULATE(gather_rows) EMULATE(softcap) EMULATE(route) EMULATE(mix)
+} // namespace rows
+namespace attention {
+#include "../attention.cu"
+EMULATE(kv_write) EMULATE(qkv_finish) EMULATE(attend_partition) EMULATE(attend_merge)
+EMULATE(attend_prompt_64) EMULATE(attend_prompt_128) EMULATE(attend_prompt_256)
+} // namespace attention

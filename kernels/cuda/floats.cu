@@ -1,0 +1,104 @@
+// Products with float weights (F32, F16, BF16), stored row after row, rows padded with zeros to a multiple of 32 columns.
+#include "gemm.cuh"
+
+enum Float : int { F32 = 0, F16 = 1, BF16 = 2 };
+
+struct FloatProduct {
+  const void *w;
+  const void *x;     // float [rows of x, width], or bf16 [rows of x, columns] for the tensor cores
+  float *y;          // [rows of x, stride], of which this weight has `rows` columns
+  const float *bias; // [rows], or null
+  int kind;          // enum Float
+  int width;         // columns of W and of float x
+  int columns;       // of bf16 x, padded
+  int rows;          // of W
+  int stride;        // of y
+  int n;             // rows of x
+  int add;           // y += instead of y =
+};
+
+template <int KIND> __device__ __forceinline__ float weight(const void *w, size_t i) {
+  if (KIND == F32) return static_cast<const float *>(w)[i];
+  const uint16_t bits = static_cast<const uint16_t *>(w)[i];
+  return KIND == F16 ? f16_value(bits) : bf16_value(bits);
+}
+
+// A warp has a row of W and `n` rows of x, at most eight. Grid (chunks of 8 rows of x, rows of W / 8). Bound: the weight's bytes.
+template <int KIND>
+__device__ __forceinline__ void matvec(const FloatProduct &p, const void *w, const float *x, float *y, int n) {
+  const int lane = threadIdx.x & 31, row = blockIdx.y * 8 + (threadIdx.x >> 5);
+  if (row >= p.rows) return;
+  const size_t stride = (p.width + 31) / 32 * 32;
+  float acc[8] = {};
+#pragma unroll 4
+  for (int k = lane; k < p.width; k += 32) {
+    const float v = weight<KIND>(w, row * stride + k);
+#pragma unroll
+    for (int t = 0; t < 8; t++)
+      if (t < n) acc[t] = fmaf(v, x[(size_t)t * p.width + k], acc[t]);
+  }
+#pragma unroll
+  for (int t = 0; t < 8; t++) {
+    if (t >= n) break;
+    const float sum = warp_sum(acc[t]) + (p.bias ? p.bias[row] : 0.f);
+    float *out = y + (size_t)t * p.stride + row;
+    if (lane == 0) *out = p.add ? *out + sum : sum;
+  }
+}
+
+__device__ __forceinline__ void matvec(const FloatProduct &p, const void *w, int x_row, int y_row, int n) {
+  const float *x = static_cast<const float *>(p.x) + (size_t)x_row * p.width;
+  float *y = p.y + (size_t)y_row * p.stride;
+  if (p.kind == F32) matvec<F32>(p, w, x, y, n);
+  else if (p.kind == F16) matvec<F16>(p, w, x, y, n);
+  else matvec<BF16>(p, w, x, y, n);
+}
+
+KERNEL __launch_bounds__(256) float_matvec(const FloatProduct p) {
+  const int first = blockIdx.x * 8;
+  matvec(p, p.w, first, first, min(8, p.n - first));
+}
+
+struct Experts {
+  const void *w[256];
+};
+// y[i] = W[chosen[i]] x[i / per_row]. Grid (chosen, rows of W / 8).
+KERNEL __launch_bounds__(256) float_experts(const FloatProduct p, const Experts experts, const uint32_t *chosen, int per_row) {
+  matvec(p, experts.w[chosen[blockIdx.x]], blockIdx.x / per_row, blockIdx.x, 1);
+}
+
+// out[i] = scale * W[tokens[i]]. Grid: rows.
+KERNEL float_embed(const void *w, int kind, const uint32_t *tokens, float scale, float *out, int width) {
+  const size_t from = (size_t)tokens[blockIdx.x] * ((width + 31) / 32 * 32);
+  for (int k = threadIdx.x; k < width; k += blockDim.x) {
+    const float v = kind == F32 ? weight<F32>(w, from + k) : kind == F16 ? weight<F16>(w, from + k) : weight<BF16>(w, from + k);
+    out[(size_t)blockIdx.x * width + k] = scale * v;
+  }
+}
+
+#ifdef TENSOR_CORES
+// The tile of gemm.cuh for 16-bit weights; those in f16 lose three bits, as many as X does.
+struct HalfTile {
+  uint4 v[2];
+  bool f16;
+  __device__ __forceinline__ void load(const FloatProduct &p, int group, int block, int row, int half) {
+    const size_t stride = (p.width + 31) / 32 * 32;
+    const int r = min(group * 16 + row, p.rows - 1);
+    f16 = p.kind == F16;
+    v[0] = v[1] = uint4();
+    // X is padded to 64 columns, W to 32.
+    if (32 * block >= stride) return;
+    const uint4 *from = reinterpret_cast<const uint4 *>(static_cast<const uint16_t *>(p.w) + r * stride + 32 * block + 16 * half);
+    v[0] = from[0];
+    v[1] = from[1];
+  }
+  __device__ __forceinline__ void store(uint32_t (&to)[8], int, int) const {
+    to[0] = v[0].x; to[1] = v[0].y; to[2] = v[0].z; to[3] = v[0].w;
+    to[4] = v[1].x; to[5] = v[1].y; to[6] = v[1].z; to[7] = v[1].w;
+    if (!f16) return;
+#pragma unroll
+    for (int i = 0; i < 8; i++) to[i] = bf16_pair(f16_value((uint16_t)to[i]), f16_value((uint16_t)(to[i] >> 16)));
+  }
+};
+KERNEL __launch_bounds__(256) float_gemm(const FloatProduct p) { gemm<HalfTile>(p); }
+#endif

@@ -1,0 +1,275 @@
+//! The CUDA backend kernel by kernel and on whole models, on a GPU or on the emulator: `tests/gpu/ladder` runs this.
+#![cfg(feature = "gpu-tests")]
+
+mod common;
+
+use common::Random;
+use kinfer::{Device, KvType, LoadOptions, Model};
+use kinfer_candle::Candle;
+use kinfer_core::backend::{Matrix, RowOrder};
+use kinfer_core::{
+    Activation, AttnSpec, Backend, Batch, ExpertSpec, FfnSpec, Format, KvTypes, LayerSpec, ModelSpec,
+    NormKind, NormSpec, Role, RunnerLimits,
+};
+use kinfer_cuda::{Cuda, Options};
+use kinfer_models::synthetic::Blocks;
+
+const NORM: NormSpec = NormSpec { kind: NormKind::Rms, eps: 1e-6 };
+
+/// A model of one layer, which says how large a step's buffers are.
+fn spec(vocab: usize, dim: usize, heads: usize, head_dim: usize, experts: Option<ExpertSpec>) -> ModelSpec {
+    let attn = AttnSpec {
+        heads,
+        kv_heads: 1,
+        head_dim,
+        scale: 1.0 / (head_dim as f32).sqrt(),
+        window: None,
+        softcap: None,
+        rope: None,
+        norm: NORM,
+    };
+    let ffn = FfnSpec { hidden: 256, gated: true, act: Activation::Silu, norm: NORM, experts };
+    ModelSpec {
+        arch: "test".into(),
+        vocab,
+        dim,
+        context: 4096,
+        embed_scale: 1.0,
+        norm: NORM,
+        logit_softcap: None,
+        ropes: Vec::new(),
+        long: None,
+        layers: vec![LayerSpec { attn, ffn, parallel: false }],
+    }
+}
+
+/// A random stored matrix.
+struct Stored {
+    format: Format,
+    rows: usize,
+    cols: usize,
+    data: Vec<u8>,
+}
+
+impl Stored {
+    fn new(format: Format, rows: usize, cols: usize, seed: u64) -> Stored {
+        let mut data = vec![0; format.bytes_for(rows * cols).unwrap()];
+        Blocks::new(format, 1.0 / (cols as f32).sqrt()).fill(&mut Random::new(seed), &mut data);
+        Stored { format, rows, cols, data }
+    }
+
+    fn matrix(&self) -> Matrix<'_> {
+        let Stored { format, rows, cols, .. } = *self;
+        Matrix { name: "test", rows, cols, format, data: &self.data, order: RowOrder::AsStored }
+    }
+}
+
+/// A batch of rows of one role, token `i` in row `i`.
+fn batch(role: Role, rows: usize) -> Batch {
+    let tokens: Vec<u32> = (0..rows as u32).collect();
+    let blocks: Vec<u32> = (0..rows.div_ceil(32) as u32).collect();
+    let mut batch = Batch::default();
+    batch.push(role, &tokens, 0, &blocks, true);
+    batch
+}
+
+fn nmse(a: &[f32], b: &[f32]) -> f64 {
+    let square = |x: f64| x * x;
+    let error: f64 = a.iter().zip(b).map(|(&a, &b)| square(f64::from(a) - f64::from(b))).sum();
+    error / b.iter().map(|&b| square(f64::from(b))).sum::<f64>()
+}
+
+/// The embedded rows and their product with `weights`, of which the rows are concatenated.
+fn embed_and_multiply<B: Backend>(
+    b: &B,
+    table: &Stored,
+    weights: &[Stored],
+    role: Role,
+    n: usize,
+) -> [Vec<f32>; 2] {
+    let spec = spec(table.rows, table.cols, 1, 64, None);
+    let table = b.weight(&[table.matrix()]).unwrap();
+    let weight = b.weight(&weights.iter().map(Stored::matrix).collect::<Vec<_>>()).unwrap();
+    let rows = weights.iter().map(|w| w.rows).sum();
+    let mut step = b.step(&spec, n, n.div_ceil(32)).unwrap();
+    let (mut x, mut y) = (b.act(n, spec.dim).unwrap(), b.act(n, rows).unwrap());
+    b.begin(&mut step, &[], &batch(role, n)).unwrap();
+    b.embed(&step, &table, 1.5, &mut x).unwrap();
+    b.linear(&step, &weight, &x, &mut y).unwrap();
+    [b.read(&mut step, &x).unwrap().to_vec(), b.read(&mut step, &y).unwrap().to_vec()]
+}
+
+/// Every format through every product, with sizes that fill no group, no warp and no tile.
+#[test]
+fn products_and_embeddings_of_every_format() {
+    let cuda = Cuda::new(Options::default()).unwrap();
+    for format in Format::all() {
+        // One-level layouts have units of two blocks: an odd number of blocks leaves half of one empty.
+        let cols = if format.block_len() == 256 { 768 } else { 224 };
+        let table = Stored::new(Format::F32, 150, cols, 1);
+        let weights = [
+            Stored::new(format, 21, cols, 2),
+            Stored::new(Format::Q8_0, 9, cols, 3),
+            Stored::new(format, 130, cols, 4),
+        ];
+        for (role, n) in
+            [(Role::Generated, 1), (Role::Generated, 5), (Role::Generated, 11), (Role::Prompt, 150)]
+        {
+            let [_, got] = embed_and_multiply(&cuda, &table, &weights, role, n);
+            let [_, truth] = embed_and_multiply(&Candle::cpu(), &table, &weights, role, n);
+            let error = nmse(&got, &truth);
+            println!("{format}: {n} rows, {role:?}: NMSE {error:.1e}");
+            assert!(error < 1e-4, "{format}: {n} rows, {role:?}: NMSE {error:.1e}");
+        }
+        // A row of the table that is looked up has the bits of its definition.
+        let table = Stored::new(format, 21, cols, 5);
+        let [got, _] = embed_and_multiply(&cuda, &table, &weights, Role::Generated, 21);
+        let [truth, _] = embed_and_multiply(&Candle::cpu(), &table, &weights, Role::Generated, 21);
+        assert_eq!(got, truth, "{format}: embedding");
+    }
+}
+
+#[test]
+fn experts_of_every_format() {
+    fn mixed<B: Backend>(b: &B, format: Format, role: Role, rows: usize) -> Vec<f32> {
+        let experts = ExpertSpec { count: 5, used: 2, renormalise: true };
+        let spec = spec(64, 256, 1, 64, Some(experts));
+        let ffn = &spec.layers[0].ffn;
+        let table = b.weight(&[Stored::new(Format::F32, 64, 256, 1).matrix()]).unwrap();
+        let router = b.weight(&[Stored::new(Format::F32, 5, 256, 2).matrix()]).unwrap();
+        let expert = |i: u64| {
+            let up = [Stored::new(format, 256, 256, 10 + i), Stored::new(Format::Q8_0, 256, 256, 20 + i)];
+            let down = Stored::new(format, 256, 256, 30 + i);
+            [b.weight(&[up[0].matrix(), up[1].matrix()]).unwrap(), b.weight(&[down.matrix()]).unwrap()]
+        };
+        let weights: Vec<_> = (0..5).map(expert).collect();
+        let mut step = b.step(&spec, rows, 2).unwrap();
+        let act = |width| b.act(rows, width).unwrap();
+        let (mut x, mut logits, mut out) = (act(256), act(5), act(256));
+        b.begin(&mut step, &[], &batch(role, rows)).unwrap();
+        b.embed(&step, &table, 3.0, &mut x).unwrap();
+        b.linear(&step, &router, &x, &mut logits).unwrap();
+        b.route(&mut step, experts, &logits).unwrap();
+        b.experts(&mut step, ffn, &weights, &x, &mut out).unwrap();
+        b.read(&mut step, &out).unwrap().to_vec()
+    }
+    let cuda = Cuda::new(Options::default()).unwrap();
+    for format in Format::all() {
+        for (role, rows) in [(Role::Generated, 1), (Role::Prompt, 7)] {
+            let error = nmse(&mixed(&cuda, format, role, rows), &mixed(&Candle::cpu(), format, role, rows));
+            println!("{format}: {rows} rows, {role:?}: NMSE {error:.1e}");
+            assert!(error < 1e-3, "{format}: {rows} rows, {role:?}: NMSE {error:.1e}");
+        }
+    }
+}
+
+/// Widths of heads, numbers of heads and lengths that fill no tile; several partitions; windows and caps.
+#[test]
+fn attention_of_every_shape() {
+    /// Outputs of prompt chunks of these lengths, and of three generated rows after them.
+    fn attend<B: Backend>(b: &B, spec: &ModelSpec, kv: KvType, prompts: [usize; 2]) -> [Vec<f32>; 2] {
+        let attn = &spec.layers[0].attn;
+        let table = b.weight(&[Stored::new(Format::F32, spec.vocab, spec.dim, 1).matrix()]).unwrap();
+        let rows = prompts[0].max(prompts[1]);
+        let mut cache = b.kv(spec, 32, KvTypes { k: kv, v: kv }).unwrap();
+        let mut step = b.step(spec, rows, 32).unwrap();
+        let (mut qkv, mut out) = (b.act(rows, spec.dim).unwrap(), b.act(rows, attn.q_dim()).unwrap());
+        let blocks: Vec<u32> = (0..32).rev().collect();
+        let (mut all, mut start) = ([Vec::new(), Vec::new()], 0);
+        for n in [prompts[0], prompts[1], 1, 1, 1] {
+            let mut batch = Batch::default();
+            let tokens: Vec<u32> = (start..start + n).map(|t| (t % spec.vocab) as u32).collect();
+            let role = if n == 1 { Role::Generated } else { Role::Prompt };
+            batch.push(role, &tokens, start, &blocks[..(start + n).div_ceil(32)], true);
+            b.begin(&mut step, &[], &batch).unwrap();
+            b.embed(&step, &table, 20.0, &mut qkv).unwrap();
+            b.kv_write(&step, &mut cache, 0, attn, &qkv).unwrap();
+            b.attend(&mut step, &cache, 0, attn, &qkv, &mut out).unwrap();
+            all[role as usize].extend_from_slice(b.read(&mut step, &out).unwrap());
+            start += n;
+        }
+        all
+    }
+    let cuda = Cuda::new(Options::default()).unwrap();
+    for (heads, head_dim, window, softcap, prompts) in [
+        (1, 64, None, None, [330, 37]),
+        (3, 80, Some(70), None, [330, 37]),
+        (2, 128, None, Some(3.0), [290, 5]),
+        (9, 40, Some(300), None, [330, 7]),
+        (2, 256, None, None, [270, 3]),
+        // More heads than a tile has rows: prompts go the way of generated rows.
+        (70, 16, None, None, [40, 7]),
+    ] {
+        let mut spec = spec(61, (heads + 2) * head_dim, heads, head_dim, None);
+        (spec.layers[0].attn.window, spec.layers[0].attn.softcap) = (window, softcap);
+        for kv in [KvType::F32, KvType::F16, KvType::Bf16, KvType::Q8_0] {
+            // The reference has no 8-bit cache; its own rounding is far below these bounds.
+            let (reference, bounds) = match kv {
+                KvType::Q8_0 => (KvType::F16, [1e-3, 1e-3]),
+                _ => (kv, [1e-4, 1e-10]),
+            };
+            let got = attend(&cuda, &spec, kv, prompts);
+            let truth = attend(&Candle::cpu(), &spec, reference, prompts);
+            for (role, bound) in [(Role::Prompt, bounds[0]), (Role::Generated, bounds[1])] {
+                let error = nmse(&got[role as usize], &truth[role as usize]);
+                println!("{heads} heads of {head_dim}, {kv}, {role:?}: NMSE {error:.1e}");
+                assert!(error < bound, "{heads} heads of {head_dim}, {kv}, {role:?}: NMSE {error:.1e}");
+            }
+        }
+    }
+}
+
+/// Two real models choose the CPU backend's tokens; where two are nearly as likely, either.
+#[test]
+fn whole_models_generate_the_tokens_of_the_cpu() {
+    for (file, prompt) in [
+        ("SmolLM2-135M-Instruct.Q4_1.gguf", "The capital of France is"),
+        ("gemma-3-270m-q4_k_m.gguf", "대한민국의 수도는"),
+    ] {
+        const TOKENS: usize = 32;
+        const TIE: f32 = 0.15;
+        let load = |device| {
+            Model::load(common::model(file), LoadOptions { device, ..LoadOptions::default() }).unwrap()
+        };
+        let (cpu, cuda) = (load(Device::Cpu), load(Device::Cuda(0)));
+        let limits = RunnerLimits { rows: 32, outputs: 1, blocks: 4, context: 128, kv: KvTypes::default() };
+        let (mut on_cpu, mut on_cuda) = (cpu.runner(limits).unwrap(), cuda.runner(limits).unwrap());
+        let mut tokens = cpu.encode(prompt).unwrap();
+        let (mut start, mut equal, mut ties, mut worst) = (0, 0, 0, 0f64);
+        let best =
+            |logits: &[f32]| (0..logits.len()).max_by(|&a, &b| logits[a].total_cmp(&logits[b])).unwrap();
+        for _ in 0..TOKENS {
+            let mut batch = Batch::default();
+            batch.push(Role::Generated, &tokens[start..], start, &[3, 1, 0, 2], true);
+            let truth = on_cpu.step(&batch).unwrap().data.to_vec();
+            let logits = on_cuda.step(&batch).unwrap().data;
+            let (wanted, got) = (best(&truth), best(logits));
+            worst = worst.max(nmse(logits, &truth));
+            if wanted == got {
+                equal += 1;
+            } else {
+                let gap = truth[wanted] - truth[got];
+                assert!(gap < TIE, "{file}: token {} is {got}, not {wanted}, by {gap}", tokens.len());
+                ties += 1;
+            }
+            start = tokens.len();
+            tokens.push(wanted as u32);
+        }
+        println!("{file}: {equal} of {TOKENS} tokens equal, {ties} near-ties; logits NMSE {worst:.1e}");
+        assert!(equal >= TOKENS - 2, "{file}: {ties} near-ties");
+    }
+}
+
+#[test]
+fn what_a_gpu_cannot_do_is_said() {
+    let Err(error) = Cuda::new(Options { ordinal: 7, ..Options::default() }) else {
+        panic!("there are eight GPUs")
+    };
+    assert!(error.to_string().contains("cuda:7"), "{error}");
+    let cuda = Cuda::new(Options::default()).unwrap();
+    let types = KvTypes { k: KvType::Q4_0, v: KvType::F16 };
+    let Err(error) = cuda.kv(&spec(8, 192, 1, 64, None), 1, types) else { panic!("a q4_0 cache") };
+    assert!(error.to_string().contains("f32, f16, bf16 and q8_0"), "{error}");
+    let Err(error) = cuda.step(&spec(8, 192, 1, 512, None), 1, 1) else { panic!("heads of 512") };
+    assert!(error.to_string().contains("512"), "{error}");
+}

@@ -6,7 +6,8 @@ use std::collections::BTreeMap;
 
 /// A recipe by name, and what the user wants otherwise.
 ///
-/// A recipe has one format for most matrices. Vectors, routers and learned positions stay in F32. Of the block-quantised ones:
+/// A recipe has one format for most matrices. Vectors, routers and learned positions stay in F32, and other parts of the file, such
+/// as an image encoder, as they are. Of the block-quantised recipes:
 ///
 /// - The output head, or the embedding that takes its place, gets Q6_K (in recipes below 8 bits): its errors are the logits'.
 /// - The K mixes give more bits to what hurts most. With `n` layers, and "some" meaning the first and the last eighth and
@@ -124,9 +125,10 @@ impl Recipe {
         let mut targets = Targets::default();
         for name in source.tensors() {
             let Some(tensor) = source.tensor(name)? else { continue };
-            if tensor.shape.len() < 2 {
-                let format = if tensor.format.quant().is_some() { tensor.format } else { Format::F32 };
-                targets.formats.insert(name.into(), format);
+            let kind = Kind::of(name);
+            if tensor.shape.len() < 2 || kind == Kind::Foreign {
+                let kept = tensor.format.quant().is_some() || kind == Kind::Foreign;
+                targets.formats.insert(name.into(), if kept { tensor.format } else { Format::F32 });
                 continue;
             }
             let row = tensor.shape[tensor.shape.len() - 1];
@@ -139,7 +141,7 @@ impl Recipe {
                 targets.formats.insert(name.into(), *format);
                 continue;
             }
-            let wanted = if is_matrix(name) { self.format(name, &facts) } else { Format::F32 };
+            let wanted = if kind == Kind::Matrix { self.format(name, &facts) } else { Format::F32 };
             let format = match fits(wanted) {
                 true => wanted,
                 false => shorter(wanted).filter(|f| fits(*f)).ok_or_else(|| misfit(name, row, wanted))?,
@@ -244,13 +246,28 @@ impl Facts {
     }
 }
 
-/// Whether a tensor of two dimensions or more is one whose products a model spends its time on.
-fn is_matrix(name: &str) -> bool {
-    name.ends_with(".weight")
-        && !name.contains("norm")
-        && !name.contains("ffn_gate_inp")
-        && !name.starts_with("position_embd")
-        && (name.starts_with("blk.") || name.starts_with("token_embd") || name.starts_with("output"))
+/// What a tensor is to a recipe.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    /// Its products are what a model spends its time on.
+    Matrix,
+    /// Small, and felt everywhere: norms, routers, learned positions.
+    Sensitive,
+    /// Of another part of the file, such as an image encoder: it stays as it is.
+    Foreign,
+}
+
+impl Kind {
+    fn of(name: &str) -> Kind {
+        let own = ["blk.", "token_embd", "output", "position_embd", "rope_f"];
+        let sensitive =
+            name.contains("norm") || name.contains("ffn_gate_inp") || name.starts_with("position_embd");
+        match own.iter().any(|start| name.starts_with(start)) {
+            false => Kind::Foreign,
+            true if sensitive || !name.ends_with(".weight") => Kind::Sensitive,
+            true => Kind::Matrix,
+        }
+    }
 }
 
 /// The next better format with blocks of 32, for rows that are no multiple of 256.

@@ -9,7 +9,7 @@ const TEXT: &str = "The quick brown fox jumps over the lazy dog. The capital of 
 /// Perplexity of a text, by a model and flags of `score`.
 fn perplexity(world: &World, model: &str, flags: &[&str]) -> f64 {
     let text = world.file("text.txt", TEXT.repeat(3));
-    let args = [&["score", model, "--text", &text, "--json", "--numerics", "f32"], flags].concat();
+    let args = [&["score", model, "--text", &text, "--json"], flags].concat();
     world.run(&args).ok().json()["perplexity"].as_f64().unwrap()
 }
 

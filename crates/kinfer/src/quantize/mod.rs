@@ -7,6 +7,8 @@
 //! small beside that of what comes after it, and but where [`Options::requantize`] says otherwise.
 
 mod importance;
+#[cfg(test)]
+mod tests;
 
 pub use importance::Importance;
 

@@ -6,6 +6,7 @@
 mod common;
 
 use kinfer_candle::Candle;
+use kinfer_core::backend::RowOrder;
 use kinfer_core::batch::BLOCK_LEN;
 use kinfer_core::{
     Activation, Backend, Batch, Error, Format, KvType, LayerSpec, Model, NormKind, Role, RunnerLimits,
@@ -13,6 +14,7 @@ use kinfer_core::{
 use kinfer_cpu::{Cpu, Isa, Numerics};
 use kinfer_load::gguf::{Gguf, Value, write::Writer};
 use kinfer_models::arch::{self, ARCHITECTURES, Blueprint};
+use safetensors::{Dtype, tensor::TensorView};
 use serde_json::Value as Json;
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -113,6 +115,67 @@ impl Toy {
         Gguf::from_bytes(bytes).unwrap()
     }
 
+    /// The folder that transformers would save, its weights in two files; `None` for a model whose weights stand in another
+    /// order there.
+    fn folder(&self) -> Option<tempfile::TempDir> {
+        let tensors = self.json["safetensors"].as_object()?;
+        let folder = tempfile::tempdir().unwrap();
+        let config = serde_json::to_vec(&self.json["config"]).unwrap();
+        std::fs::write(folder.path().join("config.json"), config).unwrap();
+        let mut map = serde_json::Map::new();
+        for part in 0..2 {
+            let file = format!("model-{part}.safetensors");
+            let of_part = tensors.iter().enumerate().filter(|(i, _)| i % 2 == part);
+            let data: Vec<_> = of_part.map(|(_, (name, origin))| (name, self.origin(origin))).collect();
+            map.extend(data.iter().map(|(name, _)| ((*name).clone(), file.clone().into())));
+            let views = data.iter().map(|(name, (shape, bytes))| {
+                (name, TensorView::new(Dtype::F32, shape.clone(), bytes).unwrap())
+            });
+            safetensors::serialize_to_file(views, None, &folder.path().join(file)).unwrap();
+        }
+        let index = serde_json::to_vec(&serde_json::json!({ "weight_map": map })).unwrap();
+        std::fs::write(folder.path().join("model.safetensors.index.json"), index).unwrap();
+        Some(folder)
+    }
+
+    /// Shape and bytes of the tensor that transformers saves, whose elements are `origin`'s: see `make_toys.py`.
+    fn origin(&self, origin: &Json) -> (Vec<usize>, Vec<u8>) {
+        let (name, how) = (origin[0].as_str().unwrap(), origin[1].as_str().unwrap());
+        let shape = self.json["tensors"][name].as_array().unwrap().iter();
+        let mut shape: Vec<usize> = shape.map(|n| n.as_u64().unwrap() as usize).collect();
+        let mut values = self.weights(name, &shape);
+        match how.split_once(' ') {
+            None if how == "=" => {}
+            None if how == "+1" => values.iter_mut().for_each(|v| *v -= 1.0),
+            Some(("expert", e)) => {
+                let (e, count): (usize, usize) = (e.parse().unwrap(), shape.remove(0));
+                let len = values.len() / count;
+                values = values[e * len..(e + 1) * len].to_vec();
+            }
+            Some(("halves", dim)) => {
+                let (dim, row): (usize, usize) = (dim.parse().unwrap(), shape[1..].iter().product());
+                let order = RowOrder::AdjacentPairs { head_dim: dim, turned: dim };
+                let rows = (0..shape[0]).map(|r| order.stored_row(r));
+                values = rows.flat_map(|r| values[r * row..(r + 1) * row].to_vec()).collect();
+            }
+            _ => panic!("{how}"),
+        }
+        (shape, values.iter().flat_map(|v| v.to_le_bytes()).collect())
+    }
+
+    /// The error of the model loaded from the folder that transformers would save; `None` where its class is not read.
+    fn from_safetensors(&self) -> Result<Option<f64>, Error> {
+        let class = self.json["config"]["architectures"][0].as_str().unwrap();
+        if !kinfer_load::safetensors::classes().any(|known| known == class) {
+            return Ok(None);
+        }
+        let Some(folder) = self.folder() else { return Ok(None) };
+        let gguf = Gguf::open(folder.path()).unwrap_or_else(|e| panic!("{}: {e}", self.name));
+        let model = kinfer_models::load(cpu(Numerics::F32), &gguf, &mut |_, _| {})?;
+        let tokens = self.tokens();
+        Ok(Some(nmse(&run(&model, &tokens, tokens.len()), &self.logits())))
+    }
+
     /// The worst of three ways to compute the text on `backend`: at once, in chunks, token by token. The error, and how
     /// many positions have another likeliest token.
     fn worst<B: Backend>(&self, backend: B, format: Format) -> Result<(f64, usize), Error> {
@@ -135,9 +198,14 @@ impl Toy {
         let has_experts =
             self.json["metadata"].as_object().unwrap().keys().any(|k| k.ends_with(".expert_count"));
         let most = if has_experts { Q8_0_EXPERTS } else { Q8_0 };
+        let folder = self.from_safetensors()?;
         // The comparisons are false for NaN.
-        let right = cpu_f32 <= F32 && candle <= F32 && other == 0 && exact <= most && quantised <= most;
-        let line = format!("{cpu_f32:.1e} | {candle:.1e} | {other} | {exact:.1e} | {quantised:.1e}");
+        let right = folder.is_none_or(|error| error <= F32);
+        let right =
+            right && cpu_f32 <= F32 && candle <= F32 && other == 0 && exact <= most && quantised <= most;
+        let folder = folder.map_or("-".into(), |error| format!("{error:.1e}"));
+        let line =
+            format!("{cpu_f32:.1e} | {candle:.1e} | {other} | {exact:.1e} | {quantised:.1e} | {folder}");
         Ok((line, right))
     }
 }
@@ -212,11 +280,13 @@ fn cpu(numerics: Numerics) -> Cpu {
 
 #[test]
 fn transformers_gives_the_same_logits() {
-    println!("\n| toy | architecture | cpu f32 | candle f32 | other choices | Q8_0, f32 | Q8_0, cpu | |");
-    println!("|---|---|---|---|---|---|---|---|");
+    println!(
+        "\n| toy | architecture | cpu f32 | candle f32 | other choices | Q8_0, f32 | Q8_0, cpu | safetensors | |"
+    );
+    println!("|---|---|---|---|---|---|---|---|---|");
     let (mut passed, mut failed) = (0, 0);
     for toy in Toy::all() {
-        let (line, right) = toy.compare().unwrap_or_else(|e| (format!("{e} | | | |"), false));
+        let (line, right) = toy.compare().unwrap_or_else(|e| (format!("{e} | | | | |"), false));
         let verdict = if right { "passed" } else { "FAILED" };
         println!("| {} | {} | {line} | {verdict} |", toy.name, toy.arch());
         *if right { &mut passed } else { &mut failed } += 1;
@@ -230,6 +300,17 @@ fn every_architecture_has_a_toy() {
     let known: BTreeSet<&str> = ARCHITECTURES.iter().map(|a| a.name).collect();
     let toys = Toy::all();
     assert_eq!(toys.iter().map(Toy::arch).collect::<BTreeSet<_>>(), known);
+}
+
+#[test]
+fn every_class_of_safetensors_has_a_toy() {
+    let class = |toy: &Toy| toy.json["config"]["architectures"][0].as_str().unwrap().to_owned();
+    let toys = Toy::all();
+    let read = toys.iter().filter(|t| t.json["safetensors"].is_object() && t.name != "exaone");
+    let toys: BTreeSet<String> = read.map(class).collect();
+    for known in kinfer_load::safetensors::classes() {
+        assert!(toys.contains(known), "{known}");
+    }
 }
 
 /// A change of one detail; `None` where the model does not have it.

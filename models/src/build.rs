@@ -162,7 +162,7 @@ impl<B: Backend> Builder<'_, B> {
         })
     }
 
-    /// Router and experts; a tensor holds the matrices of all experts, one after the other.
+    /// Router and experts; a tensor holds the matrices of all experts, one after the other, or there is one for each.
     fn mixture(
         &mut self,
         names: &Names,
@@ -171,11 +171,15 @@ impl<B: Backend> Builder<'_, B> {
         spec: ExpertSpec,
         dim: usize,
     ) -> Result<MoeWeights<B>> {
-        let part = |part: &str, e: usize, rows: usize, cols: usize| Part {
-            name: weight(&name(&format!("{part}_exps"))),
-            stored: vec![spec.count, rows, cols],
-            rows: (e * rows, rows),
-            order: RowOrder::AsStored,
+        let apart = self.has(&weight(&name(&format!("{}.0", names.down))))?;
+        let part = |part: &str, e: usize, rows: usize, cols: usize| match apart {
+            true => Part::whole(&name(&format!("{part}.{e}")), rows, cols),
+            false => Part {
+                name: weight(&name(&format!("{part}_exps"))),
+                stored: vec![spec.count, rows, cols],
+                rows: (e * rows, rows),
+                order: RowOrder::AsStored,
+            },
         };
         let router = self.weight(&[Part::whole(&name("ffn_gate_inp"), spec.count, dim)])?;
         let before = self.read_per_token;
@@ -288,23 +292,30 @@ impl<B: Backend> Builder<'_, B> {
 
     /// Parts of equal width as one weight; their pages are dropped afterwards.
     fn weight(&mut self, parts: &[Part]) -> Result<B::Weight> {
-        let mut matrices = Vec::with_capacity(parts.len());
+        let (mut matrices, mut read) = (Vec::with_capacity(parts.len()), 0);
+        let mut recoded = Vec::with_capacity(parts.len());
         for part in parts {
+            let stored = self.stored(&part.name, &part.stored)?.format;
+            let (first, rows) = part.rows;
+            recoded.push(match self.source.target(&part.name).filter(|&target| target != stored) {
+                Some(target) => Some((target, self.source.recoded(&part.name, first..first + rows)?)),
+                None => None,
+            });
+        }
+        for (part, recoded) in parts.iter().zip(&recoded) {
             let tensor = self.stored(&part.name, &part.stored)?;
             let cols = part.stored[part.stored.len() - 1];
             let row_bytes = tensor.data.len() / part.all_rows();
             let (first, rows) = part.rows;
-            matrices.push(Matrix {
-                name: &part.name,
-                rows,
-                cols,
-                format: tensor.format,
-                data: &tensor.data[first * row_bytes..(first + rows) * row_bytes],
-                order: part.order,
-            });
+            let stored = &tensor.data[first * row_bytes..(first + rows) * row_bytes];
+            read += stored.len() as u64;
+            let (format, data) = match recoded {
+                Some((format, data)) => (*format, data.as_slice()),
+                None => (tensor.format, stored),
+            };
+            matrices.push(Matrix { name: &part.name, rows, cols, format, data, order: part.order });
         }
         let weight = self.backend.weight(&matrices)?;
-        let read: u64 = matrices.iter().map(|m| m.data.len() as u64).sum();
         let bytes: u64 = matrices.iter().map(|m| self.backend.weight_bytes(m.rows, m.cols, m.format)).sum();
         for part in parts {
             self.used.insert(part.name.clone());

@@ -10,6 +10,7 @@ mod build;
 pub mod catalog;
 mod decoder;
 mod plan;
+mod recipe;
 mod rope;
 mod sampling;
 pub mod source;
@@ -18,6 +19,7 @@ pub mod synthetic;
 pub use build::Progress;
 pub use decoder::Decoder;
 pub use plan::{MemoryPlan, plan};
+pub use recipe::{Recipe, Targets};
 pub use sampling::SamplingDefaults;
 pub use source::Source;
 

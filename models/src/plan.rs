@@ -36,9 +36,10 @@ pub fn plan<B: Backend>(backend: &B, source: &dyn Source, limits: &RunnerLimits)
     let mut weights = 0;
     for name in source.tensors() {
         let Some(t) = source.tensor(name)?.filter(|_| !ignored(name)) else { continue };
+        let format = source.target(name).unwrap_or(t.format);
         weights += match t.shape[..] {
-            [rows, cols] => backend.weight_bytes(rows, cols, t.format),
-            [experts, rows, cols] => experts as u64 * backend.weight_bytes(rows, cols, t.format),
+            [rows, cols] => backend.weight_bytes(rows, cols, format),
+            [experts, rows, cols] => experts as u64 * backend.weight_bytes(rows, cols, format),
             _ => 4 * t.shape.iter().map(|&n| n as u64).product::<u64>(),
         };
     }

@@ -5,6 +5,7 @@ use kinfer_load::gguf::Gguf;
 use std::cell::RefCell;
 use std::collections::HashSet;
 use std::fmt;
+use std::ops::Range;
 
 /// A metadata value; integers of every width are one variant.
 #[derive(Clone, Debug, PartialEq)]
@@ -63,6 +64,25 @@ pub trait Source {
     /// # Errors
     /// [`Error::Unsupported`] for a tensor in a format that kinfer cannot compute with.
     fn tensor(&self, name: &str) -> Result<Option<Stored<'_>>>;
+    /// Whether the rows of all query and key heads are stored for the half-split rotary convention, also where the
+    /// architecture's GGUF files store pairs.
+    fn rotary_halves(&self) -> bool {
+        false
+    }
+    /// The format in which matrix `name` is to be computed with, where that may be another than the stored one.
+    fn target(&self, _name: &str) -> Option<Format> {
+        None
+    }
+    /// Rows of matrix `name` in its [`Source::target`]; rows are counted through all matrices of a tensor.
+    ///
+    /// # Errors
+    /// [`Error::Unsupported`] for values that the format cannot hold.
+    fn recoded(&self, name: &str, _rows: Range<usize>) -> Result<Vec<u8>> {
+        Err(Error::Unsupported {
+            what: format!("another format for tensor `{name}`"),
+            supported: "its own".into(),
+        })
+    }
     /// Says that the bytes of `name` are not needed again, so that their pages can be dropped.
     fn release(&self, name: &str);
 }
@@ -273,6 +293,10 @@ impl Source for Gguf {
         // The file's order is innermost first.
         let shape = tensor.shape().iter().rev().map(|&n| n as usize).collect();
         Ok(Some(Stored { shape, format, data: tensor.data() }))
+    }
+
+    fn rotary_halves(&self) -> bool {
+        Gguf::rotary_halves(self)
     }
 
     fn release(&self, name: &str) {

@@ -9,7 +9,8 @@ CONVERTER is the folder of llama.cpp with convert_hf_to_gguf.py, as it lies in t
 No weights are stored: element i of a tensor is a hash of the tensor's name in the GGUF file and i, see `weights`, and
 tests/parity.rs computes the same. To give transformers the same model, the converter is run on a model whose elements
 are numbered, and on one of zeros: the difference says which element of which of transformers' tensors each element of
-the file is, whatever the converter permutes, joins or splits, and the file of zeros holds what it adds (Gemma's 1).
+the file is, whatever the converter permutes, joins or splits, and the file of zeros holds what it adds (Gemma's 1). The same numbers say what is where in the safetensors that transformers
+saves.
 """
 
 import json
@@ -18,6 +19,7 @@ import tempfile
 from pathlib import Path
 
 import numpy as np
+import safetensors
 import torch
 import transformers
 
@@ -209,8 +211,8 @@ def convert(converter, model, name):
         (folder / "tokenizer.json").write_text(json.dumps(vocabulary))
         cls = get_model_class(get_model_architecture(ModelBase.load_hparams(folder, False), ModelType.TEXT))
         cls.set_vocab = lambda self: None  # toys have no tokenizer
-        if name == "exaone":
-            cls.undo_permute = False
+        if hasattr(cls, "undo_permute"):  # the class is that of other toys, too
+            cls.undo_permute = name != "exaone"
         out = folder / "toy.gguf"
         converting = cls(folder, gguf.LlamaFileType.ALL_F32, out, eager=True)
         converting.hparams |= HUB.get(name, {})
@@ -221,6 +223,37 @@ def convert(converter, model, name):
             metadata = {key.replace("llama.", "exaone."): value for key, value in metadata.items()}
             metadata["general.architecture"] = "exaone"
         return metadata, {t.name: np.array(t.data, dtype=np.float64) for t in reader.tensors}
+
+
+def saved(model):
+    """The configuration and the tensors that transformers saves of `model`."""
+    with tempfile.TemporaryDirectory() as folder:
+        model.save_pretrained(folder)
+        with safetensors.safe_open(Path(folder) / "model.safetensors", "np") as file:
+            tensors = {name: file.get_tensor(name) for name in file.keys()}
+        return json.loads((Path(folder) / "config.json").read_text()), tensors
+
+
+def origins(numbered, places, zeros):
+    """For each tensor of transformers' file the one of the GGUF file that has its elements, and how: `=`, `+1` (larger by 1),
+    an expert's number, or `halves D` (heads of D rows, stored as pairs there). None where they are rearranged otherwise."""
+    owner = {int(n): name for name, where in places.items() for n in where.flatten()}
+    out = {}
+    for name, numbers in numbered.items():
+        source = owner[int(numbers.flat[0])]
+        where, added = places[source], zeros[source].flatten()[0]
+        hows = [("=" if added == 0 else f"+{added:.0f}", where)]
+        if where.ndim == 3:
+            hows += [(f"expert {e}", matrix) for e, matrix in enumerate(where)]
+        for dim in (24, 32, 40):
+            if where.shape[0] % dim == 0:
+                pairs = where.reshape(-1, dim // 2, 2, *where.shape[1:])
+                hows.append((f"halves {dim}", pairs.swapaxes(1, 2).reshape(where.shape)))
+        how = next((how for how, w in hows if w.shape == numbers.shape and (w == numbers).all()), None)
+        if how is None:
+            return None
+        out[name] = [source, how]
+    return out
 
 
 def fill(model, values):
@@ -243,9 +276,10 @@ def make(converter, name, kind, config):
     metadata, zeros = convert(converter, model, name)
     fill(model, np.arange(1, count + 1))
     _, places = convert(converter, model, name)
+    hub_config, numbered = saved(model)
 
     flat = np.full(count, np.nan)
-    tensors, fixed = {}, {}
+    tensors, fixed, filled = {}, {}, {}
     for tensor, where in places.items():
         where = (where - zeros[tensor]).round().astype(np.int64)
         tensors[tensor] = list(where.shape)
@@ -253,6 +287,7 @@ def make(converter, name, kind, config):
             fixed[tensor] = [float(v) for v in zeros[tensor].flatten()]
             continue
         assert where.min() > 0, tensor
+        filled[tensor] = where
         flat[where.flatten() - 1] = weights(tensor, where.shape).astype(np.float64).flatten() - zeros[tensor].flatten()
     assert not np.isnan(flat).any(), f"{np.isnan(flat).sum()} weights of {name} are not in the file"
     fill(model, flat)
@@ -268,6 +303,8 @@ def make(converter, name, kind, config):
         "metadata": keys,
         "tensors": tensors,
         "fixed": fixed,
+        "config": hub_config,
+        "safetensors": origins(numbered, filled, zeros),
         "tokens": IDS,
         "logits": ["".join(f"{int(b):08x}" for b in row.astype(np.float32).view(np.uint32)) for row in logits],
     }

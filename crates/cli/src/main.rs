@@ -41,6 +41,9 @@ Examples:
 enum Command {
     Run(Box<cmd::run::RunArgs>),
     Score(cmd::score::ScoreArgs),
+    Perplexity(cmd::perplexity::PerplexityArgs),
+    Quantize(cmd::quantize::QuantizeArgs),
+    Convert(cmd::quantize::ConvertArgs),
     Pull(cmd::pull::PullArgs),
     List(cmd::list::ListArgs),
     Rm(cmd::rm::RmArgs),
@@ -75,7 +78,10 @@ fn main() -> ExitCode {
     };
     let done = match cli.command {
         Command::Run(args) => cmd::run::run(*args, &ctx),
+        Command::Perplexity(args) => cmd::perplexity::run(args, &ctx),
         Command::Score(args) => cmd::score::run(args, &ctx),
+        Command::Quantize(args) => cmd::quantize::run(args, &ctx),
+        Command::Convert(args) => cmd::quantize::convert(args, &ctx),
         Command::Pull(args) => cmd::pull::run(args, &ctx),
         Command::List(args) => cmd::list::run(args, &ctx),
         Command::Rm(args) => cmd::rm::run(args, &ctx),

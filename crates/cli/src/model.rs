@@ -5,6 +5,7 @@ use crate::exit::CliError;
 use crate::input::read;
 use crate::progress::{self, Downloads};
 use kinfer::hub::{Hub, HubConfig, HubError, ModelRef, ResolvedModel, human_size};
+use kinfer::quantize::Recipe;
 use kinfer::template::{ChatTemplate, builtin_templates};
 use kinfer::tokenizer::pre_tokenizers;
 use kinfer::{Device, Isa, KvType, KvTypes, LoadOptions, Model, Numerics};
@@ -18,7 +19,8 @@ MODEL is one of
   a short name                 smollm2, gemma3:270m (`kinfer list --all` shows them)
   a repository on the hub      user/repo[:QUANT][@revision], also with hf.co/ in front
   a file in a repository       user/repo/path/file.gguf
-  a file on this machine       ./model.gguf";
+  a file on this machine       ./model.gguf
+  a folder on this machine     ./folder, with config.json, tokenizer.json and safetensors";
 
 /// The hub with the user's settings.
 pub fn hub(ctx: &Ctx) -> anyhow::Result<Hub> {
@@ -61,6 +63,10 @@ pub struct LoadArgs {
     /// How the CPU computes: the best way for each token's role, all in int8, or all in f32 (exact and slow)
     #[arg(long, env = "KINFER_NUMERICS", value_name = "KIND", default_value = "auto")]
     pub numerics: NumericsArg,
+    /// Quantise the weights while loading: q4_k_m, q8_0, q4_0, … (of models in f32, f16, bf16 or q8_0; `kinfer quantize`
+    /// does it once and for all)
+    #[arg(long, env = "KINFER_QUANT", value_name = "TYPE")]
+    pub quant: Option<String>,
     /// Pre-tokenizer by name, instead of the one that the model file names
     #[arg(long, env = "KINFER_PRE", value_name = "NAME")]
     pub pre: Option<String>,
@@ -75,6 +81,11 @@ pub struct LoadArgs {
     /// Chat template in Jinja, from a file
     #[arg(long, env = "KINFER_CHAT_TEMPLATE_FILE", value_name = "FILE")]
     pub chat_template_file: Option<PathBuf>,
+}
+
+/// The recipe for quantising of that name.
+pub fn recipe(flag: &str, name: &str) -> anyhow::Result<Recipe> {
+    Recipe::parse(name).map_err(|e| CliError::usage(format!("{flag}: {e}")))
 }
 
 pub fn device(name: &str) -> Result<Device, String> {
@@ -135,6 +146,7 @@ impl LoadArgs {
             },
             chat_template: self.template()?,
             pre_tokenizer: self.pre.clone(),
+            quant: self.quant.as_deref().map(|name| recipe("--quant", name)).transpose()?,
             progress: None,
         })
     }

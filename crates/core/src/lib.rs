@@ -16,7 +16,7 @@ pub use backend::Backend;
 pub use batch::{Batch, Role, Run};
 pub use error::{Error, Result};
 pub use kinfer_kernels::ops::{KvType, KvTypes};
-pub use kinfer_kernels::quant::{Format, Quant, dequantize};
+pub use kinfer_kernels::quant::{Format, MAX_VALUE, Quant, dequantize, encode};
 pub use model::{Logits, Model, Runner, RunnerLimits};
 pub use spec::{
     Activation, AttnSpec, ExpertSpec, FfnSpec, LayerSpec, LongContext, ModelSpec, NormKind, NormSpec,

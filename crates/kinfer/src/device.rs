@@ -4,8 +4,7 @@ use crate::{Error, LoadOptions, Numerics, Result};
 use kinfer_core::RunnerLimits;
 use kinfer_cpu::{Cpu, Isa, machine};
 use kinfer_cuda::Cuda;
-use kinfer_load::gguf::Gguf;
-use kinfer_models::MemoryPlan;
+use kinfer_models::{MemoryPlan, Source};
 use std::borrow::Cow;
 use std::fmt;
 use std::str::FromStr;
@@ -117,20 +116,20 @@ macro_rules! on {
 
 /// Loads a model's weights onto the device of `options`.
 pub(crate) fn load(
-    gguf: &Gguf,
+    source: &dyn Source,
     options: &LoadOptions,
     progress: &mut dyn FnMut(u64, u64),
 ) -> Result<Arc<dyn kinfer_core::Model>> {
-    on!(options, |backend| Ok(kinfer_models::load(backend, gguf, progress)?))
+    on!(options, |backend| Ok(kinfer_models::load(backend, source, progress)?))
 }
 
 /// Memory that a model and a runner would take there.
-pub(crate) fn plan(gguf: &Gguf, options: &LoadOptions, limits: &RunnerLimits) -> Result<MemoryPlan> {
+pub(crate) fn plan(source: &dyn Source, options: &LoadOptions, limits: &RunnerLimits) -> Result<MemoryPlan> {
     // A plan needs no threads.
     let LoadOptions { device, numerics, ref isa, .. } = *options;
     let options =
         LoadOptions { device, numerics, isa: isa.clone(), threads: Some(1), ..LoadOptions::default() };
-    on!(&options, |backend| Ok(kinfer_models::plan(&backend, gguf, limits)?))
+    on!(&options, |backend| Ok(kinfer_models::plan(&backend, source, limits)?))
 }
 
 /// Memory that can be allocated now; `None` where it is not known.

@@ -28,6 +28,7 @@ mod engine;
 mod error;
 mod model;
 mod plan;
+pub mod quantize;
 mod session;
 mod vocab;
 mod worker;

@@ -2,6 +2,7 @@
 
 use crate::chat::{Chat, Prompt};
 use crate::plan::Plan;
+use crate::quantize::Recoded;
 use crate::vocab::Vocab;
 use crate::{Device, Engine, Error, Message, Result, Thinking, device};
 use kinfer_core::{KvTypes, ModelSpec, Runner, RunnerLimits};
@@ -9,7 +10,7 @@ use kinfer_gen::{Sampling, SamplingOverrides, Vocabulary};
 use kinfer_load::gguf::{Gguf, Metadata};
 use kinfer_load::template::ChatTemplate;
 use kinfer_load::tokenizer::{Encode, Tokenizer, VocabSpec};
-use kinfer_models::SamplingDefaults;
+use kinfer_models::{Recipe, SamplingDefaults, Source};
 use std::path::Path;
 use std::sync::Arc;
 
@@ -44,13 +45,16 @@ pub struct LoadOptions {
     pub chat_template: Option<String>,
     /// A pre-tokenizer by name, instead of the one that the model file names.
     pub pre_tokenizer: Option<String>,
+    /// Quantises the weights as they are loaded, instead of computing with them as they are stored. Of weights that are
+    /// quantised already, only those in Q8_0 may be: see [`crate::quantize`].
+    pub quant: Option<Recipe>,
     /// Called while weights are loaded.
     pub progress: Option<Progress>,
 }
 
 impl std::fmt::Debug for LoadOptions {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let Self { device, threads, isa, numerics, chat_template, pre_tokenizer, progress } = self;
+        let Self { device, threads, isa, numerics, chat_template, pre_tokenizer, quant, progress } = self;
         f.debug_struct("LoadOptions")
             .field("device", device)
             .field("threads", threads)
@@ -58,6 +62,7 @@ impl std::fmt::Debug for LoadOptions {
             .field("numerics", numerics)
             .field("chat_template", chat_template)
             .field("pre_tokenizer", pre_tokenizer)
+            .field("quant", quant)
             .field("progress", &progress.is_some())
             .finish()
     }
@@ -83,7 +88,8 @@ impl std::fmt::Debug for Model {
 }
 
 impl Model {
-    /// Loads a model from a GGUF file. Of a split model, name any part; the others lie beside it.
+    /// Loads a model from a GGUF file, or from a folder in transformers' format. Of a split model, name any part; the others
+    /// lie beside it.
     ///
     /// # Errors
     /// [`Error::Gguf`], [`Error::Tokenizer`], [`Error::Model`] or [`Error::Template`] when a file cannot be read, is
@@ -100,13 +106,16 @@ impl Model {
     pub fn load_gguf(gguf: Gguf, mut options: LoadOptions) -> Result<Arc<Self>> {
         let tokenizer = tokenizer(&gguf, &options)?;
         let nothing = RunnerLimits { rows: 0, outputs: 0, blocks: 0, context: 0, kv: KvTypes::default() };
-        let plan = device::plan(&gguf, &options, &nothing)?;
+        let recoded = options.quant.as_ref().map(|recipe| Recoded::new(&gguf, recipe, options.threads));
+        let recoded = recoded.transpose()?;
+        let source: &dyn Source = recoded.as_ref().map_or(&gguf, |recoded| recoded);
+        let plan = device::plan(source, &options, &nothing)?;
         let needed = plan.weights;
         if let Some(available) = plan.available.or_else(device::available_memory).filter(|&a| a < needed) {
             return Err(Error::Memory { what: "the model's weights".into(), needed, available });
         }
         let mut progress = options.progress.take();
-        let inner = device::load(&gguf, &options, &mut |done, all| {
+        let inner = device::load(source, &options, &mut |done, all| {
             if let Some(report) = &mut progress {
                 report(done, all);
             }

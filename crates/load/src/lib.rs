@@ -3,5 +3,6 @@
 
 pub mod gguf;
 pub mod hub;
+pub mod safetensors;
 pub mod template;
 pub mod tokenizer;

@@ -141,7 +141,7 @@ fn version_2_reads_the_same() {
     let mut bytes = bytes_of(&writer, &[&[9; 8]]);
     bytes[4] = 2;
     let gguf = Gguf::from_bytes(bytes).unwrap();
-    assert_eq!((gguf.version(), gguf.tensor("t").unwrap().data()), (2, &[9u8; 8][..]));
+    assert_eq!((gguf.version(), gguf.tensor("t").unwrap().data()), (Some(2), &[9u8; 8][..]));
 }
 
 #[test]

@@ -1,5 +1,7 @@
+use super::layout::LAYOUTS;
 use super::*;
 use crate::quant::dequantize;
+use std::fmt::Write;
 
 /// Deterministic pseudo-random numbers (Knuth's MMIX generator).
 struct Rng(u64);
@@ -309,7 +311,7 @@ fn gpu_header() -> String {
 fn the_header_of_the_gpu_kernels_is_current() {
     let path = concat!(env!("CARGO_MANIFEST_DIR"), "/cuda/layouts.cuh");
     if std::env::var_os("KINFER_WRITE_LAYOUTS").is_some() {
-        std::fs::write(path, header()).unwrap();
+        std::fs::write(path, gpu_header()).unwrap();
     }
     let file = std::fs::read_to_string(path).unwrap_or_default();
     assert_eq!(file, gpu_header(), "{path}: run this test with KINFER_WRITE_LAYOUTS=1");

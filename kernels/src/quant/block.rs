@@ -76,3 +76,17 @@ pub(super) fn half(bytes: &[u8; 2]) -> f32 {
 pub(super) fn signed(code: u8, offset: i8) -> i8 {
     (code as i8).wrapping_sub(offset)
 }
+
+/// `value`, which one holds exactly, as a little-endian binary16.
+#[inline]
+pub(super) fn to_half(value: f32) -> [u8; 2] {
+    half::f16::from_f32(value).to_le_bytes()
+}
+
+/// The place of each code among `levels`, two to a byte: `codes[j]` in the low nibble, `codes[j + 16]` in the high one.
+pub(super) fn store_places(codes: &[i8], levels: &[i8], out: &mut [u8]) {
+    let place = |code: i8| levels.iter().position(|&l| l == code).unwrap_or(0) as u8;
+    for (j, byte) in out[..16].iter_mut().enumerate() {
+        *byte = place(codes[j]) | place(codes[j + 16]) << 4;
+    }
+}

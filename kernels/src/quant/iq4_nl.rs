@@ -6,7 +6,7 @@
 //! | 2..18 | `qs[16]`: low nibble of `qs[j]` is element `j`, high nibble is element `j + 16` |
 
 use super::Levels;
-use super::block::{Block, half};
+use super::block::{Block, half, store_places, to_half};
 
 pub(super) const BYTES: usize = 18;
 
@@ -19,4 +19,10 @@ pub(super) fn unpack(b: &[u8; BYTES], out: &mut Block) {
         out.codes[j] = LEVELS[usize::from(b[2 + j] & 15)];
         out.codes[j + 16] = LEVELS[usize::from(b[2 + j] >> 4)];
     }
+}
+
+/// The inverse of [`unpack`].
+pub(super) fn store(block: &Block, b: &mut [u8]) {
+    b[..2].copy_from_slice(&to_half(block.d));
+    store_places(&block.codes, LEVELS, &mut b[2..]);
 }

@@ -7,7 +7,7 @@
 //! | 4..8 | `scales_l[4]`: bits 0..4 of the scales, two to a byte, the even group in the low nibble |
 //! | 8..136 | `qs[128]`: in group `g`, low nibble of `qs[16g + j]` is element `32g + j`, high nibble is element `32g + j + 16` |
 
-use super::block::{Block, half, signed};
+use super::block::{Block, half, signed, store_places, to_half};
 use super::iq4_nl::LEVELS;
 
 pub(super) const BYTES: usize = 136;
@@ -25,5 +25,17 @@ pub(super) fn unpack(b: &[u8; BYTES], out: &mut Block) {
             out.codes[32 * g + j] = LEVELS[usize::from(q & 15)];
             out.codes[32 * g + j + 16] = LEVELS[usize::from(q >> 4)];
         }
+    }
+}
+
+/// The inverse of [`unpack`].
+pub(super) fn store(block: &Block, b: &mut [u8]) {
+    b[..2].copy_from_slice(&to_half(block.d));
+    b[2..8].fill(0);
+    for g in 0..8 {
+        let scale = (block.scales[g] + 32) as u8;
+        b[2 + g / 4] |= scale >> 4 << (2 * (g % 4));
+        b[4 + g / 2] |= (scale & 15) << (4 * (g % 2));
+        store_places(&block.codes[32 * g..], LEVELS, &mut b[8 + 16 * g..]);
     }
 }

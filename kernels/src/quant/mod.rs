@@ -8,6 +8,7 @@
 //! is part of the definition, since results are compared bit for bit.
 
 mod block;
+mod encode;
 mod float;
 pub(crate) mod grids;
 mod iq1_m;
@@ -35,6 +36,7 @@ mod tq2_0;
 mod types;
 
 pub use block::{Block, MAX_BLOCK, MAX_GROUPS};
+pub use encode::{MAX_VALUE, encode};
 pub use types::TensorType;
 
 /// A stored tensor format that kinfer computes with. Variants carry ggml's names.
@@ -116,6 +118,8 @@ pub struct Quant {
     /// Where the block has f16 fields: its scale, then the offset or the scale of its minimums. None in MXFP4 and IQ1_M.
     pub halves: &'static [usize],
     decode: fn(&[u8], &mut Block),
+    /// The inverse of `decode`, of the formats that [`encode`] makes.
+    store: Option<fn(&Block, &mut [u8])>,
 }
 
 impl Quant {
@@ -131,6 +135,7 @@ impl Quant {
             scale_shift: 0,
             halves: &[0],
             decode,
+            store: None,
         }
     }
 
@@ -205,19 +210,19 @@ static FORMATS: [Row; 25] = [
     float!(F32, 0, 4, float::f32),
     float!(F16, 1, 2, float::f16),
     float!(BF16, 30, 2, float::bf16),
-    quant!(Q4_0, 2, 32 / 32, q4_0, (-8, 7), (1, 1), 0),
-    quant!(Q4_1, 3, 32 / 32, q4_1, (0, 15), (1, 1), 1, halves: &[0, 2]),
-    quant!(Q5_0, 6, 32 / 32, q5_0, (-16, 15), (1, 1), 0),
-    quant!(Q5_1, 7, 32 / 32, q5_1, (0, 31), (1, 1), 1, halves: &[0, 2]),
-    quant!(Q8_0, 8, 32 / 32, q8_0, (-128, 127), (1, 1), 0),
-    quant!(Q2_K, 10, 256 / 16, q2_k, (0, 3), (0, 15), 15, halves: &[80, 82]),
-    quant!(Q3_K, 11, 256 / 16, q3_k, (-4, 3), (-32, 31), 0, halves: &[108]),
-    quant!(Q4_K, 12, 256 / 32, q4_k, (0, 15), (0, 63), 63, halves: &[0, 2]),
-    quant!(Q5_K, 13, 256 / 32, q5_k, (0, 31), (0, 63), 63, halves: &[0, 2]),
-    quant!(Q6_K, 14, 256 / 16, q6_k, (-32, 31), (-128, 127), 0, halves: &[208]),
-    quant!(IQ4_NL, 20, 32 / 32, iq4_nl, (-127, 113), (1, 1), 0, levels: Some(iq4_nl::LEVELS)),
-    quant!(IQ4_XS, 23, 256 / 32, iq4_xs, (-127, 113), (-32, 31), 0, levels: Some(iq4_nl::LEVELS)),
-    quant!(MXFP4, 39, 32 / 32, mxfp4, (-12, 12), (1, 1), 0, levels: Some(mxfp4::LEVELS), wide_scale: true, halves: &[]),
+    quant!(Q4_0, 2, 32 / 32, q4_0, (-8, 7), (1, 1), 0, store: Some(q4_0::store)),
+    quant!(Q4_1, 3, 32 / 32, q4_1, (0, 15), (1, 1), 1, halves: &[0, 2], store: Some(q4_1::store)),
+    quant!(Q5_0, 6, 32 / 32, q5_0, (-16, 15), (1, 1), 0, store: Some(q5_0::store)),
+    quant!(Q5_1, 7, 32 / 32, q5_1, (0, 31), (1, 1), 1, halves: &[0, 2], store: Some(q5_1::store)),
+    quant!(Q8_0, 8, 32 / 32, q8_0, (-128, 127), (1, 1), 0, store: Some(q8_0::store)),
+    quant!(Q2_K, 10, 256 / 16, q2_k, (0, 3), (0, 15), 15, halves: &[80, 82], store: Some(q2_k::store)),
+    quant!(Q3_K, 11, 256 / 16, q3_k, (-4, 3), (-32, 31), 0, halves: &[108], store: Some(q3_k::store)),
+    quant!(Q4_K, 12, 256 / 32, q4_k, (0, 15), (0, 63), 63, halves: &[0, 2], store: Some(q4_k::store)),
+    quant!(Q5_K, 13, 256 / 32, q5_k, (0, 31), (0, 63), 63, halves: &[0, 2], store: Some(q5_k::store)),
+    quant!(Q6_K, 14, 256 / 16, q6_k, (-32, 31), (-128, 127), 0, halves: &[208], store: Some(q6_k::store)),
+    quant!(IQ4_NL, 20, 32 / 32, iq4_nl, (-127, 113), (1, 1), 0, levels: Some(iq4_nl::LEVELS), store: Some(iq4_nl::store)),
+    quant!(IQ4_XS, 23, 256 / 32, iq4_xs, (-127, 113), (-32, 31), 0, levels: Some(iq4_nl::LEVELS), store: Some(iq4_xs::store)),
+    quant!(MXFP4, 39, 32 / 32, mxfp4, (-12, 12), (1, 1), 0, levels: Some(mxfp4::LEVELS), wide_scale: true, halves: &[], store: Some(mxfp4::store)),
     quant!(IQ2_XXS, 16, 256 / 32, iq2_xxs, (-43, 43), (1, 31), 0, levels: Some(grids::IQ2_LEVELS), scale_shift: 3),
     quant!(IQ2_XS, 17, 256 / 16, iq2_xs, (-43, 43), (1, 31), 0, levels: Some(grids::IQ2_LEVELS), scale_shift: 3),
     quant!(IQ2_S, 22, 256 / 16, iq2_s, (-43, 43), (1, 31), 0, levels: Some(grids::IQ2_LEVELS), scale_shift: 3),

@@ -7,7 +7,7 @@
 //! | 1..17 | `qs[16]`: low nibble of `qs[j]` is element `j`, high nibble is element `j + 16` |
 
 use super::Levels;
-use super::block::Block;
+use super::block::{Block, store_places};
 
 pub(super) const BYTES: usize = 17;
 
@@ -22,4 +22,12 @@ pub(super) fn unpack(b: &[u8; BYTES], out: &mut Block) {
         out.codes[j] = LEVELS[usize::from(b[1 + j] & 15)];
         out.codes[j + 16] = LEVELS[usize::from(b[1 + j] >> 4)];
     }
+}
+
+/// The inverse of [`unpack`].
+pub(super) fn store(block: &Block, b: &mut [u8]) {
+    let bits = block.d.to_bits();
+    // 2^-128 and 2^-127 are denormal.
+    b[0] = if bits < 0x0080_0000 { (bits >> 22) as u8 } else { (bits >> 23) as u8 + 1 };
+    store_places(&block.codes, LEVELS, &mut b[1..]);
 }

@@ -7,7 +7,7 @@
 //! | 80..82 | `d`: f16 |
 //! | 82..84 | `dmin`: f16 |
 
-use super::block::{Block, half};
+use super::block::{Block, half, to_half};
 
 pub(super) const BYTES: usize = 84;
 
@@ -23,6 +23,21 @@ pub(super) fn unpack(b: &[u8; BYTES], out: &mut Block) {
             for l in 0..32 {
                 out.codes[128 * h + 32 * j + l] = (b[16 + 32 * h + l] >> (2 * j) & 3) as i8;
             }
+        }
+    }
+}
+
+/// The inverse of [`unpack`].
+pub(super) fn store(block: &Block, b: &mut [u8]) {
+    b[80..82].copy_from_slice(&to_half(block.d));
+    b[82..84].copy_from_slice(&to_half(block.dmin));
+    for g in 0..16 {
+        b[g] = block.scales[g] as u8 | block.mins[g] << 4;
+    }
+    for h in 0..2 {
+        for l in 0..32 {
+            let code = |j: usize| (block.codes[128 * h + 32 * j + l] as u8) << (2 * j);
+            b[16 + 32 * h + l] = code(0) | code(1) | code(2) | code(3);
         }
     }
 }

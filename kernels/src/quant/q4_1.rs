@@ -6,7 +6,7 @@
 //! | 2..4 | `m`: f16, added (usually negative) |
 //! | 4..20 | `qs[16]`: low nibble of `qs[j]` is element `j`, high nibble is element `j + 16` |
 
-use super::block::{Block, half};
+use super::block::{Block, half, to_half};
 
 pub(super) const BYTES: usize = 20;
 
@@ -15,5 +15,14 @@ pub(super) fn unpack(b: &[u8; BYTES], out: &mut Block) {
     for j in 0..16 {
         out.codes[j] = (b[4 + j] & 15) as i8;
         out.codes[j + 16] = (b[4 + j] >> 4) as i8;
+    }
+}
+
+/// The inverse of [`unpack`].
+pub(super) fn store(block: &Block, b: &mut [u8]) {
+    b[..2].copy_from_slice(&to_half(block.d));
+    b[2..4].copy_from_slice(&to_half(-block.dmin));
+    for j in 0..16 {
+        b[4 + j] = block.codes[j] as u8 | (block.codes[j + 16] as u8) << 4;
     }
 }

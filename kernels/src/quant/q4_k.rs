@@ -7,7 +7,7 @@
 //! | 4..16 | `scales[12]`: 8 six-bit scales and 8 six-bit minimums, see [`scales_and_mins`] |
 //! | 16..144 | `qs[128]`: four chunks of 32 bytes; in chunk `c`, the low nibble of byte `l` is element `64c + l`, the high nibble element `64c + 32 + l` |
 
-use super::block::{Block, half};
+use super::block::{Block, half, to_half};
 
 pub(super) const BYTES: usize = 144;
 
@@ -34,5 +34,27 @@ pub(super) fn scales_and_mins(s: &[u8], out: &mut Block) {
         out.mins[g] = s[4 + g] & 63;
         out.scales[4 + g] = (s[8 + g] & 15 | s[g] >> 6 << 4) as i8;
         out.mins[4 + g] = s[8 + g] >> 4 | s[4 + g] >> 6 << 4;
+    }
+}
+
+/// The inverse of [`unpack`].
+pub(super) fn store(block: &Block, b: &mut [u8]) {
+    b[..2].copy_from_slice(&to_half(block.d));
+    b[2..4].copy_from_slice(&to_half(block.dmin));
+    store_scales_and_mins(block, &mut b[4..16]);
+    for c in 0..4 {
+        for l in 0..32 {
+            b[16 + 32 * c + l] = block.codes[64 * c + l] as u8 | (block.codes[64 * c + 32 + l] as u8) << 4;
+        }
+    }
+}
+
+/// The inverse of [`scales_and_mins`].
+pub(super) fn store_scales_and_mins(block: &Block, s: &mut [u8]) {
+    for g in 0..4 {
+        let (scale, min) = (block.scales[4 + g] as u8, block.mins[4 + g]);
+        s[g] = block.scales[g] as u8 | scale >> 4 << 6;
+        s[4 + g] = block.mins[g] | min >> 4 << 6;
+        s[8 + g] = scale & 15 | min << 4;
     }
 }

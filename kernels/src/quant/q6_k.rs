@@ -7,7 +7,7 @@
 //! | 192..208 | `scales[16]`: i8 |
 //! | 208..210 | `d`: f16 |
 
-use super::block::{Block, half, signed};
+use super::block::{Block, half, signed, to_half};
 
 pub(super) const BYTES: usize = 210;
 
@@ -24,6 +24,24 @@ pub(super) fn unpack(b: &[u8; BYTES], out: &mut Block) {
                 let low = b[64 * h + 32 * (j % 2) + l] >> (4 * (j / 2)) & 15;
                 let high = b[128 + 32 * h + l] >> (2 * j) & 3;
                 out.codes[128 * h + 32 * j + l] = signed(low | high << 4, 32);
+            }
+        }
+    }
+}
+
+/// The inverse of [`unpack`].
+pub(super) fn store(block: &Block, b: &mut [u8]) {
+    b[208..210].copy_from_slice(&to_half(block.d));
+    b[..192].fill(0);
+    for g in 0..16 {
+        b[192 + g] = block.scales[g] as u8;
+    }
+    for h in 0..2 {
+        for j in 0..4 {
+            for l in 0..32 {
+                let code = (block.codes[128 * h + 32 * j + l] + 32) as u8;
+                b[64 * h + 32 * (j % 2) + l] |= (code & 15) << (4 * (j / 2));
+                b[128 + 32 * h + l] |= code >> 4 << (2 * j);
             }
         }
     }

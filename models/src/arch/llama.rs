@@ -18,7 +18,7 @@ pub(super) fn read(config: &Config<'_>) -> Result<Blueprint> {
     c.blueprint(config, ropes, names, |_, layer| layer.attn.window = window)
 }
 
-/// The converter orders whole heads by pairs, so whole heads have to turn.
+/// GGUF files order whole heads by pairs, so whole heads have to turn.
 pub(super) fn pairs(config: &Config<'_>, c: &Common) -> Result<QkRows> {
     if c.rope_dim != c.head_dim {
         let problem = format!(
@@ -27,5 +27,8 @@ pub(super) fn pairs(config: &Config<'_>, c: &Common) -> Result<QkRows> {
         );
         return Err(config.error("rope.dimension_count", problem));
     }
-    Ok(QkRows::Pairs { turned: c.rope_dim })
+    Ok(match config.source().rotary_halves() {
+        true => QkRows::Halves,
+        false => QkRows::Pairs { turned: c.rope_dim },
+    })
 }

@@ -126,13 +126,13 @@ fn enough(ids: &[u32]) -> anyhow::Result<()> {
 }
 
 /// Tokens that are scored together.
-struct Window {
-    ids: Vec<u32>,
+pub(super) struct Window {
+    pub ids: Vec<u32>,
     /// The first position whose next token counts.
-    from: usize,
+    pub from: usize,
 }
 
-fn windows(ids: &[u32], size: usize, bos: Option<u32>) -> Vec<Window> {
+pub(super) fn windows(ids: &[u32], size: usize, bos: Option<u32>) -> Vec<Window> {
     if ids.len() < size {
         return vec![Window { ids: ids.to_vec(), from: 0 }];
     }
@@ -161,7 +161,7 @@ fn parse_ids(text: &str) -> anyhow::Result<Vec<u32>> {
 
 /// Of the negative log-probabilities that count.
 #[derive(Default)]
-struct Sum {
+pub(super) struct Sum {
     count: usize,
     nll: f64,
     squares: f64,
@@ -169,16 +169,24 @@ struct Sum {
 
 impl Sum {
     fn add(&mut self, scores: &[TokenLogprobs], from: usize) {
-        for logprob in scores.iter().skip(from).filter_map(|s| s.logprob) {
-            let nll = -f64::from(logprob);
-            self.count += 1;
-            self.nll += nll;
-            self.squares += nll * nll;
-        }
+        scores.iter().skip(from).filter_map(|s| s.logprob).for_each(|logprob| self.count(logprob));
+    }
+
+    /// Adds a token's logarithm of its probability.
+    pub fn count(&mut self, logprob: f32) {
+        let nll = -f64::from(logprob);
+        self.count += 1;
+        self.nll += nll;
+        self.squares += nll * nll;
+    }
+
+    /// Tokens that count.
+    pub fn len(&self) -> usize {
+        self.count
     }
 
     /// The exponential of the mean, and its standard error.
-    fn perplexity(&self) -> (f64, f64) {
+    pub fn perplexity(&self) -> (f64, f64) {
         let count = self.count as f64;
         let mean = self.nll / count;
         let variance = self.squares / count - mean * mean;

@@ -176,7 +176,8 @@ impl Shown<'_> {
         let parts = gguf.files().len();
         let of_parts = if parts > 1 { format!(" in {parts} files") } else { String::new() };
         let (size, tensors) = (human_size(gguf.total_bytes()), gguf.tensors().len());
-        fact("file", format!("{size}{of_parts}, GGUF version {}, {tensors} tensors", gguf.version()));
+        let format = gguf.version().map_or("safetensors".into(), |v| format!("GGUF version {v}"));
+        fact("file", format!("{size}{of_parts}, {format}, {tensors} tensors"));
         for file in &self.files {
             fact("", file.display().to_string());
         }

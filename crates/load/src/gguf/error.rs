@@ -111,6 +111,30 @@ pub enum Problem {
     /// A tensor type that kinfer does not compute with.
     #[error("tensor \"{tensor}\": {ty} is not supported yet; supported: {supported}")]
     Unsupported { tensor: String, ty: String, supported: String },
+    /// Not what the safetensors format asks for.
+    #[error("not a safetensors file that can be read: {reason}; download it again")]
+    Safetensors { reason: String },
+    /// A file of a folder in transformers' format that is not the JSON it should be.
+    #[error("not the JSON that is expected here: {reason}")]
+    Json { reason: String },
+    /// A file that a folder in transformers' format has to have.
+    #[error("has no {file}; {hint}")]
+    MissingFile { file: &'static str, hint: &'static str },
+    /// A setting that kinfer cannot follow.
+    #[error("setting \"{key}\" {problem}")]
+    Setting { key: String, problem: String },
+    /// A model class that kinfer does not read from safetensors.
+    #[error("models of class \"{class}\" are not read from safetensors; supported: {supported}{hint}")]
+    Class { class: String, supported: String, hint: &'static str },
+    /// A tensor that models of this class do not have.
+    #[error("tensor \"{tensor}\" is none that a {class} has, so the model would compute something else")]
+    ForeignTensor { tensor: String, class: &'static str },
+    /// A tensor in a type that kinfer does not read from safetensors.
+    #[error("tensor \"{tensor}\" is stored as {ty}; F32, F16 and BF16 are read from safetensors")]
+    Dtype { tensor: String, ty: String },
+    /// A part of tokenizer.json that kinfer cannot follow exactly.
+    #[error("{part} is {got}, which kinfer cannot follow{hint}")]
+    Tokenizer { part: &'static str, got: String, hint: &'static str },
     /// While writing: data of another size than the shape's.
     #[error("tensor \"{tensor}\": {got} bytes of data for a shape of {expected}")]
     DataSize { tensor: String, expected: u64, got: u64 },

@@ -10,14 +10,14 @@ use super::error::Problem;
 
 /// The bytes of one file, or of one array being written.
 #[derive(Debug)]
-pub(super) enum Source {
+pub(crate) enum Source {
     Mapped(Mmap),
     Owned(Vec<u8>),
 }
 
 impl Source {
     /// Maps a regular file read-only.
-    pub(super) fn map(path: &Path) -> Result<Source, Problem> {
+    pub(crate) fn map(path: &Path) -> Result<Source, Problem> {
         // Looked at before it is opened: opening a pipe would wait for its writer.
         let metadata = std::fs::metadata(path).map_err(|source| Problem::Io { doing: "open", source })?;
         if !metadata.is_file() {
@@ -31,7 +31,7 @@ impl Source {
         Ok(Source::Mapped(map))
     }
 
-    pub(super) fn bytes(&self) -> &[u8] {
+    pub(crate) fn bytes(&self) -> &[u8] {
         match self {
             Source::Mapped(map) => map,
             Source::Owned(bytes) => bytes,
@@ -39,7 +39,7 @@ impl Source {
     }
 
     /// Lets the system drop the pages of a mapped range from memory; reading it again reads the file again.
-    pub(super) fn release(&self, range: Range<usize>) {
+    pub(crate) fn release(&self, range: Range<usize>) {
         #[cfg(unix)]
         if let Source::Mapped(map) = self
             && range.end <= map.len()

@@ -17,7 +17,7 @@ pub struct Metadata {
 }
 
 impl Metadata {
-    pub(super) fn new(path: PathBuf, entries: Vec<(String, Value)>) -> Result<Metadata, Problem> {
+    pub(crate) fn new(path: PathBuf, entries: Vec<(String, Value)>) -> Result<Metadata, Problem> {
         let by_key = sorted_unique(&entries, |(key, _)| key)
             .map_err(|(key, _)| Problem::DuplicateKey { key: key.clone() })?;
         Ok(Metadata { path, entries, by_key })

@@ -20,7 +20,7 @@
 
 mod error;
 #[allow(unsafe_code)]
-mod map;
+pub(crate) mod map;
 mod meta;
 mod read;
 mod split;
@@ -38,13 +38,19 @@ pub use meta::Metadata;
 pub use value::{Array, FromValue, Value, ValueType};
 
 use map::Source;
-use read::{Header, MAX_TENSORS, Record};
+pub(crate) use read::Record;
 
-/// An open model: one file, or all parts of a split one.
+use read::{Header, MAX_TENSORS};
+
+/// An open model: one file, all parts of a split one, or a folder in transformers' format, which is read as if it were a
+/// GGUF file ([`crate::safetensors`]).
 #[derive(Debug)]
 pub struct Gguf {
-    version: u32,
+    /// `None` for a folder in transformers' format.
+    version: Option<u32>,
     parts: Vec<(PathBuf, Arc<Source>)>,
+    /// How many of `parts` are files; values computed from a configuration may follow.
+    files: usize,
     metadata: Metadata,
     records: Vec<Record>,
     /// Indices into `records`, ordered by name.
@@ -52,18 +58,22 @@ pub struct Gguf {
 }
 
 impl Gguf {
-    /// Opens a model file. Given any part of a split model, opens all its parts, which lie beside it.
+    /// Opens a model file. Given any part of a split model, opens all its parts, which lie beside it; given a folder or a
+    /// `.safetensors` file, opens what transformers saved there.
     ///
     /// # Errors
     /// Every way in which a file can be unreadable, cut or malformed: [`Problem`].
     pub fn open(path: impl AsRef<Path>) -> Result<Gguf, GgufError> {
         let path = path.as_ref();
+        if crate::safetensors::is_it(path) {
+            return crate::safetensors::open(path);
+        }
         let (source, header) = open_part(path, 0)?;
         let fail = |problem| GgufError { path: path.into(), problem };
         let metadata = Metadata::new(path.into(), header.metadata).map_err(fail)?;
         match metadata.opt::<u16>("split.count")? {
             None | Some(1) => {
-                Gguf::build(vec![(path.into(), source)], header.version, metadata, header.tensors)
+                Gguf::build(vec![(path.into(), source)], Some(header.version), metadata, header.tensors)
             }
             Some(count) => {
                 let paths = split::parts(path, count).ok_or_else(|| fail(Problem::SplitName { count }))?;
@@ -84,7 +94,9 @@ impl Gguf {
         let header = read::header(&source, 0).map_err(fail)?;
         let metadata = Metadata::new(path.clone(), header.metadata).map_err(fail)?;
         match metadata.opt::<u16>("split.count")? {
-            None | Some(1) => Gguf::build(vec![(path, source)], header.version, metadata, header.tensors),
+            None | Some(1) => {
+                Gguf::build(vec![(path, source)], Some(header.version), metadata, header.tensors)
+            }
             Some(count) => Err(fail(Problem::SplitName { count })),
         }
     }
@@ -117,19 +129,32 @@ impl Gguf {
         if let Some(total) = metadata.opt::<u64>("split.tensors.count")? {
             expect(&metadata, "split.tensors.count", total, records.len() as u64)?;
         }
-        Gguf::build(parts, version, metadata, records)
+        Gguf::build(parts, Some(version), metadata, records)
+    }
+
+    /// A folder in transformers' format; `computed` are values that are in none of its `files`.
+    pub(crate) fn of_folder(
+        files: Vec<(PathBuf, Arc<Source>)>,
+        computed: (PathBuf, Vec<u8>),
+        metadata: Metadata,
+        records: Vec<Record>,
+    ) -> Result<Gguf, GgufError> {
+        let count = files.len();
+        let mut parts = files;
+        parts.push((computed.0, Arc::new(Source::Owned(computed.1))));
+        Ok(Gguf { files: count, ..Gguf::build(parts, None, metadata, records)? })
     }
 
     fn build(
         parts: Vec<(PathBuf, Arc<Source>)>,
-        version: u32,
+        version: Option<u32>,
         metadata: Metadata,
         records: Vec<Record>,
     ) -> Result<Gguf, GgufError> {
         let by_name = meta::sorted_unique(&records, |r| &r.name)
             .map_err(|r| (r.part, Problem::DuplicateTensor { tensor: r.name.clone() }))
             .map_err(|(part, problem)| GgufError { path: parts[part].0.clone(), problem })?;
-        Ok(Gguf { version, parts, metadata, records, by_name })
+        Ok(Gguf { version, files: parts.len(), parts, metadata, records, by_name })
     }
 
     /// The metadata; for a split model, of its first part.
@@ -150,17 +175,23 @@ impl Gguf {
 
     /// The paths of the file or of all parts, in order.
     pub fn files(&self) -> impl ExactSizeIterator<Item = &Path> {
-        self.parts.iter().map(|(path, _)| path.as_path())
+        self.parts[..self.files].iter().map(|(path, _)| path.as_path())
     }
 
     /// The size of all files in bytes.
     pub fn total_bytes(&self) -> u64 {
-        self.parts.iter().map(|(_, source)| source.bytes().len() as u64).sum()
+        self.parts[..self.files].iter().map(|(_, source)| source.bytes().len() as u64).sum()
     }
 
-    /// The format version, 2 or 3.
-    pub fn version(&self) -> u32 {
+    /// The version of the GGUF format, 2 or 3; `None` for a folder in transformers' format.
+    pub fn version(&self) -> Option<u32> {
         self.version
+    }
+
+    /// Whether the rows of all query and key heads are stored for the half-split rotary convention, as transformers does;
+    /// GGUF files of some architectures store pairs.
+    pub fn rotary_halves(&self) -> bool {
+        self.version.is_none()
     }
 }
 

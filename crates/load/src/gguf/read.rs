@@ -9,7 +9,7 @@
 use std::ops::Range;
 use std::sync::Arc;
 
-use kinfer_kernels::quant::TensorType;
+use kinfer_kernels::quant::{Format, TensorType};
 
 use super::error::{Problem, not_gguf};
 use super::map::Source;
@@ -38,8 +38,8 @@ pub(super) struct Header {
 
 /// One tensor.
 #[derive(Debug)]
-pub(super) struct Record {
-    pub(super) name: String,
+pub(crate) struct Record {
+    pub(crate) name: String,
     dims: [u64; MAX_DIMS as usize],
     n_dims: usize,
     pub(super) type_id: u32,
@@ -50,8 +50,37 @@ pub(super) struct Record {
 }
 
 impl Record {
+    /// A tensor in transformers' order of dimensions, outermost first.
+    pub(crate) fn new(
+        name: String,
+        shape: &[usize],
+        ty: TensorType,
+        part: usize,
+        range: Range<usize>,
+    ) -> Result<Record, Problem> {
+        if shape.len() > MAX_DIMS as usize {
+            return Err(Problem::Dims { tensor: name, got: shape.len() as u32, limit: MAX_DIMS });
+        }
+        let mut dims = [1; MAX_DIMS as usize];
+        dims.iter_mut().zip(shape.iter().rev()).for_each(|(dim, &n)| *dim = n as u64);
+        let (expected, got) = (tensor_bytes(&name, &dims[..shape.len()], Some(ty))?, range.len() as u64);
+        if expected != got {
+            return Err(Problem::DataSize { tensor: name, expected, got });
+        }
+        Ok(Record { name, dims, n_dims: shape.len(), type_id: ty.id(), part, range })
+    }
+
     pub(super) fn shape(&self) -> &[u64] {
         &self.dims[..self.n_dims]
+    }
+
+    /// The format to compute with, if there is one.
+    pub(crate) fn format(&self) -> Option<Format> {
+        Format::from_ggml_id(self.type_id)
+    }
+
+    pub(crate) fn bytes(&self) -> usize {
+        self.range.len()
     }
 }
 

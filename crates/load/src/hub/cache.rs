@@ -9,12 +9,14 @@
 //!     snapshots/<commit>/<path>         symbolic link to the blob
 //! ```
 
+use std::collections::HashSet;
 use std::fs::{self, File, TryLockError};
 use std::io;
 use std::path::{Path, PathBuf};
 
 use super::HubError;
 use super::progress::{CancelFlag, Event, POLL, Progress};
+use super::quant::choices;
 use super::reference::is_gguf;
 
 /// One repository's folder in the hub cache.
@@ -98,7 +100,8 @@ impl RepoCache {
         hits.filter_map(|path| relative(&root, &path)).collect()
     }
 
-    /// The GGUF files of a snapshot whose content is really there, by name.
+    /// The model files of a snapshot whose content is really there, by name: all GGUF files, or else safetensors and what
+    /// belongs to them.
     pub fn files(&self, commit: &str) -> Vec<CachedFile> {
         let root = self.snapshot(commit);
         let mut files: Vec<_> = walk(&root)
@@ -106,9 +109,17 @@ impl RepoCache {
             .filter_map(|path| {
                 let name = relative(&root, &path)?;
                 let meta = fs::metadata(&path).ok().filter(fs::Metadata::is_file)?;
-                is_gguf(&name).then_some(CachedFile { name, path, size: meta.len() })
+                Some(CachedFile { name, path, size: meta.len() })
             })
             .collect();
+        let models: HashSet<String> = match files.iter().any(|f| is_gguf(&f.name)) {
+            true => files.iter().filter(|f| is_gguf(&f.name)).map(|f| f.name.clone()).collect(),
+            false => choices(files.iter().map(|f| (f.name.as_str(), f.size)))
+                .into_iter()
+                .flat_map(|c| c.files)
+                .collect(),
+        };
+        files.retain(|f| models.contains(&f.name));
         files.sort_by(|a, b| a.name.cmp(&b.name));
         files
     }

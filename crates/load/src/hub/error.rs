@@ -25,7 +25,7 @@ pub enum HubError {
         known: String,
     },
     /// A local path leads nowhere, or to something that is no file.
-    #[error("no model file at {path}: {reason}")]
+    #[error("no model at {path}: {reason}")]
     LocalNotFound {
         /// The path.
         path: PathBuf,
@@ -64,8 +64,11 @@ pub enum HubError {
         /// What it has.
         choices: Vec<Choice>,
     },
-    /// The repository holds no GGUF model.
-    #[error("repository '{repo}' has no .gguf model file. Look for a repository whose name ends in -GGUF")]
+    /// The repository holds no model that kinfer reads.
+    #[error(
+        "repository '{repo}' has neither a .gguf model file nor safetensors with a config.json. Look for a repository \
+         whose name ends in -GGUF"
+    )]
     NoGguf {
         /// `user/name`.
         repo: String,

@@ -40,6 +40,8 @@ use api::{RemoteFile, RepoInfo};
 use cache::RepoCache;
 use download::Job;
 use http::Http;
+use quant::choices;
+use reference::is_gguf;
 
 pub use catalog::{Catalog, CatalogEntry, CatalogError, PinnedFile, Source, WheelMember};
 pub use config::{HubConfig, Patience};
@@ -59,7 +61,8 @@ pub struct Hub {
 /// A model whose files are all on this machine.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ResolvedModel {
-    /// The GGUF file, or all parts of a split one in order.
+    /// The GGUF file, all parts of a split one in order, or safetensors and what belongs to them. The first is the one to
+    /// open.
     pub files: Vec<PathBuf>,
     /// Where they came from.
     pub origin: Origin,
@@ -323,11 +326,22 @@ fn check_space(config: &HubConfig, folder: &Path, needed: u64) -> Result<(), Hub
     Ok(())
 }
 
-/// A local file, or all parts when the path names one part of a split model.
+/// A local file, all parts when the path names one part of a split model, or a folder's safetensors and what belongs to
+/// them.
 fn local_files(path: &Path) -> Result<Vec<PathBuf>, HubError> {
     let not_found = |reason: &str| HubError::LocalNotFound { path: path.to_owned(), reason: reason.into() };
     match std::fs::metadata(path) {
-        Ok(meta) if meta.is_dir() => return Err(not_found("it is a folder")),
+        Ok(meta) if meta.is_dir() => {
+            let entries = std::fs::read_dir(path).map_err(HubError::io("read", path))?.flatten();
+            let names: Vec<String> = entries.filter_map(|e| e.file_name().into_string().ok()).collect();
+            let found = names.iter().filter(|name| !is_gguf(name)).map(|name| (name.as_str(), 0));
+            let files = choices(found).pop().map(|choice| choice.files);
+            let none = "a folder without config.json and model.safetensors; of GGUF files, name the file";
+            return files
+                .filter(|files| files.iter().any(|f| f == "config.json"))
+                .map(|files| files.into_iter().map(|f| path.join(f)).collect())
+                .ok_or_else(|| not_found(none));
+        }
         Ok(_) => {}
         Err(e) => return Err(not_found(&e.to_string())),
     }

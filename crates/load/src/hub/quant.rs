@@ -7,10 +7,10 @@ use super::reference::is_gguf;
 /// The quantization taken when none is named: the usual trade of size against quality.
 pub const DEFAULT_QUANT: &str = "Q4_K_M";
 
-/// One model that a repository offers: a GGUF file, or all parts of a split one.
+/// One model that a repository offers: a GGUF file, all parts of a split one, or safetensors and what belongs to them.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Choice {
-    /// The quantization as the file name states it, in upper case (`Q4_K_M`, `UD-Q4_K_XL`).
+    /// The quantization as the file name states it, in upper case (`Q4_K_M`, `UD-Q4_K_XL`); none of safetensors.
     pub quant: Option<String>,
     /// Paths inside the repository, in part order.
     pub files: Vec<String>,
@@ -61,10 +61,11 @@ pub enum NoPick {
     Ambiguous,
 }
 
-/// Groups a repository's files into models; leaves out what is not one: other formats, vision
-/// projectors (`mmproj`), and importance matrices.
+/// Groups a repository's files into models; leaves out what is not one: vision projectors (`mmproj`), and importance
+/// matrices. A repository without GGUF files may be one model in transformers' format.
 pub fn choices<'a>(files: impl IntoIterator<Item = (&'a str, u64)>) -> Vec<Choice> {
-    let mut files: Vec<_> = files.into_iter().filter(|(path, _)| is_model(path)).collect();
+    let all: Vec<_> = files.into_iter().collect();
+    let mut files: Vec<_> = all.iter().copied().filter(|(path, _)| is_model(path)).collect();
     files.sort_unstable();
     let mut found: Vec<(&str, Choice)> = Vec::new();
     for (path, size) in files {
@@ -82,7 +83,48 @@ pub fn choices<'a>(files: impl IntoIterator<Item = (&'a str, u64)>) -> Vec<Choic
             }
         }
     }
+    if found.is_empty() {
+        return folder(&all).into_iter().collect();
+    }
     found.into_iter().map(|(_, choice)| choice).collect()
+}
+
+/// The files of a model in transformers' format at a repository's root: its weights first, all parts or the whole.
+fn folder(files: &[(&str, u64)]) -> Option<Choice> {
+    const COMPANIONS: [&str; 6] = [
+        "config.json",
+        "tokenizer.json",
+        "tokenizer_config.json",
+        "generation_config.json",
+        "chat_template.jinja",
+        "model.safetensors.index.json",
+    ];
+    let parts = |path: &str| {
+        let rest = path.strip_prefix("model")?.strip_suffix(".safetensors")?;
+        match rest.is_empty() {
+            true => Some(1),
+            false => rest.strip_prefix('-')?.split_once("-of-")?.1.parse::<usize>().ok(),
+        }
+    };
+    let mut weights: Vec<_> = files.iter().filter(|(path, _)| parts(path).is_some()).collect();
+    weights.sort_unstable();
+    let whole = weights.iter().any(|(path, _)| parts(path) == Some(1));
+    let expected = weights.first().and_then(|(path, _)| parts(path))?;
+    if whole {
+        // Some repositories have both.
+        weights.retain(|(path, _)| parts(path) == Some(1));
+    }
+    let companions: Vec<_> =
+        COMPANIONS.iter().filter_map(|c| files.iter().find(|(path, _)| path == c)).collect();
+    let missing = COMPANIONS[..2].iter().filter(|c| !companions.iter().any(|(path, _)| path == *c)).count();
+    let parts = if whole { 1 } else { expected } + companions.len() + missing;
+    let all = || weights.iter().chain(&companions);
+    Some(Choice {
+        quant: None,
+        files: all().map(|(path, _)| (*path).to_owned()).collect(),
+        size: all().map(|(_, size)| size).sum(),
+        parts,
+    })
 }
 
 /// Picks by quantization name, without regard to case; without a name [`DEFAULT_QUANT`], else the
@@ -242,6 +284,22 @@ mod tests {
         assert_eq!(pick(&twice, None), Err(NoPick::Ambiguous));
         assert_eq!(pick(&twice, Some("q4_k_m")), Err(NoPick::Ambiguous));
         assert_eq!(pick(&[], None), Err(NoPick::Empty));
+    }
+
+    #[test]
+    fn a_repository_of_safetensors_is_one_model() {
+        let shard = |i| format!("model-0000{i}-of-00002.safetensors");
+        let (first, second) = (shard(1), shard(2));
+        let names =
+            ["config.json", "README.md", &second, "tokenizer.json", &first, "original/model.safetensors"];
+        let found = choices(names.map(|n| (n, 1)));
+        assert_eq!(found[0].files, [&first, &second, "config.json", "tokenizer.json"]);
+        assert!(found.len() == 1 && found[0].is_complete());
+        assert!(!choices(names[..4].iter().map(|&n| (n, 1)))[0].is_complete(), "a part is missing");
+        let without = choices([("config.json", 1), ("model.safetensors", 1)]);
+        assert!(!without[0].is_complete(), "there is no tokenizer");
+        assert_eq!(choices([("m-Q8_0.gguf", 1), ("config.json", 1), ("model.safetensors", 9)])[0].size, 1);
+        assert!(choices([("config.json", 1), ("pytorch_model.bin", 1)]).is_empty());
     }
 
     #[test]

@@ -8,13 +8,15 @@ use std::path::PathBuf;
 /// | written | meaning |
 /// |---|---|
 /// | `./model.gguf`, `/data/model.gguf`, `dir/model.gguf` | a file on this machine |
+/// | `./folder`, `dir/folder` with a `config.json` in it | safetensors on this machine |
 /// | `user/repo`, `user/repo:Q8_0`, `user/repo:Q8_0@v1.0` | a repository on the hub |
 /// | `hf.co/user/repo`, `https://huggingface.co/user/repo` | the same |
 /// | `user/repo/path/file.gguf[@revision]` | one file of a repository |
 /// | `smollm2`, `gemma3:270m` | a name in the catalogue |
 ///
 /// The one shape with two readings is `a/b/c.gguf`: it is the local file where that exists, else
-/// a file on the hub. `./` or `hf.co/` in front decides it.
+/// a file on the hub; likewise `a/b`, which is a folder here where it has a `config.json`. `./` or `hf.co/` in front
+/// decides it.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum ModelRef {
     /// A path on this machine.
@@ -55,7 +57,7 @@ pub struct RefError {
 const HUB_PREFIXES: [&str; 4] = ["https://huggingface.co/", "https://hf.co/", "huggingface.co/", "hf.co/"];
 
 impl ModelRef {
-    /// Reads a model reference; looks at the disk only for the shape `a/b/c.gguf`.
+    /// Reads a model reference; looks at the disk only for the shapes `a/b/c.gguf` and `a/b`.
     ///
     /// # Errors
     /// [`RefError`] when the text fits none of the forms.
@@ -83,6 +85,10 @@ impl ModelRef {
         let slashes = text.matches('/').count();
         if is_gguf(text) && (slashes < 2 || PathBuf::from(text).exists()) {
             return Ok(Self::Local(PathBuf::from(text)));
+        }
+        let path = PathBuf::from(text);
+        if text.ends_with(".safetensors") || path.join("config.json").is_file() {
+            return Ok(Self::Local(path));
         }
         if slashes > 0 {
             return HubRef::parse(text).map(Self::Hub).map_err(err);

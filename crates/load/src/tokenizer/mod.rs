@@ -17,6 +17,7 @@ mod vocab;
 mod wordpiece;
 
 pub use error::TokenizerError;
+pub(crate) use pre::pre_tokenizer_of;
 pub use pre::pre_tokenizers;
 pub use spec::{Strings, VocabSpec};
 pub use vocab::TokenKind;
@@ -138,7 +139,7 @@ impl Tokenizer {
             closing.push(spec.sep.ok_or_else(|| missing("tokenizer.ggml.seperator_token_id"))?);
         }
         Ok(Self {
-            specials: Specials::new(&vocab)?,
+            specials: Specials::new(&vocab, &spec.rstrip)?,
             vocab,
             algorithm,
             bos,

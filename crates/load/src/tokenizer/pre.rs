@@ -249,6 +249,36 @@ pub fn pre_tokenizers() -> impl Iterator<Item = &'static str> {
     TABLE.iter().flat_map(|row| row.names).copied()
 }
 
+/// The name of the row with these stages, each a pattern and whether it ends as [`Stage::Words`] do.
+pub(crate) fn pre_tokenizer_of(
+    stages: &[(String, bool)],
+    ignore_merges: bool,
+    nfc: bool,
+) -> Option<&'static str> {
+    let whole_piece = if ignore_merges { WholePiece::Always } else { WholePiece::Never };
+    let same = |(row, (pattern, words)): (&Stage, &(String, bool))| match *row {
+        Cut(own) => !words && own == ascii(pattern),
+        Words(own) => *words && own == ascii(pattern),
+    };
+    let row = TABLE.iter().find(|row| {
+        (row.whole_piece, row.nfc, row.stages.len()) == (whole_piece, nfc, stages.len())
+            && row.stages.iter().zip(stages).all(same)
+    })?;
+    row.names.first().copied()
+}
+
+/// A pattern with characters beyond ASCII written as the table does.
+fn ascii(pattern: &str) -> String {
+    let mut out = String::with_capacity(pattern.len());
+    for c in pattern.chars() {
+        match c.is_ascii() {
+            true => out.push(c),
+            false => out.push_str(&format!("\\x{{{:X}}}", u32::from(c))),
+        }
+    }
+    out
+}
+
 fn known() -> String {
     pre_tokenizers().collect::<Vec<_>>().join(", ")
 }

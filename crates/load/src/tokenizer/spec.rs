@@ -111,6 +111,8 @@ pub struct VocabSpec {
     pub remove_extra_whitespaces: Option<bool>,
     /// `precompiled_charsmap`; empty means none.
     pub precompiled_charsmap: Vec<u8>,
+    /// `kinfer.rstrip_token_ids`: control tokens that swallow the white space after them (`rstrip` in tokenizer.json).
+    pub rstrip: Vec<u32>,
     /// `normalizer.lowercase`, for WordPiece.
     pub lowercase: Option<bool>,
     /// `normalizer.strip_accents`, for WordPiece.

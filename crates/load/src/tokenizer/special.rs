@@ -20,6 +20,8 @@ pub(super) enum Part<'t> {
 pub(super) struct Specials {
     always: Matcher,
     on_request: Matcher,
+    /// Ids that swallow the white space after them.
+    rstrip: Vec<u32>,
 }
 
 #[derive(Debug)]
@@ -29,8 +31,9 @@ struct Matcher {
 }
 
 impl Specials {
-    pub fn new(vocab: &Vocab) -> Result<Self, TokenizerError> {
+    pub fn new(vocab: &Vocab, rstrip: &[u32]) -> Result<Self, TokenizerError> {
         Ok(Self {
+            rstrip: rstrip.to_vec(),
             always: Matcher::new(vocab, &[TokenKind::UserDefined])?,
             on_request: Matcher::new(
                 vocab,
@@ -64,7 +67,11 @@ impl Specials {
                 part(Part::Text(&text[done..found.start]))?;
             }
             part(Part::Token(id))?;
-            (done, from) = (found.end, found.end);
+            let mut end = found.end;
+            if self.rstrip.contains(&id) {
+                end = text.len() - text[end..].trim_start().len();
+            }
+            (done, from) = (end, end);
         }
         if done < text.len() { part(Part::Text(&text[done..])) } else { Ok(()) }
     }

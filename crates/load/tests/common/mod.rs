@@ -1,4 +1,5 @@
 //! Where the tests' files are.
+#![allow(dead_code)] // each test file uses a part of it
 
 use std::path::{Path, PathBuf};
 

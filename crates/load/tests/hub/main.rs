@@ -66,6 +66,32 @@ fn downloads_into_the_layout_of_the_python_tools() {
 }
 
 #[test]
+fn a_repository_of_safetensors_comes_with_what_belongs_to_it() {
+    let weights = noise(3000, 3);
+    let hub = FakeHub::start(&[
+        ("config.json", b"{}"),
+        ("README.md", b"hello"),
+        ("model.safetensors", &weights),
+        ("original/consolidated.safetensors", b"other"),
+        ("tokenizer.json", b"{}"),
+    ]);
+    let home = tempfile::tempdir().unwrap();
+    let mut config = config(&hub.url, home.path());
+    let names = |files: &[PathBuf]| -> Vec<String> {
+        files.iter().map(|f| f.file_name().unwrap().to_str().unwrap().to_owned()).collect()
+    };
+    let want = ["model.safetensors", "config.json", "tokenizer.json"];
+    let got = resolve(&config, "user/repo").unwrap();
+    assert_eq!(names(&got.files), want);
+    assert!(fs::read(&got.files[0]).unwrap() == weights);
+    config.offline = true;
+    let again = resolve(&config, "user/repo").unwrap();
+    assert_eq!((names(&again.files), again.origin), (want.map(String::from).to_vec(), Origin::Cache));
+    let error = resolve(&config, "user/repo:Q4_K_M").unwrap_err().to_string();
+    assert!(error.contains("user/repo"), "{error}");
+}
+
+#[test]
 fn what_is_cached_needs_no_request() {
     let (hub, config, bytes, _home) = one_file(1000);
     resolve(&config, "user/repo").unwrap();

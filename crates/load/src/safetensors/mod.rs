@@ -1,0 +1,231 @@
+//! Folders in the format that transformers saves: `config.json`, `tokenizer.json`, and weights in `.safetensors` files.
+//!
+//! Such a folder is given the same view that a GGUF file has: [`config`] turns the configuration into metadata,
+//! [`vocab`] the tokenizer, and [`names`] says what each tensor is called there. The weights stay in the mapped files as
+//! they are; only what is no plain copy (norm weights with an offset, rotary divisors) is computed. So there is one path
+//! from a model to a device, and writing the view gives a GGUF file.
+//!
+//! Nothing is guessed: a setting, tensor or part of a tokenizer that is not known to be followed exactly is an error that
+//! names it.
+
+#![forbid(unsafe_code)]
+
+mod config;
+mod names;
+mod vocab;
+
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use half::{bf16, f16};
+use kinfer_kernels::quant::Format;
+use safetensors::{Dtype, SafeTensors};
+use serde_json::{Map, Value as Json};
+
+use crate::gguf::map::Source;
+use crate::gguf::{Gguf, GgufError, Metadata, Problem, Record};
+
+use config::Config;
+use names::Place;
+
+/// Beside one or several files of weights.
+const INDEX: &str = "model.safetensors.index.json";
+const SINGLE: &str = "model.safetensors";
+const CONFIG: &str = "config.json";
+/// Gemma's tokenizer.json, the largest that is known, has 33 MB.
+const MAX_JSON: u64 = 256 << 20;
+
+/// The classes of transformers whose models can be read.
+pub fn classes() -> impl Iterator<Item = &'static str> {
+    names::FAMILIES.iter().map(|family| family.class)
+}
+
+/// Whether `path` is a folder, or a file of one, rather than a GGUF file.
+pub(crate) fn is_it(path: &Path) -> bool {
+    path.extension().is_some_and(|e| e.eq_ignore_ascii_case("safetensors"))
+        || path.file_name().is_some_and(|name| name == INDEX || name == CONFIG)
+        || path.is_dir()
+}
+
+/// Opens the folder, or the folder of the file, `path`.
+pub(crate) fn open(path: &Path) -> Result<Gguf, GgufError> {
+    let folder = match path.is_dir() {
+        true => path,
+        false => path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new(".")),
+    };
+    let json = read_json(folder, CONFIG)?.ok_or_else(|| {
+        let hint = "a folder that transformers saved has one; of GGUF files, name the file";
+        error(folder, Problem::MissingFile { file: CONFIG, hint })
+    })?;
+    let at_config = |problem| error(&folder.join(CONFIG), problem);
+    let config = Config::new(&json);
+    let family = config.family().map_err(at_config)?;
+    let (mut entries, computed) = config.metadata(family).map_err(at_config)?;
+
+    let names = files(folder)?;
+    let mut weights =
+        Weights { files: Vec::new(), records: Vec::new(), computed: Vec::new(), part: names.len() };
+    for (part, name) in names.iter().enumerate() {
+        let file = folder.join(name);
+        let source = Source::map(&file).map_err(|problem| error(&file, problem))?;
+        weights.add(part, &source, &config, family).map_err(|problem| error(&file, problem))?;
+        weights.files.push((file, Arc::new(source)));
+    }
+    for (name, values) in computed {
+        weights.compute(name.into(), &[values.len()], &values).map_err(at_config)?;
+    }
+    if !config.tied(family) && !weights.records.iter().any(|r| r.name == names::HEAD) {
+        let problem = "is false, but no file has `lm_head.weight`".into();
+        return Err(at_config(Problem::Setting { key: "tie_word_embeddings".into(), problem }));
+    }
+    entries.push(("general.name".into(), folder_name(folder).as_str().into()));
+    entries.push(("general.file_type".into(), weights.file_type().into()));
+    vocab::read(folder, config.vocab_size(), &mut entries)?;
+    let metadata = Metadata::new(folder.into(), entries).map_err(at_config)?;
+    Gguf::of_folder(weights.files, (folder.join(CONFIG), weights.computed), metadata, weights.records)
+}
+
+/// The files of weights, which the index names if there is one.
+fn files(folder: &Path) -> Result<Vec<String>, GgufError> {
+    let Some(index) = read_json(folder, INDEX)? else {
+        let hint = "the weights of a model in transformers' format; kinfer reads no pickled `.bin` files";
+        return match folder.join(SINGLE).is_file() {
+            true => Ok(vec![SINGLE.into()]),
+            false => Err(error(folder, Problem::MissingFile { file: SINGLE, hint })),
+        };
+    };
+    let wrong = |reason: &str| error(&folder.join(INDEX), Problem::Json { reason: reason.into() });
+    let map = index.get("weight_map").and_then(Json::as_object);
+    let map = map.ok_or_else(|| wrong("no object `weight_map`"))?;
+    let names: Option<BTreeSet<&str>> = map.values().map(Json::as_str).collect();
+    let names = names.ok_or_else(|| wrong("a file name in `weight_map` is no string"))?;
+    // Beside the index, not anywhere on the machine.
+    if let Some(name) = names.iter().find(|name| Path::new(name).components().count() != 1) {
+        return Err(wrong(&format!("`{name}` is no file beside it")));
+    }
+    Ok(names.into_iter().map(str::to_owned).collect())
+}
+
+/// What the files hold.
+struct Weights {
+    files: Vec<(PathBuf, Arc<Source>)>,
+    records: Vec<Record>,
+    /// Values of tensors that are no plain copies, in f32.
+    computed: Vec<u8>,
+    /// The number of the part that they are.
+    part: usize,
+}
+
+impl Weights {
+    fn add(
+        &mut self,
+        part: usize,
+        source: &Source,
+        config: &Config<'_>,
+        family: &'static names::Family,
+    ) -> Result<(), Problem> {
+        let broken = |e: safetensors::SafeTensorError| Problem::Safetensors { reason: e.to_string() };
+        let bytes = source.bytes();
+        let (header, metadata) = SafeTensors::read_metadata(bytes).map_err(broken)?;
+        let mut tensors: Vec<_> = metadata.tensors().into_iter().collect();
+        tensors.sort_unstable_by_key(|(_, info)| info.data_offsets);
+        for (name, info) in tensors {
+            let place = match names::place(family, &name) {
+                Some(Place::Nowhere) => continue,
+                Some(place) => place,
+                None => return Err(Problem::ForeignTensor { tensor: name, class: family.class }),
+            };
+            let format = match info.dtype {
+                Dtype::F32 => Format::F32,
+                Dtype::F16 => Format::F16,
+                Dtype::BF16 => Format::BF16,
+                other => return Err(Problem::Dtype { tensor: name, ty: format!("{other:?}") }),
+            };
+            // The length of the header is stored in the first eight bytes.
+            let start = 8 + header;
+            let range = start + info.data_offsets.0..start + info.data_offsets.1;
+            match place {
+                // Tied weights may be saved twice; transformers, too, looks at the first.
+                Place::Copy(name) if name == names::HEAD && config.tied(family) => {}
+                Place::Copy(name) => {
+                    self.records.push(Record::new(name, &info.shape, format.tensor_type(), part, range)?);
+                }
+                Place::PlusOne(gguf_name) => {
+                    let data = bytes.get(range).unwrap_or_default();
+                    let values: Vec<f32> = floats(format, data).into_iter().map(|v| v + 1.0).collect();
+                    self.compute(gguf_name, &info.shape, &values)?;
+                }
+                Place::Nowhere => {}
+            }
+        }
+        Ok(())
+    }
+
+    /// Adds a tensor of these values.
+    fn compute(&mut self, name: String, shape: &[usize], values: &[f32]) -> Result<(), Problem> {
+        let start = self.computed.len();
+        self.computed.extend(values.iter().flat_map(|v| v.to_le_bytes()));
+        let range = start..self.computed.len();
+        self.records.push(Record::new(name, shape, Format::F32.tensor_type(), self.part, range)?);
+        Ok(())
+    }
+
+    /// What GGUF files number the format of most weights by.
+    fn file_type(&self) -> u32 {
+        let bytes = |format: Format| -> usize {
+            let of_format = self.records.iter().filter(|r| r.format() == Some(format));
+            of_format.map(|r| r.bytes()).sum()
+        };
+        let types = [(Format::F32, 0), (Format::F16, 1), (Format::BF16, 32)];
+        types.into_iter().max_by_key(|&(format, _)| bytes(format)).map_or(0, |(_, id)| id)
+    }
+}
+
+/// Elements of a format that safetensors files have.
+fn floats(format: Format, data: &[u8]) -> Vec<f32> {
+    let pairs = || data.chunks_exact(2).map(|b| [b[0], b[1]]);
+    match format {
+        Format::F16 => pairs().map(|b| f16::from_le_bytes(b).to_f32()).collect(),
+        Format::BF16 => pairs().map(|b| bf16::from_le_bytes(b).to_f32()).collect(),
+        _ => data.chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect(),
+    }
+}
+
+/// An object from a file of the folder; `None` where there is no such file.
+fn read_json(folder: &Path, file: &str) -> Result<Option<Map<String, Json>>, GgufError> {
+    let path = folder.join(file);
+    let Some(bytes) = read_file(&path)? else { return Ok(None) };
+    serde_json::from_slice(&bytes)
+        .map(Some)
+        .map_err(|e| error(&path, Problem::Json { reason: e.to_string() }))
+}
+
+/// A whole file; `None` where there is none.
+fn read_file(path: &Path) -> Result<Option<Vec<u8>>, GgufError> {
+    let fail = |problem| error(path, problem);
+    let bytes = match std::fs::metadata(path) {
+        Ok(meta) if meta.len() > MAX_JSON => {
+            let (what, got) = ("bytes of a JSON file", meta.len());
+            return Err(fail(Problem::TooMany { what, got, limit: MAX_JSON }));
+        }
+        Ok(meta) if !meta.is_file() => return Err(fail(Problem::NotAFile)),
+        Ok(_) => std::fs::read(path),
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+        Err(e) => Err(e),
+    };
+    bytes.map(Some).map_err(|source| fail(Problem::Io { doing: "read", source }))
+}
+
+/// The folder's name; in the hub's cache (`models--user--name/snapshots/COMMIT`) the repository's.
+fn folder_name(folder: &Path) -> String {
+    let folder = folder.canonicalize().unwrap_or_else(|_| folder.into());
+    let name = |path: &Path| path.file_name().map(|n| n.to_string_lossy().into_owned());
+    let repo = folder.ancestors().nth(2).and_then(name);
+    let repo = repo.and_then(|r| Some(r.strip_prefix("models--")?.rsplit_once("--")?.1.to_owned()));
+    repo.or_else(|| name(&folder)).unwrap_or_default()
+}
+
+fn error(path: &Path, problem: Problem) -> GgufError {
+    GgufError { path: path.into(), problem }
+}

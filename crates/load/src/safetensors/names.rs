@@ -1,0 +1,161 @@
+//! What transformers' classes call their tensors, and what GGUF files call them.
+
+/// A class of transformers, and the architecture that it is in a GGUF file.
+#[derive(Debug)]
+pub(super) struct Family {
+    /// As `architectures` in config.json names it.
+    pub class: &'static str,
+    /// `general.architecture`.
+    pub arch: &'static str,
+    /// Tensors of a layer whose names mean something else than [`LAYER`] says.
+    layer: &'static [(&'static str, &'static str)],
+    /// Whether norms multiply by 1 more than their weights; GGUF files store the sum.
+    offset_norms: bool,
+    /// Whether the head is the embedding where config.json does not say so.
+    pub tied: bool,
+}
+
+const PLAIN: Family = Family { class: "", arch: "", layer: &[], offset_norms: false, tied: false };
+
+/// Norms of both blocks' outputs only.
+const POST_NORMED: &[(&str, &str)] =
+    &[("post_attention_layernorm", "post_attention_norm"), ("post_feedforward_layernorm", "post_ffw_norm")];
+/// Norms before and after both blocks.
+const SANDWICHED: &[(&str, &str)] = &[
+    ("post_attention_layernorm", "post_attention_norm"),
+    ("pre_feedforward_layernorm", "ffn_norm"),
+    ("post_feedforward_layernorm", "post_ffw_norm"),
+];
+
+/// Every class that can be read.
+pub(super) static FAMILIES: &[Family] = &[
+    Family { class: "LlamaForCausalLM", arch: "llama", ..PLAIN },
+    Family { class: "MistralForCausalLM", arch: "llama", ..PLAIN },
+    Family { class: "MixtralForCausalLM", arch: "llama", ..PLAIN },
+    Family { class: "Qwen2ForCausalLM", arch: "qwen2", ..PLAIN },
+    Family { class: "Qwen3ForCausalLM", arch: "qwen3", ..PLAIN },
+    Family { class: "Qwen3MoeForCausalLM", arch: "qwen3moe", ..PLAIN },
+    Family { class: "GemmaForCausalLM", arch: "gemma", offset_norms: true, tied: true, ..PLAIN },
+    Family { class: "Gemma2ForCausalLM", arch: "gemma2", layer: SANDWICHED, offset_norms: true, tied: true },
+    Family { class: "Gemma3ForCausalLM", arch: "gemma3", layer: SANDWICHED, offset_norms: true, tied: true },
+    Family { class: "Phi3ForCausalLM", arch: "phi3", ..PLAIN },
+    Family { class: "GraniteForCausalLM", arch: "granite", ..PLAIN },
+    Family { class: "Olmo2ForCausalLM", arch: "olmo2", layer: POST_NORMED, ..PLAIN },
+    Family { class: "Olmo3ForCausalLM", arch: "olmo2", layer: POST_NORMED, ..PLAIN },
+    Family { class: "Exaone4ForCausalLM", arch: "exaone4", layer: POST_NORMED, ..PLAIN },
+    Family { class: "SmolLM3ForCausalLM", arch: "smollm3", tied: true, ..PLAIN },
+];
+
+/// The output head.
+pub(super) const HEAD: &str = "output.weight";
+
+/// Tensors outside of layers.
+const MODEL: &[(&str, &str)] =
+    &[("model.embed_tokens", "token_embd"), ("model.norm", "output_norm"), ("lm_head", "output")];
+
+/// Tensors of a layer, as most classes call them.
+const LAYER: &[(&str, &str)] = &[
+    ("input_layernorm", "attn_norm"),
+    ("self_attn.q_proj", "attn_q"),
+    ("self_attn.k_proj", "attn_k"),
+    ("self_attn.v_proj", "attn_v"),
+    ("self_attn.qkv_proj", "attn_qkv"),
+    ("self_attn.q_norm", "attn_q_norm"),
+    ("self_attn.k_norm", "attn_k_norm"),
+    ("self_attn.o_proj", "attn_output"),
+    ("post_attention_layernorm", "ffn_norm"),
+    ("mlp.gate_proj", "ffn_gate"),
+    ("mlp.up_proj", "ffn_up"),
+    ("mlp.gate_up_proj", "ffn_up"),
+    ("mlp.down_proj", "ffn_down"),
+    ("block_sparse_moe.gate", "ffn_gate_inp"),
+    ("mlp.gate", "ffn_gate_inp"),
+];
+
+/// The matrices of an expert: `…experts.{e}.w1` is `ffn_gate.{e}`, as in GGUF files from before experts were joined.
+const EXPERT: &[(&str, &str)] = &[
+    ("w1", "ffn_gate"),
+    ("w3", "ffn_up"),
+    ("w2", "ffn_down"),
+    ("gate_proj", "ffn_gate"),
+    ("up_proj", "ffn_up"),
+    ("down_proj", "ffn_down"),
+];
+
+/// What becomes of a tensor.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Place {
+    /// It is the tensor of this name.
+    Copy(String),
+    /// The tensor of this name has elements larger by 1.
+    PlusOne(String),
+    /// It is computed from the configuration.
+    Nowhere,
+}
+
+/// What becomes of tensor `name` of a model of this family; `None` where such models have no such tensor.
+pub(super) fn place(family: &Family, name: &str) -> Option<Place> {
+    let Some((stem, end)) = [".weight", ".bias"].iter().find_map(|end| Some((name.strip_suffix(end)?, *end)))
+    else {
+        return name.ends_with("rotary_emb.inv_freq").then_some(Place::Nowhere);
+    };
+    let full = match stem.strip_prefix("model.layers.") {
+        None => find(MODEL, stem)?.to_owned(),
+        Some(rest) => {
+            let (i, part) = rest.split_once('.')?;
+            let _: u32 = i.parse().ok()?;
+            format!("blk.{i}.{}", layer(family, part)?)
+        }
+    };
+    let place = if family.offset_norms && full.ends_with("norm") { Place::PlusOne } else { Place::Copy };
+    Some(place(format!("{full}{end}")))
+}
+
+fn layer(family: &Family, part: &str) -> Option<String> {
+    let experts = ["block_sparse_moe.experts.", "mlp.experts."];
+    if let Some(rest) = experts.iter().find_map(|prefix| part.strip_prefix(prefix)) {
+        let (e, matrix) = rest.split_once('.')?;
+        let _: u32 = e.parse().ok()?;
+        return Some(format!("{}.{e}", find(EXPERT, matrix)?));
+    }
+    find(family.layer, part).or_else(|| find(LAYER, part)).map(str::to_owned)
+}
+
+fn find(table: &[(&'static str, &'static str)], name: &str) -> Option<&'static str> {
+    table.iter().find(|row| row.0 == name).map(|row| row.1)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn of(class: &str, name: &str) -> Option<Place> {
+        place(FAMILIES.iter().find(|f| f.class == class).unwrap(), name)
+    }
+
+    #[test]
+    fn names_are_translated_and_foreign_ones_are_not() {
+        let copy = |name: &str| Some(Place::Copy(name.into()));
+        assert_eq!(of("LlamaForCausalLM", "lm_head.weight"), copy("output.weight"));
+        assert_eq!(
+            of("LlamaForCausalLM", "model.layers.11.self_attn.q_proj.bias"),
+            copy("blk.11.attn_q.bias")
+        );
+        let norm = "model.layers.0.post_attention_layernorm.weight";
+        assert_eq!(of("LlamaForCausalLM", norm), copy("blk.0.ffn_norm.weight"));
+        assert_eq!(of("Olmo2ForCausalLM", norm), copy("blk.0.post_attention_norm.weight"));
+        let plus_one = Some(Place::PlusOne("blk.0.post_attention_norm.weight".into()));
+        assert_eq!(of("Gemma3ForCausalLM", norm), plus_one);
+        let expert = "model.layers.2.block_sparse_moe.experts.7.w2.weight";
+        assert_eq!(of("MixtralForCausalLM", expert), copy("blk.2.ffn_down.7.weight"));
+        assert_eq!(
+            of("LlamaForCausalLM", "model.layers.0.self_attn.rotary_emb.inv_freq"),
+            Some(Place::Nowhere)
+        );
+        for foreign in
+            ["model.layers.x.mlp.up_proj.weight", "vision.patch.weight", "model.layers.0.mlp.up_proj.qweight"]
+        {
+            assert_eq!(of("LlamaForCausalLM", foreign), None, "{foreign}");
+        }
+    }
+}

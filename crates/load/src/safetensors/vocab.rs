@@ -1,0 +1,478 @@
+//! `tokenizer.json` and its companions as the metadata of a GGUF file.
+//!
+//! Two kinds of vocabulary are read: byte-level BPE, whose way of splitting text is looked up in the table of
+//! pre-tokenizers, and SentencePiece BPE, whose scores are the order of its merges.
+
+use std::collections::{HashMap, HashSet};
+use std::path::Path;
+
+use serde::Deserialize;
+use serde::de::IgnoredAny;
+use serde_json::{Map, Value as Json};
+
+use super::config::Entries;
+use super::{error, read_json};
+use crate::gguf::{GgufError, Problem, Value};
+use crate::tokenizer::pre_tokenizer_of;
+
+const FILE: &str = "tokenizer.json";
+const CONFIG: &str = "tokenizer_config.json";
+/// How `tokenizer.ggml.token_type` numbers kinds.
+const NORMAL: i32 = 1;
+const UNKNOWN: i32 = 2;
+const CONTROL: i32 = 3;
+const USER_DEFINED: i32 = 4;
+const UNUSED: i32 = 5;
+const BYTE: i32 = 6;
+
+#[derive(Deserialize)]
+struct Tokenizer {
+    #[serde(default)]
+    added_tokens: Vec<Added>,
+    #[serde(default)]
+    normalizer: Json,
+    #[serde(default)]
+    pre_tokenizer: Json,
+    #[serde(default)]
+    post_processor: Json,
+    model: Model,
+}
+
+#[derive(Deserialize)]
+struct Added {
+    id: u32,
+    content: String,
+    #[serde(default)]
+    single_word: bool,
+    #[serde(default)]
+    lstrip: bool,
+    #[serde(default)]
+    rstrip: bool,
+    #[serde(default)]
+    special: bool,
+}
+
+#[derive(Deserialize)]
+struct Model {
+    // Absent in files of the first versions, which had BPE only.
+    #[serde(rename = "type", default = "bpe")]
+    kind: String,
+    unk_token: Option<String>,
+    continuing_subword_prefix: Option<String>,
+    end_of_word_suffix: Option<String>,
+    #[serde(default)]
+    byte_fallback: bool,
+    #[serde(default)]
+    ignore_merges: bool,
+    vocab: Vocab,
+    #[serde(default)]
+    merges: Vec<Merge>,
+}
+
+fn bpe() -> String {
+    "BPE".into()
+}
+
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum Vocab {
+    Ids(HashMap<String, u32>),
+    Other(IgnoredAny),
+}
+
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum Merge {
+    Pair([String; 2]),
+    Line(String),
+}
+
+impl Merge {
+    fn halves(&self) -> Option<(&str, &str)> {
+        match self {
+            Merge::Pair([left, right]) => Some((left, right)),
+            Merge::Line(line) => line.split_once(' '),
+        }
+    }
+}
+
+/// Adds the tokenizer, the chat template and the sampling defaults of a folder to `entries`; a folder without a tokenizer
+/// gives none. `rows` is how many tokens the model computes.
+pub(super) fn read(folder: &Path, rows: usize, entries: &mut Entries) -> Result<(), GgufError> {
+    let config = read_json(folder, CONFIG)?.unwrap_or_default();
+    let generation = read_json(folder, "generation_config.json")?.unwrap_or_default();
+    sampling(&generation, entries);
+    template(folder, &config, entries)?;
+    let path = folder.join(FILE);
+    let bytes = match super::read_file(&path)? {
+        Some(bytes) => bytes,
+        None if folder.join("tokenizer.model").is_file() => {
+            let hint = "of tokenizer.model, transformers makes one: AutoTokenizer.from_pretrained(F).save_pretrained(F)";
+            return Err(error(folder, Problem::MissingFile { file: FILE, hint }));
+        }
+        None => return Ok(()),
+    };
+    let fail = |problem| error(&path, problem);
+    let json: Tokenizer =
+        serde_json::from_slice(&bytes).map_err(|e| fail(Problem::Json { reason: e.to_string() }))?;
+    json.entries(&config, &generation, rows, entries).map_err(fail)
+}
+
+impl Tokenizer {
+    fn entries(
+        &self,
+        config: &Map<String, Json>,
+        generation: &Map<String, Json>,
+        rows: usize,
+        entries: &mut Entries,
+    ) -> Result<(), Problem> {
+        let model = &self.model;
+        if model.kind != "BPE" {
+            let hint = "; BPE is followed";
+            return Err(Problem::Tokenizer { part: "model.type", got: model.kind.clone(), hint });
+        }
+        let Vocab::Ids(ids) = &model.vocab else {
+            return Err(unknown("model.vocab", &Json::from("no object of ids")));
+        };
+        for (part, affix) in [
+            ("model.continuing_subword_prefix", &model.continuing_subword_prefix),
+            ("model.end_of_word_suffix", &model.end_of_word_suffix),
+        ] {
+            if let Some(affix) = affix.as_ref().filter(|a| !a.is_empty()) {
+                return Err(unknown(part, &Json::from(affix.as_str())));
+            }
+        }
+        // Ids that the model has no row for cannot be used: Gemma 3's text models have such a one.
+        let added = || self.added_tokens.iter().filter(|t| rows == 0 || (t.id as usize) < rows);
+        let last = ids.values().copied().chain(added().map(|t| t.id)).max().unwrap_or(0) as usize;
+        if last >= MAX_IDS {
+            let (what, got, limit) = ("ids of tokens", last as u64, MAX_IDS as u64);
+            return Err(Problem::TooMany { what, got, limit });
+        }
+        let count = rows.min(MAX_IDS).max(last + 1);
+        let fill: Vec<String> = (0..count).map(|id| format!("[PAD{id}]")).collect();
+        let mut tokens: Vec<&str> = fill.iter().map(String::as_str).collect();
+        let mut types = vec![UNUSED; count];
+        for (text, &id) in ids {
+            (tokens[id as usize], types[id as usize]) = (text, NORMAL);
+        }
+        for token in added() {
+            if token.lstrip || token.single_word {
+                let got = format!("`{}` with lstrip or single_word", token.content);
+                return Err(Problem::Tokenizer { part: "added_tokens", got, hint: "" });
+            }
+            let kind = if token.special { CONTROL } else { USER_DEFINED };
+            (tokens[token.id as usize], types[token.id as usize]) = (&token.content, kind);
+        }
+        let mut set = |key: &str, value: Value| entries.push((format!("tokenizer.ggml.{key}"), value));
+        match stages(&self.pre_tokenizer)? {
+            Split::ByteLevel(stages) => {
+                if model.byte_fallback {
+                    return Err(unknown("model.byte_fallback", &Json::from(true)));
+                }
+                set("model", "gpt2".into());
+                let nfc = self.is_nfc()?;
+                // Where none splits so, `--pre` can say which comes near enough.
+                if let Some(name) = pre_tokenizer_of(&stages, model.ignore_merges, nfc) {
+                    set("pre", name.into());
+                }
+                let lines: Option<Vec<String>> =
+                    model.merges.iter().map(|m| m.halves().map(|(l, r)| format!("{l} {r}"))).collect();
+                let lines =
+                    lines.ok_or_else(|| unknown("model.merges", &Json::from("one without a space")))?;
+                set("merges", lines.iter().map(String::as_str).collect::<Vec<_>>().as_slice().into());
+            }
+            Split::None => {
+                if !model.byte_fallback {
+                    return Err(unknown("model.byte_fallback", &Json::from(false)));
+                }
+                set("model", "llama".into());
+                set("add_space_prefix", self.adds_space()?.into());
+                set("scores", scores(ids, &tokens, &types, &model.merges)?.as_slice().into());
+                for byte in 0..=255u8 {
+                    if let Some(&id) = ids.get(&format!("<0x{byte:02X}>")) {
+                        types[id as usize] = BYTE;
+                    }
+                }
+                if let Some(&id) = model.unk_token.as_ref().and_then(|unk| ids.get(unk)) {
+                    types[id as usize] = UNKNOWN;
+                    set("unknown_token_id", id.into());
+                }
+            }
+        }
+        set("tokens", tokens.as_slice().into());
+        set("token_type", types.as_slice().into());
+        let special = |key: &str| {
+            let token = config.get(key)?;
+            let text = token.as_str().or_else(|| token.get("content")?.as_str())?;
+            tokens.iter().position(|t| *t == text).map(|id| id as u32)
+        };
+        let (bos, eos) = (special("bos_token"), special("eos_token"));
+        // The ids that end a generation, the tokenizer's own first; the file format has names for three of them.
+        let ends = match generation.get("eos_token_id") {
+            Some(Json::Array(all)) => all.iter().filter_map(Json::as_u64).collect(),
+            other => Vec::from_iter(other.and_then(Json::as_u64)),
+        };
+        let ends = ends.into_iter().filter_map(|id| u32::try_from(id).ok());
+        let mut ends: Vec<u32> = eos.into_iter().chain(ends).collect();
+        let mut seen = HashSet::new();
+        ends.retain(|id| seen.insert(*id));
+        for (key, id) in ["eos_token_id", "eot_token_id", "eom_token_id"].iter().zip(&ends) {
+            set(key, (*id).into());
+        }
+        let pad = special("pad_token");
+        for (key, id) in [("bos_token_id", bos), ("padding_token_id", pad)] {
+            if let Some(id) = id {
+                set(key, id.into());
+            }
+        }
+        let (adds_bos, adds_eos) = self.frame(config, &tokens, bos, eos)?;
+        set("add_bos_token", adds_bos.into());
+        set("add_eos_token", adds_eos.into());
+        let rstrip: Vec<u32> = added().filter(|t| t.rstrip).map(|t| t.id).collect();
+        if !rstrip.is_empty() {
+            entries.push(("kinfer.rstrip_token_ids".into(), rstrip.as_slice().into()));
+        }
+        Ok(())
+    }
+
+    /// Whether the text is brought to normal form C, the only normaliser of byte-level vocabularies that is known.
+    fn is_nfc(&self) -> Result<bool, Problem> {
+        let mut nfc = false;
+        for part in parts(&self.normalizer, "normalizers") {
+            match kind(part) {
+                "NFC" => nfc = true,
+                _ => return Err(unknown("normalizer", part)),
+            }
+        }
+        Ok(nfc)
+    }
+
+    /// Whether a SentencePiece vocabulary puts a space before each stretch of text; spaces are written `▁` in any case.
+    fn adds_space(&self) -> Result<bool, Problem> {
+        let (mut prepends, mut replaces) = (false, false);
+        for part in parts(&self.normalizer, "normalizers") {
+            let field = |name: &str| part.get(name).and_then(Json::as_str);
+            let space = part.pointer("/pattern/String").and_then(Json::as_str) == Some(" ");
+            match kind(part) {
+                "Prepend" if field("prepend") == Some("▁") && !replaces => prepends = true,
+                "Replace" if space && field("content") == Some("▁") => replaces = true,
+                _ => return Err(unknown("normalizer", part)),
+            }
+        }
+        for part in parts(&self.pre_tokenizer, "pretokenizers") {
+            let space = part.pointer("/pattern/String").and_then(Json::as_str) == Some(" ");
+            match (kind(part), part.get("prepend_scheme").and_then(Json::as_str)) {
+                // There are no spaces left to split at.
+                ("Split", _) if space && replaces => {}
+                ("Metaspace", Some("never")) if part.get("split") == Some(&Json::Bool(false)) => {
+                    replaces = true
+                }
+                _ => return Err(unknown("pre_tokenizer", part)),
+            }
+        }
+        match replaces {
+            true => Ok(prepends),
+            false => Err(unknown("normalizer", &self.normalizer)),
+        }
+    }
+
+    /// Whether BOS comes before a text and EOS after it.
+    fn frame(
+        &self,
+        config: &Map<String, Json>,
+        tokens: &[&str],
+        bos: Option<u32>,
+        eos: Option<u32>,
+    ) -> Result<(bool, bool), Problem> {
+        let flag = |key: &str| config.get(key).and_then(Json::as_bool);
+        let mut found = (false, false);
+        for part in parts(&self.post_processor, "processors") {
+            match kind(part) {
+                "ByteLevel" => {}
+                "TemplateProcessing" => {
+                    let mut after = false;
+                    for piece in part.get("single").and_then(Json::as_array).into_iter().flatten() {
+                        if piece.get("Sequence").is_some() {
+                            after = true;
+                            continue;
+                        }
+                        let text = piece.pointer("/SpecialToken/id").and_then(Json::as_str);
+                        let id =
+                            text.and_then(|t| tokens.iter().position(|other| *other == t)).map(|i| i as u32);
+                        match (after, id) {
+                            (false, Some(id)) if bos == Some(id) && !found.0 => found.0 = true,
+                            (true, Some(id)) if eos == Some(id) && !found.1 => found.1 = true,
+                            _ => return Err(unknown("post_processor", part)),
+                        }
+                    }
+                }
+                _ => return Err(unknown("post_processor", part)),
+            }
+        }
+        // Tokenizers of these classes follow their configuration instead.
+        let class = config.get("tokenizer_class").and_then(Json::as_str).unwrap_or_default();
+        if class.starts_with("Llama") || class.starts_with("Gemma") {
+            found = (flag("add_bos_token").unwrap_or(found.0), flag("add_eos_token").unwrap_or(found.1));
+        }
+        Ok(found)
+    }
+}
+
+/// More than twice the largest vocabulary there is.
+const MAX_IDS: usize = 1 << 20;
+
+/// How text is split before merging.
+enum Split {
+    /// Into pieces of a byte-level alphabet: patterns, and whether white space before a word is shared out.
+    ByteLevel(Vec<(String, bool)>),
+    /// Not at all.
+    None,
+}
+
+fn stages(pre_tokenizer: &Json) -> Result<Split, Problem> {
+    /// What ByteLevel splits by.
+    const GPT2: &str = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+";
+    const TAIL: &str = r"|\s+(?!\S)|\s+";
+    let (mut stages, mut bytes) = (Vec::new(), false);
+    let all = parts(pre_tokenizer, "pretokenizers");
+    if !all.iter().any(|part| kind(part) == "ByteLevel") {
+        return Ok(Split::None);
+    }
+    for part in all {
+        let flag = |name: &str| part.get(name).and_then(Json::as_bool);
+        let behavior = part.get("behavior").and_then(Json::as_str);
+        match kind(part) {
+            "ByteLevel" if flag("add_prefix_space") != Some(true) && !bytes => {
+                bytes = true;
+                if flag("use_regex").unwrap_or(true) {
+                    stages.push((GPT2.to_owned(), true));
+                }
+            }
+            // After ByteLevel patterns would see its alphabet instead of the text.
+            "Digits" if !bytes => {
+                let each = flag("individual_digits") == Some(true);
+                stages.push((if each { r"\p{N}" } else { r"\p{N}+" }.to_owned(), false));
+            }
+            "Split" if !bytes => {
+                let pattern = part.pointer("/pattern/Regex").and_then(Json::as_str);
+                let pattern = pattern.ok_or_else(|| unknown("pre_tokenizer", part))?;
+                let words = pattern.strip_suffix(TAIL);
+                // The pattern of words matches all of a text, so keeping its matches is cutting them out.
+                let kept = behavior == Some("Removed") && flag("invert") == Some(true) && words.is_some();
+                if !kept && (behavior != Some("Isolated") || flag("invert") == Some(true)) {
+                    return Err(unknown("pre_tokenizer", part));
+                }
+                stages.push((words.unwrap_or(pattern).to_owned(), words.is_some()));
+            }
+            _ => return Err(unknown("pre_tokenizer", part)),
+        }
+    }
+    Ok(Split::ByteLevel(stages))
+}
+
+/// SentencePiece merges the pair with the best scoring text, BPE the first pair of its list: the same where the list has
+/// all pairs of a text together, and the texts by descending score.
+fn scores(
+    ids: &HashMap<String, u32>,
+    tokens: &[&str],
+    types: &[i32],
+    merges: &[Merge],
+) -> Result<Vec<f32>, Problem> {
+    let wrong = |got: String| {
+        let hint = ": they are none that SentencePiece made; take a GGUF file of this model";
+        Problem::Tokenizer { part: "model.merges", got, hint }
+    };
+    let mut ranks: HashMap<u32, (u32, usize)> = HashMap::new();
+    let (mut last, mut text) = (None, String::new());
+    for merge in merges {
+        let (left, right) = merge.halves().ok_or_else(|| wrong("one without two pieces".into()))?;
+        text.clear();
+        text.push_str(left);
+        text.push_str(right);
+        let &id = ids.get(&text).ok_or_else(|| wrong(format!("one of `{text}`, which is no token")))?;
+        let next = ranks.len() as u32;
+        let entry = ranks.entry(id).or_insert((next, 0));
+        if entry.1 > 0 && last != Some(id) {
+            return Err(wrong(format!("a list with `{text}` in two places")));
+        }
+        entry.1 += 1;
+        last = Some(id);
+    }
+    let normal = |piece: &str| ids.get(piece).is_some_and(|&id| types[id as usize] == NORMAL);
+    for (id, piece) in tokens.iter().enumerate().filter(|(id, _)| types[*id] == NORMAL) {
+        let splits =
+            piece.char_indices().skip(1).filter(|&(at, _)| normal(&piece[..at]) && normal(&piece[at..]));
+        if splits.count() > ranks.get(&(id as u32)).map_or(0, |r| r.1) {
+            return Err(wrong(format!("a list without all pairs of `{piece}`")));
+        }
+    }
+    // What no merge makes is worse than all that is.
+    let worst = ranks.len() as f32;
+    Ok((0..tokens.len() as u32).map(|id| -ranks.get(&id).map_or(worst, |r| r.0 as f32)).collect())
+}
+
+/// The chat template: a file of its own, or a string in the configuration, or the default one of several.
+fn template(folder: &Path, config: &Map<String, Json>, entries: &mut Entries) -> Result<(), GgufError> {
+    let path = folder.join("chat_template.jinja");
+    let text = match super::read_file(&path)? {
+        Some(bytes) => Some(String::from_utf8(bytes).map_err(|e| {
+            error(
+                &path,
+                Problem::NotUtf8 { at: "the template".into(), offset: e.utf8_error().valid_up_to() as u64 },
+            )
+        })?),
+        None => match config.get("chat_template") {
+            Some(Json::String(text)) => Some(text.clone()),
+            Some(Json::Array(all)) => {
+                let default = all.iter().find(|t| t.get("name").and_then(Json::as_str) == Some("default"));
+                default.and_then(|t| Some(t.get("template")?.as_str()?.to_owned()))
+            }
+            _ => None,
+        },
+    };
+    if let Some(text) = text {
+        entries.push(("tokenizer.chat_template".into(), text.as_str().into()));
+    }
+    Ok(())
+}
+
+/// What generation_config.json asks for, where it samples.
+fn sampling(generation: &Map<String, Json>, entries: &mut Entries) {
+    if generation.get("do_sample").and_then(Json::as_bool) == Some(false) {
+        return;
+    }
+    for (from, to) in [
+        ("temperature", "temp"),
+        ("top_p", "top_p"),
+        ("min_p", "min_p"),
+        ("repetition_penalty", "penalty_repeat"),
+    ] {
+        if let Some(value) = generation.get(from).and_then(Json::as_f64) {
+            entries.push((format!("general.sampling.{to}"), (value as f32).into()));
+        }
+    }
+    if let Some(k) = generation.get("top_k").and_then(Json::as_i64).and_then(|k| i32::try_from(k).ok()) {
+        entries.push(("general.sampling.top_k".into(), k.into()));
+    }
+}
+
+/// The parts of a sequence of components, or the one that there is.
+fn parts<'a>(component: &'a Json, list: &str) -> Vec<&'a Json> {
+    match component {
+        Json::Null => Vec::new(),
+        sequence if kind(sequence) == "Sequence" => {
+            sequence.get(list).and_then(Json::as_array).into_iter().flatten().collect()
+        }
+        one => vec![one],
+    }
+}
+
+fn kind(component: &Json) -> &str {
+    component.get("type").and_then(Json::as_str).unwrap_or_default()
+}
+
+fn unknown(part: &'static str, got: &Json) -> Problem {
+    let got: String = got.to_string().chars().take(200).collect();
+    Problem::Tokenizer { part, got, hint: "; take a GGUF file of this model" }
+}

@@ -1,0 +1,270 @@
+//! Folders in transformers' format: what is read, and what is refused by name.
+
+mod common;
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use kinfer_load::gguf::{Gguf, GgufError};
+use kinfer_load::tokenizer::{Encode, Tokenizer, VocabSpec};
+use safetensors::{Dtype, tensor::TensorView};
+use serde_json::{Value as Json, json};
+
+/// A Llama of one layer; `null` settings are left out.
+fn config(changes: Json) -> Json {
+    let mut config = json!({
+        "architectures": ["LlamaForCausalLM"], "model_type": "llama", "hidden_size": 8, "intermediate_size": 16,
+        "num_hidden_layers": 1, "num_attention_heads": 2, "num_key_value_heads": 1, "vocab_size": 4,
+        "max_position_embeddings": 64, "rms_norm_eps": 1e-5, "rope_theta": 10000.0, "hidden_act": "silu",
+        "tie_word_embeddings": true, "torch_dtype": "bfloat16", "use_cache": true,
+    });
+    config.as_object_mut().unwrap().extend(changes.as_object().unwrap().clone());
+    config
+}
+
+/// Name and shape of the tensors of that model.
+const TENSORS: &[(&str, &[usize])] = &[
+    ("model.embed_tokens.weight", &[4, 8]),
+    ("model.layers.0.input_layernorm.weight", &[8]),
+    ("model.layers.0.self_attn.q_proj.weight", &[8, 8]),
+    ("model.layers.0.self_attn.k_proj.weight", &[4, 8]),
+    ("model.layers.0.self_attn.v_proj.weight", &[4, 8]),
+    ("model.layers.0.self_attn.o_proj.weight", &[8, 8]),
+    ("model.layers.0.post_attention_layernorm.weight", &[8]),
+    ("model.layers.0.mlp.gate_proj.weight", &[16, 8]),
+    ("model.layers.0.mlp.up_proj.weight", &[16, 8]),
+    ("model.layers.0.mlp.down_proj.weight", &[8, 16]),
+    ("model.norm.weight", &[8]),
+];
+
+/// Writes them, all elements 1 in BF16, and one tensor more.
+fn weights(path: &Path, more: Option<(&str, Dtype)>) {
+    let ones = [0x80u8, 0x3f].repeat(8 * 16);
+    let view = |dtype: Dtype, shape: &[usize]| {
+        let bytes = shape.iter().product::<usize>() * dtype.bitsize() / 8;
+        TensorView::new(dtype, shape.to_vec(), &ones[..bytes]).unwrap()
+    };
+    let mut all: Vec<_> = TENSORS.iter().map(|&(name, shape)| (name, view(Dtype::BF16, shape))).collect();
+    all.extend(more.map(|(name, dtype)| (name, view(dtype, &[4, 8]))));
+    safetensors::serialize_to_file(all, None, path).unwrap();
+}
+
+fn folder(config: &Json) -> tempfile::TempDir {
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::write(folder.path().join("config.json"), config.to_string()).unwrap();
+    weights(&folder.path().join("model.safetensors"), None);
+    folder
+}
+
+#[test]
+fn a_folder_is_read_like_a_model_file() {
+    let folder = folder(&config(json!({})));
+    let file = folder.path().join("model.safetensors");
+    for path in [folder.path(), &file] {
+        let gguf = Gguf::open(path).unwrap();
+        let metadata = gguf.metadata();
+        assert_eq!(metadata.get::<&str>("general.architecture").unwrap(), "llama");
+        assert_eq!(metadata.get::<u32>("llama.attention.key_length").unwrap(), 4);
+        assert_eq!(metadata.get::<u32>("general.file_type").unwrap(), 32);
+        assert!(gguf.rotary_halves() && gguf.version().is_none());
+        assert_eq!(gguf.tensors().len(), TENSORS.len());
+        let up = gguf.tensor("blk.0.ffn_up.weight").unwrap();
+        assert_eq!((up.shape(), up.type_name().as_ref(), up.data().len()), (&[8u64, 16][..], "BF16", 256));
+        assert_eq!(gguf.files().collect::<Vec<_>>(), [file.as_path()]);
+    }
+}
+
+#[test]
+fn settings_that_cannot_be_followed_are_named() {
+    for (changes, named) in [
+        (json!({ "architectures": ["NoSuchForCausalLM"] }), "NoSuchForCausalLM"),
+        (json!({ "architectures": null }), "architectures"),
+        (json!({ "hidden_act": "relu" }), "hidden_act"),
+        (json!({ "hidden_size": "8" }), "hidden_size"),
+        (json!({ "rms_norm_eps": null }), "rms_norm_eps"),
+        (json!({ "tie_word_embeddings": false }), "lm_head.weight"),
+        (json!({ "sliding_window": 128 }), "sliding_window"),
+        (json!({ "mup_scale": 2.0 }), "mup_scale"),
+        (json!({ "quantization_config": { "bits": 4 } }), "quantization_config"),
+        (json!({ "rope_scaling": { "rope_type": "dynamic", "factor": 2.0 } }), "dynamic"),
+        (json!({ "rope_scaling": { "rope_type": "linear" } }), "factor"),
+        (json!({ "rope_scaling": { "rope_type": "linear", "factor": 2.0, "mscale": 1.0 } }), "mscale"),
+        (json!({ "layer_types": ["sliding_attention"] }), "layer_types"),
+    ] {
+        let folder = folder(&config(changes.clone()));
+        let error = Gguf::open(folder.path()).unwrap_err().to_string();
+        assert!(error.contains(named) && error.contains("config.json"), "{changes}: {error}");
+    }
+}
+
+#[test]
+fn what_is_broken_is_named() {
+    let open = |change: &dyn Fn(&Path)| -> GgufError {
+        let folder = folder(&config(json!({})));
+        change(folder.path());
+        Gguf::open(folder.path()).unwrap_err()
+    };
+    let file = |folder: &Path| folder.join("model.safetensors");
+    let write = |folder: &Path, name: &str, text: &str| std::fs::write(folder.join(name), text).unwrap();
+    let index = "model.safetensors.index.json";
+    let cases: [(&str, &dyn Fn(&Path)); 10] = [
+        ("config.json", &|f| std::fs::remove_file(f.join("config.json")).unwrap()),
+        ("model.safetensors", &|f| std::fs::remove_file(file(f)).unwrap()),
+        ("download it again", &|f| {
+            std::fs::File::options().write(true).open(file(f)).unwrap().set_len(900).unwrap()
+        }),
+        ("download it again", &|f| write(f, "model.safetensors", "version https://git-lfs")),
+        ("JSON", &|f| write(f, "config.json", "{")),
+        ("vision.weight", &|f| weights(&file(f), Some(("vision.weight", Dtype::BF16)))),
+        ("F8_E4M3", &|f| weights(&file(f), Some(("lm_head.weight", Dtype::F8_E4M3)))),
+        ("../secret", &|f| write(f, index, r#"{"weight_map": {"a": "../secret"}}"#)),
+        ("b.safetensors", &|f| write(f, index, r#"{"weight_map": {"a": "b.safetensors"}}"#)),
+        ("tokenizer.json", &|f| write(f, "tokenizer.model", "")),
+    ];
+    for (named, change) in cases {
+        let error = open(change).to_string();
+        assert!(error.contains(named), "expected {named}: {error}");
+    }
+}
+
+/// tokenizer.json of a vocabulary in a model file, with these components.
+fn tokenizer_json(spec: &VocabSpec, parts: Json, bytes: bool) -> Json {
+    let text = |bytes: &[u8]| String::from_utf8(bytes.to_vec()).unwrap();
+    let types = spec.types.clone().unwrap();
+    let mut vocab = BTreeMap::new();
+    let mut added = Vec::new();
+    for (id, token) in spec.tokens.iter().enumerate() {
+        match types[id] {
+            3 | 4 => added.push(json!({ "id": id, "content": text(token), "special": types[id] == 3 })),
+            _ => drop(vocab.insert(text(token), id)),
+        }
+    }
+    let merges: Vec<Json> = match &spec.scores {
+        None => spec.merges.iter().map(|m| json!(text(m))).collect(),
+        // All pairs of each text, the best scores first.
+        Some(scores) => {
+            let plain = |piece: &str| vocab.get(piece).is_some_and(|&id| types[id] == 1);
+            let mut pieces: Vec<_> = vocab.iter().filter(|(p, _)| plain(p)).collect();
+            pieces.sort_by(|a, b| scores[*b.1].total_cmp(&scores[*a.1]));
+            let splits = |piece: &String| {
+                let at: Vec<usize> = piece.char_indices().skip(1).map(|(at, _)| at).collect();
+                let pair = |at: usize| (piece[..at].to_owned(), piece[at..].to_owned());
+                at.into_iter().map(pair).filter(|(l, r)| plain(l) && plain(r)).collect::<Vec<_>>()
+            };
+            pieces.into_iter().flat_map(|(p, _)| splits(p)).map(|(l, r)| json!([l, r])).collect()
+        }
+    };
+    let unk = spec.unk.map(|id| text(spec.tokens.get(id as usize).unwrap()));
+    let mut model =
+        json!({ "type": "BPE", "vocab": vocab, "merges": merges, "byte_fallback": bytes, "unk_token": unk });
+    model.as_object_mut().unwrap().extend(parts["model"].as_object().cloned().unwrap_or_default());
+    json!({ "added_tokens": added, "normalizer": parts["normalizer"], "pre_tokenizer": parts["pre_tokenizer"],
+        "post_processor": parts["post_processor"], "model": model })
+}
+
+/// The tokenizer of a folder with this tokenizer.json.
+fn open_tokenizer(json: &Json, config: &Json, rows: usize) -> Result<Tokenizer, GgufError> {
+    let folder = folder(&self::config(json!({ "vocab_size": rows })));
+    std::fs::write(folder.path().join("tokenizer.json"), json.to_string()).unwrap();
+    std::fs::write(folder.path().join("tokenizer_config.json"), config.to_string()).unwrap();
+    let gguf = Gguf::open(folder.path())?;
+    Ok(Tokenizer::new(&VocabSpec::from_metadata(gguf.metadata())?).unwrap())
+}
+
+fn split(pattern: &str) -> Json {
+    json!({ "type": "Sequence", "pretokenizers": [
+        { "type": "Split", "pattern": { "Regex": pattern }, "behavior": "Isolated", "invert": false },
+        { "type": "ByteLevel", "add_prefix_space": false, "trim_offsets": false, "use_regex": false },
+    ] })
+}
+
+#[test]
+fn tokenizers_give_the_ids_of_the_same_vocabulary_in_a_model_file() {
+    const TAIL: &str = r"|[^\r\n\p{L}\p{N}]?\p{L}+|DIGITS| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
+    let words =
+        |digits: &str| split(&format!("(?i:'s|'t|'re|'ve|'m|'ll|'d){}", TAIL.replace("DIGITS", digits)));
+    let bytes =
+        json!({ "type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true, "use_regex": true });
+    let digits = json!({ "type": "Sequence", "pretokenizers": [{ "type": "Digits", "individual_digits": true }, bytes] });
+    let spaces =
+        |content: &str| json!({ "type": "Replace", "pattern": { "String": " " }, "content": content });
+    let prepend =
+        json!({ "type": "Sequence", "normalizers": [{ "type": "Prepend", "prepend": "▁" }, spaces("▁")] });
+    let sets = [
+        ("gpt-2", json!({ "pre_tokenizer": bytes })),
+        ("starcoder", json!({ "pre_tokenizer": digits })),
+        ("qwen2", json!({ "pre_tokenizer": words(r"\p{N}"), "normalizer": { "type": "NFC" } })),
+        ("llama-bpe", json!({ "pre_tokenizer": words(r"\p{N}{1,3}"), "model": { "ignore_merges": true } })),
+        ("llama-spm", json!({ "normalizer": prepend })),
+        ("phi-3", json!({ "normalizer": prepend })),
+    ];
+    for (set, parts) in sets {
+        let path = common::vocab(&format!("ggml-vocab-{set}.gguf"));
+        let spec = VocabSpec::from_metadata(Gguf::open(&path).unwrap().metadata()).unwrap();
+        let json = tokenizer_json(&spec, parts, set.ends_with("spm") || set == "phi-3");
+        let got = open_tokenizer(&json, &json!({}), spec.tokens.len()).unwrap();
+        let want = common::tokenizer(&path);
+        let texts = std::fs::read_to_string(format!("{}.inp", path.display())).unwrap();
+        for text in texts.split("\n__ggml_vocab_test__\n") {
+            let ids = |t: &Tokenizer| t.encode(text, Encode::text()).unwrap();
+            assert_eq!(ids(&got), ids(&want), "{set} {text:?}");
+        }
+    }
+}
+
+#[test]
+fn frames_ends_and_stripping_are_read() {
+    let path = common::vocab("ggml-vocab-gpt-2.gguf");
+    let spec = VocabSpec::from_metadata(Gguf::open(&path).unwrap().metadata()).unwrap();
+    let bos = json!({ "SpecialToken": { "id": "<s>", "type_id": 0 } });
+    let frame =
+        json!({ "type": "TemplateProcessing", "single": [bos, { "Sequence": { "id": "A", "type_id": 0 } }] });
+    let parts =
+        json!({ "pre_tokenizer": { "type": "ByteLevel", "use_regex": true }, "post_processor": frame });
+    let mut json = tokenizer_json(&spec, parts, false);
+    let rows = spec.tokens.len() + 2;
+    let added = json["added_tokens"].as_array_mut().unwrap();
+    added.push(json!({ "id": rows - 2, "content": "<s>", "special": true }));
+    added.push(json!({ "id": rows - 1, "content": "<|end|>", "special": true, "rstrip": true }));
+    // A token that the model has no row for.
+    added.push(json!({ "id": rows, "content": "<image>", "special": true }));
+    let config = json!({ "bos_token": "<s>", "eos_token": { "content": "<|end|>" } });
+    let tokenizer = open_tokenizer(&json, &config, rows).unwrap();
+    let (bos, end) = (rows as u32 - 2, rows as u32 - 1);
+    let ids = |text| tokenizer.encode(text, Encode { special: true, ..Encode::default() }).unwrap();
+    assert_eq!((tokenizer.vocab_size(), tokenizer.is_end(end)), (rows, true));
+    assert_eq!(ids("<|end|> \n a"), [&[bos, end], &ids("a")[1..]].concat());
+
+    for (part, wrong) in [
+        ("model", json!({ "type": "Unigram", "vocab": [["a", 0.0]] })),
+        ("model", json!({ "type": "WordPiece", "vocab": {} })),
+        ("normalizer", json!({ "type": "Lowercase" })),
+        (
+            "pre_tokenizer",
+            json!({ "type": "Sequence", "pretokenizers": [{ "type": "ByteLevel" }, { "type": "Punctuation" }] }),
+        ),
+        ("post_processor", json!({ "type": "BertProcessing" })),
+        ("added_tokens", json!([{ "id": 1, "content": "x", "lstrip": true }])),
+    ] {
+        let mut json = json.clone();
+        json[part] = wrong;
+        let error = open_tokenizer(&json, &config, rows).unwrap_err().to_string();
+        assert!(error.contains(part) && error.contains("tokenizer.json"), "{part}: {error}");
+    }
+}
+
+#[test]
+fn merges_that_sentencepiece_did_not_make_are_refused() {
+    let spaces = json!({ "type": "Replace", "pattern": { "String": " " }, "content": "▁" });
+    let vocab = json!({ "<unk>": 0, "a": 1, "b": 2, "ab": 3, "aba": 4 });
+    let open = |merges: Json| {
+        let model = json!({ "type": "BPE", "byte_fallback": true, "unk_token": "<unk>", "vocab": vocab, "merges": merges });
+        open_tokenizer(&json!({ "normalizer": spaces, "model": model }), &json!({}), 5)
+    };
+    // Without BOS there is nothing that could come first, which a SentencePiece vocabulary needs unless it says otherwise.
+    assert!(open(json!([["a", "b"], ["ab", "a"]])).is_ok());
+    for merges in [json!([["a", "b"]]), json!([["a", "b"], ["ab", "a"], ["a", "b"]]), json!([["a", "x"]])] {
+        let error = open(merges.clone()).unwrap_err().to_string();
+        assert!(error.contains("model.merges"), "{merges}: {error}");
+    }
+}

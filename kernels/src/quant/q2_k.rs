@@ -31,8 +31,8 @@ pub(super) fn unpack(b: &[u8; BYTES], out: &mut Block) {
 pub(super) fn store(block: &Block, b: &mut [u8]) {
     b[80..82].copy_from_slice(&to_half(block.d));
     b[82..84].copy_from_slice(&to_half(block.dmin));
-    for g in 0..16 {
-        b[g] = block.scales[g] as u8 | block.mins[g] << 4;
+    for ((byte, &scale), &min) in b[..16].iter_mut().zip(&block.scales).zip(&block.mins) {
+        *byte = scale as u8 | min << 4;
     }
     for h in 0..2 {
         for l in 0..32 {

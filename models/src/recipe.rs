@@ -239,7 +239,7 @@ impl Facts {
         let (heads, kv) = (count("attention.head_count"), count("attention.head_count_kv"));
         Facts {
             layers: count("block_count"),
-            sharing: if kv > 0 { heads / kv } else { 1 },
+            sharing: heads.checked_div(kv).unwrap_or(1),
             experts: count("expert_count"),
             tied: !source.tensors().contains(&"output.weight"),
         }

@@ -107,7 +107,8 @@ fn what_is_broken_is_named() {
     let file = |folder: &Path| folder.join("model.safetensors");
     let write = |folder: &Path, name: &str, text: &str| std::fs::write(folder.join(name), text).unwrap();
     let index = "model.safetensors.index.json";
-    let cases: [(&str, &dyn Fn(&Path)); 10] = [
+    type Change<'a> = &'a dyn Fn(&Path);
+    let cases: [(&str, Change<'_>); 10] = [
         ("config.json", &|f| std::fs::remove_file(f.join("config.json")).unwrap()),
         ("model.safetensors", &|f| std::fs::remove_file(file(f)).unwrap()),
         ("download it again", &|f| {

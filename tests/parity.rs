@@ -164,7 +164,7 @@ impl Toy {
     }
 
     /// The error of the model loaded from the folder that transformers would save; `None` where its class is not read.
-    fn from_safetensors(&self) -> Result<Option<f64>, Error> {
+    fn as_safetensors(&self) -> Result<Option<f64>, Error> {
         let class = self.json["config"]["architectures"][0].as_str().unwrap();
         if !kinfer_load::safetensors::classes().any(|known| known == class) {
             return Ok(None);
@@ -198,7 +198,7 @@ impl Toy {
         let has_experts =
             self.json["metadata"].as_object().unwrap().keys().any(|k| k.ends_with(".expert_count"));
         let most = if has_experts { Q8_0_EXPERTS } else { Q8_0 };
-        let folder = self.from_safetensors()?;
+        let folder = self.as_safetensors()?;
         // The comparisons are false for NaN.
         let right = folder.is_none_or(|error| error <= F32);
         let right =

@@ -376,8 +376,7 @@ impl Rows<'_> {
 
     fn check(&self, values: &[f32]) -> Result<()> {
         let most = if matches!(self.format, Format::F32 | Format::BF16) { f32::MAX } else { MAX_VALUE };
-        // False for NaN.
-        match values.iter().find(|v| !(v.abs() <= most)) {
+        match values.iter().find(|v| v.is_nan() || v.abs() > most) {
             None => Ok(()),
             Some(v) => Err(kinfer_core::Error::Unsupported {
                 what: format!("tensor `{}`, which has a value of {v}, in {}", self.name, self.format),

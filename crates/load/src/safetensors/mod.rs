@@ -1,7 +1,7 @@
 //! Folders in the format that transformers saves: `config.json`, `tokenizer.json`, and weights in `.safetensors` files.
 //!
-//! Such a folder is given the same view that a GGUF file has: [`config`] turns the configuration into metadata,
-//! [`vocab`] the tokenizer, and [`names`] says what each tensor is called there. The weights stay in the mapped files as
+//! Such a folder is given the same view that a GGUF file has: `config` turns the configuration into metadata,
+//! `vocab` the tokenizer, and `names` says what each tensor is called there. The weights stay in the mapped files as
 //! they are; only what is no plain copy (norm weights with an offset, rotary divisors) is computed. So there is one path
 //! from a model to a device, and writing the view gives a GGUF file.
 //!

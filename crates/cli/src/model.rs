@@ -112,7 +112,12 @@ impl LoadArgs {
         let found = resolve(ctx, name)?;
         options.progress = progress::loading(ctx);
         let start = Instant::now();
+        let quant = options.quant.clone();
         let model = Model::load(&found.files[0], options)?;
+        if let Some(recipe) = quant {
+            let targets = recipe.targets(model.gguf()).map_err(kinfer::Error::Model)?;
+            crate::cmd::quantize::note_replaced(ctx, &targets.replaced);
+        }
         let seconds = start.elapsed().as_secs_f64();
         ctx.detail(&format!("device: {}", model.device()));
         let (path, size) = (model.path().display(), human_size(model.weight_bytes()));

@@ -9,6 +9,7 @@ use kinfer::gguf::Gguf;
 use kinfer::hub::human_size;
 use kinfer::quantize::{self, Importance, Options, Recipe, Report};
 use serde_json::json;
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
@@ -185,11 +186,16 @@ fn write(
     });
     bar.finish_and_clear();
     let report = report?;
-    for ((wanted, got), count) in &report.replaced {
+    note_replaced(ctx, &report.replaced);
+    print(&report, &recipe, &path, start.elapsed().as_secs_f64(), args.json)
+}
+
+/// Says which matrices have another format than the recipe's, and why.
+pub fn note_replaced(ctx: &Ctx, replaced: &BTreeMap<(&str, &str), usize>) {
+    for ((wanted, got), count) in replaced {
         let some = if *count == 1 { "1 tensor is".into() } else { format!("{count} tensors are") };
         ctx.note(&format!("{some} in {got} instead of {wanted}: their rows are no multiple of 256"));
     }
-    print(&report, &recipe, &path, start.elapsed().as_secs_f64(), args.json)
 }
 
 fn print(report: &Report, recipe: &Recipe, path: &Path, seconds: f64, as_json: bool) -> anyhow::Result<()> {

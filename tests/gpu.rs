@@ -6,10 +6,10 @@ mod common;
 use common::Random;
 use kinfer::{Device, KvType, LoadOptions, Model};
 use kinfer_candle::Candle;
-use kinfer_core::backend::{Matrix, RowOrder};
+use kinfer_core::backend::{AttnWeights, Matrix, NormWeights, RowOrder, Scratch};
 use kinfer_core::{
     Activation, AttnSpec, Backend, Batch, ExpertSpec, FfnSpec, Format, KvTypes, LayerSpec, ModelSpec,
-    NormKind, NormSpec, Role, RunnerLimits,
+    NormKind, NormSpec, Role, RopeSpec, RunnerLimits,
 };
 use kinfer_cuda::{Cuda, Options};
 use kinfer_models::synthetic::Blocks;
@@ -160,6 +160,97 @@ fn experts_of_every_format() {
             println!("{format}: {rows} rows, {role:?}: NMSE {error:.1e}");
             assert!(error < 1e-3, "{format}: {rows} rows, {role:?}: NMSE {error:.1e}");
         }
+    }
+}
+
+/// Every operation on rows, of a width that fills no warp.
+#[test]
+fn operations_on_rows() {
+    const DIM: usize = 200;
+    const ROWS: usize = 5;
+    fn run<B: Backend>(b: &B) -> Vec<(&'static str, Vec<f32>)> {
+        let spec = spec(16, DIM, 1, 64, None);
+        let table = b.weight(&[Stored::new(Format::F32, 16, DIM, 1).matrix()]).unwrap();
+        let vector = |seed, n| {
+            let mut random = Random::new(seed);
+            b.vector(&(0..n).map(|_| 0.5 + random.uniform()).collect::<Vec<f32>>()).unwrap()
+        };
+        let (weight, bias, head) = (vector(2, DIM), vector(3, DIM), vector(4, 40));
+        let positions = vector(5, 64 * DIM);
+        let act = || b.act(ROWS, DIM).unwrap();
+        let (mut x, mut y, mut half) = (act(), act(), b.act(ROWS, DIM / 2).unwrap());
+        let mut step = b.step(&spec, ROWS, 2).unwrap();
+        let rope = RopeSpec { inv_freq: (0..16).map(|i| 0.7f32.powi(i)).collect(), magnitude: 1.1 };
+        let mut batch = Batch::default();
+        batch.push(Role::Prompt, &[1, 2, 3], 20, &[1], true);
+        batch.push(Role::Generated, &[4], 40, &[0, 1], true);
+        batch.push(Role::Generated, &[5], 7, &[1], false);
+        b.begin(&mut step, &[rope], &batch).unwrap();
+        let mut all = Vec::new();
+        macro_rules! op {
+            ($name:literal, $act:ident, $do:expr) => {
+                b.embed(&step, &table, 20.0, &mut x).unwrap();
+                $do.unwrap();
+                all.push(($name, b.read(&mut step, &$act).unwrap().to_vec()));
+            };
+        }
+        let layer = NormSpec { kind: NormKind::Layer, eps: 1e-5 };
+        op!("rms norm", y, b.norm(&step, &x, NORM, &weight, None, &mut y));
+        op!("layer norm", y, b.norm(&step, &x, layer, &weight, Some(&bias), &mut y));
+        op!("norm of heads", x, b.rms_norm_heads(&step, &mut x, 40..160, &head, 1e-6));
+        op!("rotary embedding", x, b.rope(&step, &mut x, 40..200, 80, 0));
+        op!("bias", x, b.add_bias(&step, &mut x, &bias));
+        op!("positions", x, b.add_positions(&step, &positions, &mut x));
+        op!("sum", x, b.add(&step, &mut x, &y));
+        op!("soft cap", x, b.softcap(&step, &mut x, 3.0));
+        op!("gather", y, b.gather(&step, &x, &mut y));
+        for act in [Activation::Silu, Activation::GeluTanh, Activation::Gelu] {
+            op!("gate", half, b.glu(&step, act, &x, &mut half));
+            op!("activation", x, b.activate(&step, act, &mut x));
+        }
+        // The end of a block that norms its output, and one that does not.
+        for post_norm in [None, Some(vector(6, DIM))] {
+            let out = b.weight(&[Stored::new(Format::Q8_0, DIM, 64, 7).matrix()]).unwrap();
+            let wide = b.weight(&[Stored::new(Format::F32, 16, 64, 8).matrix()]).unwrap();
+            let empty = || b.weight(&[Stored::new(Format::F32, 1, 32, 9).matrix()]).unwrap();
+            let post_norm = post_norm.map(|weight| NormWeights { weight, bias: Some(vector(10, DIM)) });
+            let weights = AttnWeights {
+                norm: None,
+                qkv: empty(),
+                qkv_bias: None,
+                q_norm: None,
+                k_norm: None,
+                out,
+                out_bias: Some(vector(11, DIM)),
+                post_norm,
+            };
+            let act = |width| b.act(ROWS, width).unwrap();
+            let mut s = Scratch {
+                x: act(DIM),
+                norm: act(DIM),
+                qkv: act(1),
+                attn: act(64),
+                proj: act(DIM),
+                gate_up: act(1),
+                hidden: act(1),
+                router: act(1),
+                last: act(1),
+                last_norm: act(1),
+                logits: act(1),
+            };
+            b.embed(&step, &table, 2.0, &mut s.x).unwrap();
+            b.embed(&step, &wide, 2.0, &mut s.attn).unwrap();
+            b.attn_out(&mut step, &spec.layers[0].attn, &weights, &mut s).unwrap();
+            all.push(("end of a block", b.read(&mut step, &s.x).unwrap().to_vec()));
+        }
+        all
+    }
+    let cuda = run(&Cuda::new(Options::default()).unwrap());
+    for ((name, got), (_, truth)) in cuda.into_iter().zip(run(&Candle::cpu())) {
+        let error = nmse(&got, &truth);
+        let bound = if name == "end of a block" { 1e-4 } else { 1e-10 };
+        println!("{name}: NMSE {error:.1e}");
+        assert!(got.len() == truth.len() && error < bound, "{name}: NMSE {error:.1e}");
     }
 }
 

@@ -205,7 +205,7 @@ fn start(c: &mut Corpus) {
     let with_version = |version| Raw { version, ..valid() }.bytes();
     let dir = c.dir.path().to_owned();
     c.check("no such file", &dir.join("none.gguf"), |_| Ok(()), is!(Io { .. }));
-    c.check("a directory", &dir, |_| Ok(()), is!(NotAFile));
+    c.check("a directory", &dir, |_| Ok(()), is!(MissingFile { .. }));
     #[cfg(unix)]
     c.check("a device", Path::new("/dev/zero"), |_| Ok(()), is!(NotAFile));
     c.bytes("text", b"Hello, world. This is no model.", is!(NotGguf { hint: "", .. }));

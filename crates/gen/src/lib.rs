@@ -27,9 +27,9 @@ pub use text::TextStream;
 
 /// What the engine must know of a tokenizer.
 pub trait Vocabulary: Send + Sync {
-    /// Appends the bytes that the token adds to the text: none for a control token. They need not be whole
-    /// characters. An id outside the vocabulary appends nothing.
-    fn append_bytes(&self, id: u32, out: &mut Vec<u8>);
+    /// Appends the bytes that the token adds to the text: none for a control token, or with `control` its own text
+    /// (`<|channel|>`). They need not be whole characters. An id outside the vocabulary appends nothing.
+    fn append_bytes(&self, id: u32, control: bool, out: &mut Vec<u8>);
     /// Whether the token ends a generation (end of text, of turn, of message).
     fn is_eog(&self, id: u32) -> bool;
 }

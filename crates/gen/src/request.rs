@@ -56,11 +56,35 @@ pub struct Reasoning {
     pub close: String,
     /// The prompt ends inside the thinking, so the reply starts there.
     pub starts_open: bool,
+    /// Opens an answer that nothing was thought before.
+    pub answer: Option<String>,
+    /// The tags are made of control tokens, whose own text then belongs to the reply's.
+    pub control: bool,
+}
+
+impl Reasoning {
+    /// The channels of gpt-oss (OpenAI's harmony format): `analysis` is thinking, `final` the answer.
+    pub fn harmony() -> Self {
+        let answer = "<|channel|>final<|message|>";
+        Self {
+            open: "<|channel|>analysis<|message|>".into(),
+            close: format!("<|end|><|start|>assistant{answer}"),
+            starts_open: false,
+            answer: Some(answer.into()),
+            control: true,
+        }
+    }
 }
 
 impl Default for Reasoning {
     fn default() -> Self {
-        Self { open: "<think>".into(), close: "</think>".into(), starts_open: false }
+        Self {
+            open: "<think>".into(),
+            close: "</think>".into(),
+            starts_open: false,
+            answer: None,
+            control: false,
+        }
     }
 }
 

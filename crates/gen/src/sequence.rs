@@ -271,7 +271,8 @@ impl Generating {
             return Ok(false);
         }
         tools.bytes.clear();
-        tools.vocab.append_bytes(id, tools.bytes);
+        let control = self.params.reasoning.as_ref().is_some_and(|tags| tags.control);
+        tools.vocab.append_bytes(id, control, tools.bytes);
         let (mut gone, events) = (false, &self.events);
         let stop = self.text.push(tools.bytes, &mut |e| gone |= events.send(Ok(e)).is_err());
         let finish = if let Some(stop) = stop {

@@ -92,6 +92,10 @@ impl Chat {
 
     /// The think tags, where the template writes them or the vocabulary has them.
     fn reasoning(&self, prompt: &str, tokenizer: &Tokenizer) -> Option<Reasoning> {
+        let channels = Reasoning::harmony();
+        if self.0.as_ref().is_ok_and(|t| t.source().contains(&channels.open)) {
+            return Some(channels);
+        }
         let tags = Reasoning::default();
         let writes = self.0.as_ref().is_ok_and(|t| t.source().contains(&tags.close));
         if !writes && tokenizer.special_id(&tags.open).is_none() {

@@ -42,7 +42,12 @@ impl Splitter {
             if let Some(rest) = begun.strip_prefix(tags.open.as_str()) {
                 self.held = rest.into();
                 (self.state, self.trim) = (State::Thinking, true);
-            } else if tags.open.starts_with(begun) {
+            } else if let Some(rest) = tags.answer.as_deref().and_then(|tag| begun.strip_prefix(tag)) {
+                self.held = rest.into();
+                (self.state, self.trim) = (State::Answer, true);
+            } else if tags.open.starts_with(begun)
+                || tags.answer.as_ref().is_some_and(|tag| tag.starts_with(begun))
+            {
                 return;
             } else {
                 self.state = State::Answer;

@@ -115,6 +115,24 @@ fn thinking_is_told_from_the_answer() {
 }
 
 #[test]
+fn channels_tell_thinking_from_the_answer() {
+    let params = Params { reasoning: Some(Reasoning::harmony()), ..Params::default() };
+    let split = |text: &str| {
+        let (thinking, answer, _) = in_pieces(&params, text.as_bytes());
+        (thinking, answer)
+    };
+    let both = |thinking: &str, answer: &str| (thinking.to_owned(), answer.to_owned());
+    let (analysis, answer) = ("<|channel|>analysis<|message|>", "<|channel|>final<|message|>");
+    assert_eq!(
+        split(&format!("{analysis}수도를 묻는다.<|end|><|start|>assistant{answer}서울입니다.")),
+        both("수도를 묻는다.", "서울입니다.")
+    );
+    assert_eq!(split(&format!("{answer}서울")), both("", "서울"));
+    assert_eq!(split(&format!("{analysis}cut off")), both("cut off", ""));
+    assert_eq!(split("no channel"), both("", "no channel"));
+}
+
+#[test]
 fn a_stop_string_ends_thinking_too() {
     let p = Params { stop: vec!["STOP".into()], ..thinks(false) };
     let (thinking, answer, stop) = in_pieces(&p, b"<think>abc STOP def");

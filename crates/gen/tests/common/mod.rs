@@ -18,7 +18,7 @@ pub const PIECES: [&str; 7] = ["Hello", " world", "<think>", "</think>", "STO", 
 pub struct Bytes;
 
 impl Vocabulary for Bytes {
-    fn append_bytes(&self, id: u32, out: &mut Vec<u8>) {
+    fn append_bytes(&self, id: u32, _control: bool, out: &mut Vec<u8>) {
         match id {
             0..=255 => out.push(id as u8),
             EOG => {}

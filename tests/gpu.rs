@@ -6,10 +6,12 @@ mod common;
 use common::Random;
 use kinfer::{Device, KvType, LoadOptions, Model};
 use kinfer_candle::Candle;
-use kinfer_core::backend::{AttnWeights, Matrix, NormWeights, RowOrder, Scratch};
+use kinfer_core::backend::{
+    AttnWeights, ExpertWeights, LatentScratch, Matrix, NormWeights, RowOrder, Scratch,
+};
 use kinfer_core::{
     Activation, AttnSpec, Backend, Batch, ExpertSpec, FfnSpec, Format, KvTypes, LayerSpec, ModelSpec,
-    NormKind, NormSpec, Role, RopeSpec, RunnerLimits,
+    NormKind, NormSpec, Role, RopeSpec, Routing, RunnerLimits, Scores,
 };
 use kinfer_cuda::{Cuda, Options};
 use kinfer_models::synthetic::Blocks;
@@ -27,6 +29,7 @@ fn spec(vocab: usize, dim: usize, heads: usize, head_dim: usize, experts: Option
         softcap: None,
         rope: None,
         norm: NORM,
+        latent: None,
     };
     let ffn = FfnSpec { hidden: 256, gated: true, act: Activation::Silu, norm: NORM, experts };
     ModelSpec {
@@ -132,7 +135,17 @@ fn products_and_embeddings_of_every_format() {
 #[test]
 fn experts_of_every_format() {
     fn mixed<B: Backend>(b: &B, format: Format, role: Role, rows: usize) -> Vec<f32> {
-        let experts = ExpertSpec { count: 5, used: 2, renormalise: true };
+        // Prompts are routed in the other way, by a bias and with biases of the experts.
+        let biased = role == Role::Prompt;
+        let routing = match biased {
+            false => Routing { used: 2, scores: Scores::Softmax, renormalise: true, scale: 1.0 },
+            true => Routing { used: 2, scores: Scores::Sigmoid, renormalise: false, scale: 1.5 },
+        };
+        let experts = ExpertSpec { count: 5, routing, shared: None };
+        let vector = |n: usize| {
+            let values: Vec<f32> = (0..n).map(|i| (i * 7 % 11) as f32 / 11.0 - 0.4).collect();
+            biased.then(|| b.vector(&values).unwrap())
+        };
         let spec = spec(64, 256, 1, 64, Some(experts));
         let ffn = &spec.layers[0].ffn;
         let table = b.weight(&[Stored::new(Format::F32, 64, 256, 1).matrix()]).unwrap();
@@ -142,14 +155,18 @@ fn experts_of_every_format() {
             let down = Stored::new(format, 256, 256, 30 + i);
             [b.weight(&[up[0].matrix(), up[1].matrix()]).unwrap(), b.weight(&[down.matrix()]).unwrap()]
         };
-        let weights: Vec<_> = (0..5).map(expert).collect();
+        let weights = ExpertWeights {
+            products: (0..5).map(expert).collect(),
+            gate_up_bias: vector(5 * 512),
+            down_bias: vector(5 * 256),
+        };
         let mut step = b.step(&spec, rows, 2).unwrap();
         let act = |width| b.act(rows, width).unwrap();
         let (mut x, mut logits, mut out) = (act(256), act(5), act(256));
         b.begin(&mut step, &[], &batch(role, rows)).unwrap();
         b.embed(&step, &table, 3.0, &mut x).unwrap();
         b.linear(&step, &router, &x, &mut logits).unwrap();
-        b.route(&mut step, experts, &logits).unwrap();
+        b.route(&mut step, experts, vector(5).as_ref(), &logits).unwrap();
         b.experts(&mut step, ffn, &weights, &x, &mut out).unwrap();
         b.read(&mut step, &out).unwrap().to_vec()
     }
@@ -204,7 +221,13 @@ fn operations_on_rows() {
         op!("sum", x, b.add(&step, &mut x, &y));
         op!("soft cap", x, b.softcap(&step, &mut x, 3.0));
         op!("gather", y, b.gather(&step, &x, &mut y));
-        for act in [Activation::Silu, Activation::GeluTanh, Activation::Gelu] {
+        let one = b.weight(&[Stored::new(Format::F32, 1, DIM, 12).matrix()]).unwrap();
+        let mut gate = b.act(ROWS, 1).unwrap();
+        op!("gate of rows", x, {
+            b.linear(&step, &one, &x, &mut gate).unwrap();
+            b.gate_rows(&step, &mut x, &gate)
+        });
+        for act in [Activation::Silu, Activation::GeluTanh, Activation::Gelu, Activation::SwigluOai] {
             op!("gate", half, b.glu(&step, act, &x, &mut half));
             op!("activation", x, b.activate(&step, act, &mut x));
         }
@@ -220,6 +243,8 @@ fn operations_on_rows() {
                 qkv_bias: None,
                 q_norm: None,
                 k_norm: None,
+                sinks: None,
+                latent: None,
                 out,
                 out_bias: Some(vector(11, DIM)),
                 post_norm,
@@ -234,6 +259,15 @@ fn operations_on_rows() {
                 gate_up: act(1),
                 hidden: act(1),
                 router: act(1),
+                shared: act(1),
+                shared_gate: act(1),
+                latent: LatentScratch {
+                    down: act(1),
+                    q_down: act(1),
+                    queries: act(1),
+                    head_in: act(1),
+                    head_out: act(1),
+                },
                 last: act(1),
                 last_norm: act(1),
                 logits: act(1),
@@ -254,12 +288,15 @@ fn operations_on_rows() {
     }
 }
 
-/// Widths of heads, numbers of heads and lengths that fill no tile; several partitions; windows and caps.
+/// Widths of heads, numbers of heads and lengths that fill no tile; several partitions; windows, caps and sinks.
 #[test]
 fn attention_of_every_shape() {
     /// Outputs of prompt chunks of these lengths, and of three generated rows after them.
     fn attend<B: Backend>(b: &B, spec: &ModelSpec, kv: KvType, prompts: [usize; 2]) -> [Vec<f32>; 2] {
         let attn = &spec.layers[0].attn;
+        let sinks: Vec<f32> = (0..attn.heads).map(|h| h as f32 / 2.0).collect();
+        // Where there is a soft cap, too.
+        let sinks = attn.softcap.map(|_| b.vector(&sinks).unwrap());
         let table = b.weight(&[Stored::new(Format::F32, spec.vocab, spec.dim, 1).matrix()]).unwrap();
         let rows = prompts[0].max(prompts[1]);
         let mut cache = b.kv(spec, 32, KvTypes { k: kv, v: kv }).unwrap();
@@ -275,7 +312,7 @@ fn attention_of_every_shape() {
             b.begin(&mut step, &[], &batch).unwrap();
             b.embed(&step, &table, 20.0, &mut qkv).unwrap();
             b.kv_write(&step, &mut cache, 0, attn, &qkv).unwrap();
-            b.attend(&mut step, &cache, 0, attn, &qkv, &mut out).unwrap();
+            b.attend(&mut step, &cache, 0, attn, sinks.as_ref(), &qkv, &mut out).unwrap();
             all[role as usize].extend_from_slice(b.read(&mut step, &out).unwrap());
             start += n;
         }

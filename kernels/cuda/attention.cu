@@ -118,6 +118,7 @@ struct Attend {
   int heads, group;  // query heads, and those of a KV head
   float scale, cap;  // cap 0: none
   int window;        // 0: none
+  const float *sinks; // [heads], or null: scores that take part in the softmax and have no value
 };
 
 // --- generated rows: keys split into partitions at fixed positions ----------------------------------------------------------------------
@@ -235,6 +236,7 @@ KERNEL __launch_bounds__(MAX_DIM) attend_merge(const Attend a, const Rows rows, 
     o = o * old + (d < n ? part[d] : 0.f) * now;
     most = top;
   }
+  if (a.sinks) sum += expf(a.sinks[blockIdx.x] - most);
   const float v = o / sum;
   // A warp's columns are whole blocks only where heads are.
   if (n % 32 == 0) {
@@ -346,7 +348,9 @@ template <int D> __device__ __forceinline__ void attend_prompt(const Attend &a, 
     sum[h] += __shfl_xor_sync(ALL, sum[h], 2);
     const int m = 16 * warp + lane / 4 + 8 * h, token = m / a.group;
     if (token >= tokens) continue;
-    float *to = out + ((size_t)(r0 + token) * a.heads + kv_head * a.group + m % a.group) * n;
+    const int head = kv_head * a.group + m % a.group;
+    if (a.sinks) sum[h] += expf(a.sinks[head] - most[h]);
+    float *to = out + ((size_t)(r0 + token) * a.heads + head) * n;
 #pragma unroll
     for (int i = 0; i < D / 8; i++)
 #pragma unroll

@@ -7,7 +7,7 @@ struct FloatProduct {
   const void *w;
   const void *x;     // float [rows of x, width], or bf16 [rows of x, columns] for the tensor cores
   float *y;          // [rows of x, stride], of which this weight has `rows` columns
-  const float *bias; // [rows], or null
+  const float *bias; // [rows], or null; of experts, those of the first, `stride` apart
   int kind;          // enum Float
   int width;         // columns of W and of float x
   int columns;       // of bf16 x, padded
@@ -64,7 +64,9 @@ struct Experts {
 };
 // y[i] = W[chosen[i]] x[i / per_row]. Grid (chosen, rows of W / 8).
 KERNEL __launch_bounds__(256) float_experts(const FloatProduct p, const Experts experts, const uint32_t *chosen, int per_row) {
-  matvec(p, experts.w[chosen[blockIdx.x]], blockIdx.x / per_row, blockIdx.x, 1);
+  FloatProduct own = p;
+  if (p.bias) own.bias += (size_t)chosen[blockIdx.x] * p.stride;
+  matvec(own, experts.w[chosen[blockIdx.x]], blockIdx.x / per_row, blockIdx.x, 1);
 }
 
 // out[i] = scale * W[tokens[i]]. Grid: rows.

@@ -90,7 +90,7 @@ struct Product {
   const uint8_t *w;
   const void *x;      // ActBlock, bf16 or float, [rows of x, padded columns]
   float *y;           // [rows of x, stride], of which this weight has `rows` columns
-  const float *bias;  // [rows], or null
+  const float *bias;  // [rows], or null; of experts, those of the first, `stride` apart
   int units;          // of a row of W: of blocks of 64 or 256 columns
   int columns;        // of x, padded
   int rows;           // of W
@@ -114,7 +114,7 @@ struct Experts {
 template <int L> __device__ __forceinline__ void matvec_experts(const Product &p, const Experts &experts, const uint32_t *chosen, int per_row) {
   const int i = blockIdx.x, blocks = p.columns / 32;
   matvec_body<L, 1>(experts.w[chosen[i]], p.units, static_cast<const ActBlock *>(p.x) + (size_t)(i / per_row) * blocks, blocks,
-                    p.y + (size_t)i * p.stride, p.stride, p.rows, 1, p.bias, p.add);
+                    p.y + (size_t)i * p.stride, p.stride, p.rows, 1, p.bias ? p.bias + (size_t)chosen[i] * p.stride : nullptr, p.add);
 }
 
 // out[i] = scale * W[tokens[i]]; bit-equal to the stored row dequantised. Grid: rows; a thread has four columns.

@@ -3,23 +3,35 @@
 #include "common.cuh"
 
 enum Norm : int { RMS = 0, LAYER = 1 };
-enum Activation : int { SILU = 0, GELU_TANH = 1, GELU = 2 };
+enum Activation : int { SILU = 0, GELU_TANH = 1, GELU = 2, SWIGLU_OAI = 3 };
+
+// What a norm subtracts from a row, and multiplies it by.
+struct Moments {
+  float mean, inverse;
+};
+// Of the row of the block, for all its threads.
+__device__ __forceinline__ Moments moments(const float *row, int n, int kind, float eps) {
+  __shared__ float part[32];
+  float mean = 0.f, square = 0.f;
+  if (kind == LAYER) {
+    for (int i = threadIdx.x; i < n; i += blockDim.x) mean += row[i];
+    mean = block_sum(mean, part) / n;
+  }
+  for (int i = threadIdx.x; i < n; i += blockDim.x) square += (row[i] - mean) * (row[i] - mean);
+  Moments m;
+  m.mean = mean;
+  m.inverse = 1.f / sqrtf(block_sum(square, part) / n + eps);
+  return m;
+}
 
 // o = norm(x) for the row of the block. Grid: rows.
 KERNEL __launch_bounds__(256) norm_rows(const float *__restrict__ x, int kind, float eps, const float *__restrict__ weight,
                                    const float *__restrict__ bias, const Out o) {
-  __shared__ float part[32];
   const float *row = x + (size_t)blockIdx.x * o.width;
-  float mean = 0.f, square = 0.f;
-  if (kind == LAYER) {
-    for (int i = threadIdx.x; i < o.width; i += blockDim.x) mean += row[i];
-    mean = block_sum(mean, part) / o.width;
-  }
-  for (int i = threadIdx.x; i < o.width; i += blockDim.x) square += (row[i] - mean) * (row[i] - mean);
-  const float inv = 1.f / sqrtf(block_sum(square, part) / o.width + eps);
+  const Moments m = moments(row, o.width, kind, eps);
   for (int c = threadIdx.x; c < o.padded; c += blockDim.x) {
     float v = 0.f;
-    if (c < o.width) v = (row[c] - mean) * inv * weight[c] + (bias ? bias[c] : 0.f);
+    if (c < o.width) v = (row[c] - m.mean) * m.inverse * weight[c] + (bias ? bias[c] : 0.f);
     emit(o, blockIdx.x, c & ~31, v);
   }
 }
@@ -33,27 +45,17 @@ KERNEL __launch_bounds__(256) round_rows(const float *__restrict__ x, const Out 
 // y += norm(x), the end of a post-normed block. Grid: rows.
 KERNEL __launch_bounds__(256) add_norm(const float *__restrict__ x, int kind, float eps, const float *__restrict__ weight,
                                        const float *__restrict__ bias, float *__restrict__ y, int width) {
-  __shared__ float part[32];
   const float *row = x + (size_t)blockIdx.x * width;
-  float mean = 0.f, square = 0.f;
-  if (kind == LAYER) {
-    for (int i = threadIdx.x; i < width; i += blockDim.x) mean += row[i];
-    mean = block_sum(mean, part) / width;
-  }
-  for (int i = threadIdx.x; i < width; i += blockDim.x) square += (row[i] - mean) * (row[i] - mean);
-  const float inv = 1.f / sqrtf(block_sum(square, part) / width + eps);
+  const Moments m = moments(row, width, kind, eps);
   for (int i = threadIdx.x; i < width; i += blockDim.x)
-    y[(size_t)blockIdx.x * width + i] += (row[i] - mean) * inv * weight[i] + (bias ? bias[i] : 0.f);
+    y[(size_t)blockIdx.x * width + i] += (row[i] - m.mean) * m.inverse * weight[i] + (bias ? bias[i] : 0.f);
 }
 
 // RMS norm in place of `n` columns of a row from column `first`. Grid (pieces, rows).
 KERNEL __launch_bounds__(256) norm_heads(float *x, int stride, int first, int n, const float *__restrict__ weight, float eps) {
-  __shared__ float part[32];
   float *row = x + (size_t)blockIdx.y * stride + first + blockIdx.x * n;
-  float square = 0.f;
-  for (int i = threadIdx.x; i < n; i += blockDim.x) square += row[i] * row[i];
-  const float inv = 1.f / sqrtf(block_sum(square, part) / n + eps);
-  for (int i = threadIdx.x; i < n; i += blockDim.x) row[i] = row[i] * inv * weight[i];
+  const Moments m = moments(row, n, RMS, eps);
+  for (int i = threadIdx.x; i < n; i += blockDim.x) row[i] = row[i] * m.inverse * weight[i];
 }
 
 // Cosines and sines of the rows' positions, [rows, half] each. The angle is the float product of position and frequency, as in
@@ -81,6 +83,10 @@ KERNEL rope_rows(float *x, int stride, int first, int head_dim, const float *cos
 
 __device__ __forceinline__ float activated(int kind, float x) {
   if (kind == SILU) return x / (1.f + expf(-x));
+  if (kind == SWIGLU_OAI) {
+    x = fminf(x, 7.f);
+    return x / (1.f + expf(-1.702f * x));
+  }
   if (kind == GELU_TANH) return x / (1.f + expf(-1.5957691216f * x * (1.f + 0.044715f * x * x)));
   return 0.5f * x * (1.f + erff(x * 0.70710678118f));
 }
@@ -90,7 +96,11 @@ KERNEL __launch_bounds__(256) activate(const float *__restrict__ x, int kind, in
   const float *row = x + (size_t)blockIdx.y * o.width * (gated ? 2 : 1);
   for (int c = blockIdx.x * blockDim.x + threadIdx.x; c < o.padded; c += gridDim.x * blockDim.x) {
     float v = 0.f;
-    if (c < o.width) v = activated(kind, row[c]) * (gated ? row[o.width + c] : 1.f);
+    if (c < o.width) {
+      float up = gated ? row[o.width + c] : 1.f;
+      if (gated && kind == SWIGLU_OAI) up = fmaxf(-7.f, fminf(7.f, up)) + 1.f;
+      v = activated(kind, row[c]) * up;
+    }
     emit(o, blockIdx.y, c & ~31, v);
   }
 }
@@ -118,9 +128,22 @@ KERNEL softcap(float *x, float cap, size_t n) {
   for (size_t i = blockIdx.x * (size_t)blockDim.x + threadIdx.x; i < n; i += (size_t)gridDim.x * blockDim.x) x[i] = cap * tanhf(x[i] / cap);
 }
 
-// The `used` experts with the largest logits of each row, best first, of equals the first; and their weights under the softmax of
-// all logits, with `renormalise` of those chosen. One warp to a row; grid: rows.
-KERNEL __launch_bounds__(32) route(const float *__restrict__ logits, int count, int used, int renormalise, uint32_t *chosen, float *weights) {
+// x[r] *= sigmoid(gate[r]). Grid: rows.
+KERNEL gate_rows(float *x, const float *__restrict__ gate, int width) {
+  const float factor = 1.f / (1.f + expf(-gate[blockIdx.x]));
+  for (int i = threadIdx.x; i < width; i += blockDim.x) x[(size_t)blockIdx.x * width + i] *= factor;
+}
+
+struct Routing {
+  const float *bias; // [experts], or null: added to the scores for the choice alone
+  int count, used;
+  int sigmoid, renormalise;
+  float scale;
+};
+// The `used` experts with the largest scores of each row, best first, of equals the first; and their weights: scores under the softmax
+// of all logits, or sigmoids; with `renormalise` divided by the sum of those chosen. One warp to a row; grid: rows.
+KERNEL __launch_bounds__(32) route(const float *__restrict__ logits, const Routing routing, uint32_t *chosen, float *weights) {
+  const int count = routing.count, used = routing.used;
   const float *row = logits + (size_t)blockIdx.x * count;
   const int lane = threadIdx.x;
   float most = -INFINITY;
@@ -128,15 +151,19 @@ KERNEL __launch_bounds__(32) route(const float *__restrict__ logits, int count, 
   most = warp_max(most);
   float sum = 0.f;
   for (int i = lane; i < count; i += 32) sum += expf(row[i] - most);
-  sum = warp_sum(sum);
+  sum = routing.sigmoid ? 1.f : warp_sum(sum);
+  const auto score = [&](int i) { return routing.sigmoid ? 1.f / (1.f + expf(-row[i])) : expf(row[i] - most); };
+  // Scores rise with logits: without a bias these rank the experts as well.
+  const auto rank = [&](int i) { return routing.bias ? score(i) / sum + routing.bias[i] : row[i]; };
   float last = INFINITY, total = 0.f;
   int last_index = -1;
   for (int k = 0; k < used; k++) {
     float best = -INFINITY;
     int index = count;
     for (int i = lane; i < count; i += 32) {
-      const bool later = row[i] < last || (row[i] == last && i > last_index);
-      if (later && (index == count || row[i] > best)) best = row[i], index = i;
+      const float at = rank(i);
+      const bool later = at < last || (at == last && i > last_index);
+      if (later && (index == count || at > best)) best = at, index = i;
     }
 #pragma unroll
     for (int o = 16; o > 0; o >>= 1) {
@@ -149,7 +176,7 @@ KERNEL __launch_bounds__(32) route(const float *__restrict__ logits, int count, 
     if (index >= count) index = 0;
     last = best;
     last_index = index;
-    const float weight = expf(best - most);
+    const float weight = score(index);
     total += weight;
     if (lane == 0) {
       chosen[blockIdx.x * used + k] = index;
@@ -157,7 +184,7 @@ KERNEL __launch_bounds__(32) route(const float *__restrict__ logits, int count, 
     }
   }
   __syncwarp();
-  for (int k = lane; k < used; k += 32) weights[blockIdx.x * used + k] /= renormalise ? total : sum;
+  for (int k = lane; k < used; k += 32) weights[blockIdx.x * used + k] *= routing.scale / (routing.renormalise ? total : sum);
 }
 
 // out[r] = the weighted sum of the outputs of its experts, in the order in which they were chosen. Grid: rows.

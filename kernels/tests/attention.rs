@@ -17,6 +17,8 @@ struct Case {
     len: usize,
     window: Option<usize>,
     softcap: Option<f32>,
+    /// `[kv_heads * group]`
+    sinks: Option<Vec<f32>>,
     scale: f32,
     /// `[len, kv_heads * group * head_dim]`
     q: Vec<f32>,
@@ -63,13 +65,15 @@ struct Shape {
     len: usize,
     window: Option<usize>,
     softcap: Option<f32>,
+    sinks: bool,
 }
 
-const SMALL: Shape = Shape { head_dim: 64, kv_heads: 2, group: 3, len: 70, window: None, softcap: None };
+const SMALL: Shape =
+    Shape { head_dim: 64, kv_heads: 2, group: 3, len: 70, window: None, softcap: None, sinks: false };
 
 impl Case {
     fn new(kind: impl Into<KvTypes>, s: Shape) -> Case {
-        let Shape { head_dim, kv_heads, group, len, window, softcap } = s;
+        let Shape { head_dim, kv_heads, group, len, window, softcap, sinks } = s;
         let mut rng = Rng::new((head_dim * 1000 + group * 100 + len) as u64);
         let layout = KvLayout { kv_heads, head_dim, types: kind.into() };
         let q = rng.normals(len * kv_heads * group * head_dim);
@@ -82,7 +86,9 @@ impl Case {
         // What was never written must not matter.
         let cache = vec![POISON; blocks * layout.block_bytes()];
         let scale = 1.0 / (head_dim as f32).sqrt();
-        let mut case = Case { layout, group, len, window, softcap, scale, q, k, v, table, cache };
+        // About as large as the scores, so that neither side is lost.
+        let sinks = sinks.then(|| rng.normals(kv_heads * group));
+        let mut case = Case { layout, group, len, window, softcap, sinks, scale, q, k, v, table, cache };
         case.write(all_ops()[0], 0..len);
         case
     }
@@ -124,6 +130,7 @@ impl Case {
             window: self.window,
             scale: self.scale,
             softcap: self.softcap,
+            sinks: self.sinks.as_ref().map(|s| &s[kv_head * self.group..(kv_head + 1) * self.group]),
         }
     }
 
@@ -176,8 +183,9 @@ impl Case {
                         self.softcap.map_or(s, |c| f64::from(c) * (s / f64::from(c)).tanh())
                     })
                     .collect();
-                let m = s.iter().copied().fold(f64::MIN, f64::max);
-                let l: f64 = s.iter().map(|s| (s - m).exp()).sum();
+                let sink = self.sinks.as_ref().map(|sinks| f64::from(sinks[h]));
+                let m = s.iter().copied().chain(sink).fold(f64::MIN, f64::max);
+                let l: f64 = s.iter().copied().chain(sink).map(|s| (s - m).exp()).sum();
                 for d in 0..hd {
                     let o: f64 = s.iter().zip(first..).map(|(s, key)| (s - m).exp() * row(&v, key, d)).sum();
                     out[p * self.q_stride() + h * hd + d] = o / l;
@@ -206,8 +214,8 @@ fn check(kind: impl Into<KvTypes>, s: Shape, chunks: &[usize]) {
     let types = kind.into();
     let case = Case::new(types, s);
     let what = format!(
-        "{types}, head_dim {}, group {}, {} keys, window {:?}, softcap {:?}",
-        s.head_dim, s.group, s.len, s.window, s.softcap
+        "{types}, head_dim {}, group {}, {} keys, window {:?}, softcap {:?}, sinks {}",
+        s.head_dim, s.group, s.len, s.window, s.softcap, s.sinks
     );
     let want = case.run(all_ops()[0], chunks[0]);
     let oracle = case.oracle(true);
@@ -295,6 +303,14 @@ fn softcaps() {
         for kind in [KvType::F32, KvType::Q8_0] {
             check(kind, Shape { softcap: Some(cap), window: Some(40), ..SMALL }, &[70, 1, 9]);
         }
+    }
+}
+
+#[test]
+fn sinks() {
+    for kind in [KvType::F16, KvType::F32, KvType::Q8_0] {
+        check(kind, Shape { sinks: true, len: 300, kv_heads: 2, ..SMALL }, &[300, 1, 9]);
+        check(kind, Shape { sinks: true, window: Some(40), group: 1, ..SMALL }, &[70, 1, 9]);
     }
 }
 
@@ -417,7 +433,7 @@ fn partitions_apart() {
             ops.merge(32, &mut sum, p);
         }
         let mut got = vec![0.0; rows.len() * case.q_stride()];
-        ops.finish(32, case.group, &sum, &mut got, case.q_stride());
+        ops.finish(32, case.group, &sum, None, &mut got, case.q_stride());
         let want = &case.run(ops, 1100)[rows.start * case.q_stride()..];
         assert!(same_bits(&got, want));
     }

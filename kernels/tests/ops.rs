@@ -4,7 +4,7 @@ mod common;
 
 use common::{Rng, SPECIAL, all_ops, nmse, same_bits};
 use half::{bf16, f16};
-use kinfer_kernels::ops::{Ops, choose_experts, rope_table};
+use kinfer_kernels::ops::{Ops, Routing, Scores, choose_experts, rope_table};
 
 const SIZES: [usize; 16] = [0, 1, 2, 7, 15, 16, 17, 31, 33, 63, 64, 65, 100, 576, 577, 2051];
 
@@ -306,11 +306,13 @@ fn rope_table_at_position_zero_is_identity() {
 #[test]
 fn experts_are_chosen_by_their_probability() {
     let logits = [0.5, 2.0, -1.0, 2.0, 1.0];
-    let of = |used, renormalise| {
+    let routed = |bias: Option<&[f32]>, routing| {
         let mut chosen = Vec::new();
-        choose_experts(&logits, used, renormalise, |i, w| chosen.push((i, w)));
+        choose_experts(&logits, bias, &routing, |i, w| chosen.push((i, w)));
         chosen
     };
+    let softmax = |used, renormalise| Routing { used, scores: Scores::Softmax, renormalise, scale: 1.0 };
+    let of = |used, renormalise| routed(None, softmax(used, renormalise));
     let e = |i: usize| f64::from(logits[i]).exp();
     let all: f64 = (0..5).map(e).sum();
     for (renormalise, sum) in [(false, all), (true, e(1) + e(3) + e(4))] {
@@ -319,6 +321,19 @@ fn experts_are_chosen_by_their_probability() {
         assert!(chosen.iter().all(|&(i, w)| (f64::from(w) - e(i) / sum).abs() < 1e-7), "{chosen:?}");
     }
     assert_eq!(of(9, true).len(), 5, "no more than there are");
+
+    // A bias chooses, and weighs nothing: sigmoids are 0.62, 0.88, 0.27, 0.88, 0.73.
+    let sigmoid = |i: usize| 1.0 / (1.0 + f64::from(-logits[i]).exp());
+    let bias = [0.5, -0.3, 0.7, 0.0, 0.0];
+    let routing = Routing { used: 3, scores: Scores::Sigmoid, renormalise: true, scale: 2.5 };
+    let chosen = routed(Some(&bias), routing);
+    assert_eq!(chosen.iter().map(|c| c.0).collect::<Vec<_>>(), [0, 2, 3]);
+    let sum = sigmoid(0) + sigmoid(2) + sigmoid(3);
+    assert!(chosen.iter().all(|&(i, w)| (f64::from(w) - 2.5 * sigmoid(i) / sum).abs() < 1e-6), "{chosen:?}");
+    // Biased softmax: the scores are probabilities, 0.09, 0.38, 0.02, 0.38, 0.14.
+    let chosen = routed(Some(&[0.4, 0.0, 0.0, 0.0, -0.1]), softmax(2, false));
+    assert_eq!(chosen.iter().map(|c| c.0).collect::<Vec<_>>(), [0, 1]);
+    assert!(chosen.iter().all(|&(i, w)| (f64::from(w) - e(i) / all).abs() < 1e-7), "{chosen:?}");
 }
 
 #[test]

@@ -3,9 +3,13 @@
 use crate::arch::{Blueprint, Names, QkNorm};
 use crate::decoder::Decoder;
 use crate::source::{Source, Stored};
-use kinfer_core::backend::{AttnWeights, Ffn, FfnWeights, Layer, Matrix, MoeWeights, NormWeights, RowOrder};
+use kinfer_core::backend::{
+    AttnWeights, ExpertWeights, Ffn, FfnWeights, LatentWeights, Layer, Matrix, MoeWeights, NormWeights,
+    RowOrder, SharedExpert,
+};
 use kinfer_core::{
-    AttnSpec, Backend, Error, ExpertSpec, FfnSpec, LayerSpec, NormKind, NormSpec, Result, dequantize,
+    AttnSpec, Backend, Error, ExpertSpec, FfnSpec, LatentSpec, LayerSpec, NormKind, NormSpec, Result,
+    dequantize,
 };
 use std::collections::HashSet;
 
@@ -124,6 +128,7 @@ impl<B: Backend> Builder<'_, B> {
             None => Ok(None),
         };
         let (qkv, qkv_bias) = self.projection(&name, names.fused_qkv, &qkv_parts(names, attn), dim)?;
+        let latent = attn.latent.map(|latent| self.latent(&name, attn, latent)).transpose()?;
         let ffn_weights = match ffn.experts {
             Some(experts) => Ffn::Mixture(self.mixture(names, &name, ffn, experts, dim)?),
             None => Ffn::Dense(self.dense(names, &name, ffn, dim)?),
@@ -135,12 +140,44 @@ impl<B: Backend> Builder<'_, B> {
                 qkv_bias,
                 q_norm: qk_norm(self, "attn_q_norm", attn.q_dim())?,
                 k_norm: qk_norm(self, "attn_k_norm", attn.kv_dim())?,
-                out: self.weight(&[Part::whole(&name(names.attn_out), dim, attn.q_dim())])?,
+                sinks: names.attn_sinks.map(|part| self.vector(&name(part), attn.heads)).transpose()?,
+                latent,
+                out: self.weight(&[Part::whole(&name(names.attn_out), dim, attn.out_dim())])?,
                 out_bias: self.bias(&name(names.attn_out), dim)?,
                 post_norm: self.block_norm(names.attn_post_norm, &name, attn.norm, dim)?,
             },
             ffn: ffn_weights,
         })
+    }
+
+    /// What latent attention has beside the common projections.
+    fn latent(
+        &mut self,
+        name: &dyn Fn(&str) -> String,
+        attn: &AttnSpec,
+        spec: LatentSpec,
+    ) -> Result<LatentWeights<B>> {
+        let q = match spec.q_rank {
+            None => None,
+            Some(q_rank) => {
+                let rows = attn.projected_q_dim();
+                let order = latent_order(attn, spec, rows / attn.heads);
+                let part = Part { order, ..Part::whole(&name("attn_q_b"), rows, q_rank) };
+                Some((self.vector(&name("attn_q_a_norm"), q_rank)?, self.weight(&[part])?))
+            }
+        };
+        let mut of_heads = |part: &str, rows: usize, cols: usize| {
+            let matrix = |h| Part {
+                name: weight(&name(part)),
+                stored: vec![attn.heads, rows, cols],
+                rows: (h * rows, rows),
+                order: RowOrder::AsStored,
+            };
+            (0..attn.heads).map(|h| self.weight(&[matrix(h)])).collect::<Result<Vec<_>>>()
+        };
+        let (k_up, v_up) =
+            (of_heads("attn_k_b", spec.rank, spec.plain)?, of_heads("attn_v_b", spec.value, spec.rank)?);
+        Ok(LatentWeights { q, kv_norm: self.vector(&name("attn_kv_a_norm"), spec.rank)?, k_up, v_up })
     }
 
     fn dense(
@@ -150,7 +187,7 @@ impl<B: Backend> Builder<'_, B> {
         spec: &FfnSpec,
         dim: usize,
     ) -> Result<FfnWeights<B>> {
-        let parts = gate_up_parts(names, spec);
+        let parts = gate_up_parts(names, spec, spec.hidden);
         let (gate_up, gate_up_bias) = self.projection(name, names.gate_up[1], &parts, dim)?;
         Ok(FfnWeights {
             norm: self.block_norm(names.ffn_norm, name, spec.norm, dim)?,
@@ -183,21 +220,78 @@ impl<B: Backend> Builder<'_, B> {
         };
         let router = self.weight(&[Part::whole(&name("ffn_gate_inp"), spec.count, dim)])?;
         let before = self.read_per_token;
-        let mut experts = Vec::with_capacity(spec.count);
+        let up_parts = gate_up_parts(names, ffn, ffn.hidden);
+        let mut products = Vec::with_capacity(spec.count);
         for e in 0..spec.count {
-            let up: Vec<Part> =
-                gate_up_parts(names, ffn).iter().map(|p| part(p.0, e, ffn.hidden, dim)).collect();
-            experts.push([self.weight(&up)?, self.weight(&[part(names.down, e, dim, ffn.hidden)])?]);
+            let up: Vec<Part> = up_parts.iter().map(|p| part(p.0, e, ffn.hidden, dim)).collect();
+            products.push([self.weight(&up)?, self.weight(&[part(names.down, e, dim, ffn.hidden)])?]);
         }
+        let up_parts: Vec<(&str, usize)> = up_parts.iter().map(|p| (p.0, ffn.hidden)).collect();
+        let experts = ExpertWeights {
+            products,
+            gate_up_bias: self.expert_biases(name, &up_parts, spec.count)?,
+            down_bias: self.expert_biases(name, &[(names.down, dim)], spec.count)?,
+        };
         // A token reads those that it goes to.
         let all = self.read_per_token - before;
-        self.read_per_token = before + all / spec.count as u64 * spec.used as u64;
+        self.read_per_token = before + all / spec.count as u64 * spec.routing.used as u64;
         Ok(MoeWeights {
             spec,
             norm: self.block_norm(names.ffn_norm, name, ffn.norm, dim)?,
             router,
+            router_bias: self.bias(&name("ffn_gate_inp"), spec.count)?,
+            choice_bias: self.bias(&name("exp_probs_b"), spec.count)?,
             experts,
+            shared: spec.shared.map(|hidden| self.shared(names, name, ffn, hidden, dim)).transpose()?,
             post_norm: self.block_norm(names.ffn_post_norm, name, ffn.norm, dim)?,
+        })
+    }
+
+    /// The biases of all experts, `[experts, rows of the parts]`, where the file has them.
+    fn expert_biases(
+        &mut self,
+        name: &dyn Fn(&str) -> String,
+        parts: &[(&str, usize)],
+        experts: usize,
+    ) -> Result<Option<B::Vector>> {
+        let names: Vec<String> = parts.iter().map(|p| name(&format!("{}_exps.bias", p.0))).collect();
+        if !self.has(&names[0])? {
+            return Ok(None);
+        }
+        let mut values = Vec::with_capacity(names.len());
+        for (name, part) in names.iter().zip(parts) {
+            values.push(self.values(name, &[experts, part.1])?);
+        }
+        let of_expert =
+            |e: usize| parts.iter().zip(&values).flat_map(move |(part, v)| &v[e * part.1..(e + 1) * part.1]);
+        let all: Vec<f32> = (0..experts).flat_map(of_expert).copied().collect();
+        self.upload(&all).map(Some)
+    }
+
+    /// The expert that every position goes to.
+    fn shared(
+        &mut self,
+        names: &Names,
+        name: &dyn Fn(&str) -> String,
+        ffn: &FfnSpec,
+        hidden: usize,
+        dim: usize,
+    ) -> Result<SharedExpert<B>> {
+        let part = |part: &str, rows, cols| Part::whole(&name(&format!("{part}_shexp")), rows, cols);
+        let up: Vec<Part> =
+            gate_up_parts(names, ffn, hidden).iter().map(|p| part(p.0, hidden, dim)).collect();
+        let gate = name("ffn_gate_inp_shexp");
+        let has_gate = self.has(&weight(&gate))?;
+        // A matrix of one row, which GGUF files store as a vector.
+        let is_vector = self.source.tensor(&weight(&gate))?.is_some_and(|t| t.shape.len() == 1);
+        let gate = match is_vector {
+            true => Part { stored: vec![dim], ..Part::whole(&gate, 1, dim) },
+            false => Part::whole(&gate, 1, dim),
+        };
+        Ok(SharedExpert {
+            gate_up: self.weight(&up)?,
+            down: self.weight(&[part(names.down, dim, hidden)])?,
+            gate: if has_gate { Some(self.weight(&[gate])?) } else { None },
         })
     }
 
@@ -383,15 +477,31 @@ fn weight(name: &str) -> String {
     format!("{name}.weight")
 }
 
-/// Name, rows and row order of the query, key and value projections.
-fn qkv_parts(names: &Names, spec: &AttnSpec) -> [(&'static str, usize, RowOrder); 3] {
-    let [q, k, v] = names.qkv;
-    let order = names.qk_rows.order(spec.head_dim);
-    [(q, spec.q_dim(), order), (k, spec.kv_dim(), order), (v, spec.kv_dim(), RowOrder::AsStored)]
+/// Rows of heads of latent attention, `width` each: those that turn are stored last, and taken first.
+fn latent_order(attn: &AttnSpec, spec: LatentSpec, width: usize) -> RowOrder {
+    RowOrder::TurnedLast { head_dim: width, turned: attn.head_dim - spec.rank }
 }
 
-/// The same of the gate and up projections.
-fn gate_up_parts(names: &Names, spec: &FfnSpec) -> Vec<(&'static str, usize, RowOrder)> {
+/// Name, rows and row order of the query, key and value projections.
+fn qkv_parts(names: &Names, spec: &AttnSpec) -> Vec<(&'static str, usize, RowOrder)> {
+    if let Some(latent) = spec.latent {
+        let kv = ("attn_kv_a_mqa", spec.head_dim, latent_order(spec, latent, spec.head_dim));
+        let q = match latent.q_rank {
+            Some(rank) => ("attn_q_a", rank, RowOrder::AsStored),
+            None => {
+                let rows = spec.projected_q_dim();
+                ("attn_q", rows, latent_order(spec, latent, rows / spec.heads))
+            }
+        };
+        return vec![q, kv];
+    }
+    let [q, k, v] = names.qkv;
+    let order = names.qk_rows.order(spec.head_dim);
+    vec![(q, spec.q_dim(), order), (k, spec.kv_dim(), order), (v, spec.kv_dim(), RowOrder::AsStored)]
+}
+
+/// The same of the gate and up projections, which are `hidden` wide.
+fn gate_up_parts(names: &Names, spec: &FfnSpec, hidden: usize) -> Vec<(&'static str, usize, RowOrder)> {
     let parts = if spec.gated { &names.gate_up[..] } else { &names.gate_up[1..] };
-    parts.iter().map(|&part| (part, spec.hidden, RowOrder::AsStored)).collect()
+    parts.iter().map(|&part| (part, hidden, RowOrder::AsStored)).collect()
 }

@@ -1,7 +1,9 @@
 //! The forward pass of every decoder-only transformer: one function over any [`Backend`].
 
-use kinfer_core::backend::{Ffn, HeadWeights, Layer, NormWeights, Scratch};
-use kinfer_core::{Backend, Batch, Error, Logits, Model, ModelSpec, Result, Runner, RunnerLimits};
+use kinfer_core::backend::{Ffn, HeadWeights, LatentScratch, Layer, NormWeights, Scratch};
+use kinfer_core::{
+    AttnSpec, Backend, Batch, Error, LatentSpec, Logits, Model, ModelSpec, Result, Runner, RunnerLimits,
+};
 use std::sync::Arc;
 
 /// A decoder's weights on a device.
@@ -41,7 +43,7 @@ impl<B: Backend> Decoder<B> {
         }
         for (i, (spec, w)) in self.spec.layers.iter().zip(&self.layers).enumerate() {
             b.attn_in(step, &spec.attn, &w.attn, kv, i, s)?;
-            b.attend(step, kv, i, &spec.attn, &s.qkv, &mut s.attn)?;
+            b.attend(step, kv, i, &spec.attn, w.attn.sinks.as_ref(), &s.qkv, &mut s.attn)?;
             let ffn = |step: &mut B::Step, s: &mut Scratch<B>| match &w.ffn {
                 Ffn::Dense(w) => b.ffn(step, &spec.ffn, w, s),
                 Ffn::Mixture(w) => b.moe(step, &spec.ffn, w, s),
@@ -68,18 +70,29 @@ impl<B: Backend> Decoder<B> {
 }
 
 /// `(rows, width)` of each buffer of [`Scratch`], in the order of its fields.
-pub(crate) fn scratch_shapes(spec: &ModelSpec, limits: &RunnerLimits) -> [(usize, usize); 11] {
+pub(crate) fn scratch_shapes(spec: &ModelSpec, limits: &RunnerLimits) -> [(usize, usize); 18] {
     let (rows, outputs) = (limits.rows, limits.outputs.max(1));
     let widest = |f: fn(&kinfer_core::LayerSpec) -> usize| spec.layers.iter().map(f).max().unwrap_or(0);
+    let shared = spec.layers.iter().any(|l| l.ffn.experts.is_some_and(|e| e.shared.is_some()));
+    let latents = || spec.layers.iter().filter_map(|l| Some((&l.attn, l.attn.latent.as_ref()?)));
+    let latent = |f: fn(&AttnSpec, &LatentSpec) -> usize| latents().map(|(a, l)| f(a, l)).max().unwrap_or(0);
+    let heads = latents().map(|(a, _)| a.heads).max().unwrap_or(0);
     [
         (rows, spec.dim),
         (rows, spec.dim),
         (rows, widest(|l| l.attn.qkv_dim())),
         (rows, widest(|l| l.attn.q_dim())),
         (rows, spec.dim),
-        (rows, widest(|l| if l.ffn.gated && l.ffn.experts.is_none() { l.ffn.up_dim() } else { 0 })),
-        (rows, widest(|l| if l.ffn.experts.is_none() { l.ffn.hidden } else { 0 })),
+        (rows, widest(|l| if l.ffn.gated { 2 * l.ffn.for_all() } else { 0 })),
+        (rows, widest(|l| l.ffn.for_all())),
         (rows, widest(|l| l.ffn.experts.map_or(0, |e| e.count))),
+        (rows, if shared { spec.dim } else { 0 }),
+        (rows, usize::from(shared)),
+        (rows, latent(|a, _| a.projection_dim())),
+        (rows, latent(|_, l| l.q_rank.unwrap_or(0))),
+        (rows, latent(|a, _| a.projected_q_dim().max(a.out_dim()))),
+        (rows * heads, latent(|_, l| l.plain.max(l.rank))),
+        (rows * heads, latent(|_, l| l.rank.max(l.value))),
         (outputs, spec.dim),
         (outputs, spec.dim),
         (outputs, spec.vocab),
@@ -87,8 +100,24 @@ pub(crate) fn scratch_shapes(spec: &ModelSpec, limits: &RunnerLimits) -> [(usize
 }
 
 fn scratch<B: Backend>(backend: &B, spec: &ModelSpec, limits: &RunnerLimits) -> Result<Scratch<B>> {
-    let [x, norm, qkv, attn, proj, gate_up, hidden, router, last, last_norm, logits] =
-        scratch_shapes(spec, limits);
+    let shapes = scratch_shapes(spec, limits);
+    let [
+        x,
+        norm,
+        qkv,
+        attn,
+        proj,
+        gate_up,
+        hidden,
+        router,
+        shared,
+        shared_gate,
+        latent @ ..,
+        last,
+        last_norm,
+        logits,
+    ] = shapes;
+    let [down, q_down, queries, head_in, head_out] = latent;
     let act = |(rows, width)| backend.act(rows, width);
     Ok(Scratch {
         x: act(x)?,
@@ -99,6 +128,15 @@ fn scratch<B: Backend>(backend: &B, spec: &ModelSpec, limits: &RunnerLimits) -> 
         gate_up: act(gate_up)?,
         hidden: act(hidden)?,
         router: act(router)?,
+        shared: act(shared)?,
+        shared_gate: act(shared_gate)?,
+        latent: LatentScratch {
+            down: act(down)?,
+            q_down: act(q_down)?,
+            queries: act(queries)?,
+            head_in: act(head_in)?,
+            head_out: act(head_out)?,
+        },
         last: act(last)?,
         last_norm: act(last_norm)?,
         logits: act(logits)?,

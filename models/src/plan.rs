@@ -38,6 +38,8 @@ pub fn plan<B: Backend>(backend: &B, source: &dyn Source, limits: &RunnerLimits)
         let Some(t) = source.tensor(name)?.filter(|_| !ignored(name)) else { continue };
         let format = source.target(name).unwrap_or(t.format);
         weights += match t.shape[..] {
+            _ if name.ends_with(".bias") => 4 * t.shape.iter().map(|&n| n as u64).product::<u64>(),
+            [cols] if name.ends_with("ffn_gate_inp_shexp.weight") => backend.weight_bytes(1, cols, format),
             [rows, cols] => backend.weight_bytes(rows, cols, format),
             [experts, rows, cols] => experts as u64 * backend.weight_bytes(rows, cols, format),
             _ => 4 * t.shape.iter().map(|&n| n as u64).product::<u64>(),

@@ -13,6 +13,15 @@ fn frequency(dim: usize, base: f64, factors: Option<&[f32]>, i: usize) -> f64 {
     base.powf(-2.0 * i as f64 / dim as f64) / factors.map_or(1.0, |f| f64::from(f[i]))
 }
 
+/// Between which dimensions YaRN's ramp runs.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Ramp {
+    /// Whole ones, rounded outwards.
+    Rounded,
+    /// Where the two frequencies are.
+    Exact,
+}
+
 /// Parameters of YaRN (Peng et al. 2023, arXiv 2309.00071).
 struct Yarn {
     /// Context extension.
@@ -29,13 +38,16 @@ struct Yarn {
 
 impl Yarn {
     /// Section 3.2 of the paper: a linear ramp between the two dimensions that turn `beta_fast` and `beta_slow`
-    /// times within the original context, rounded outwards.
-    fn inv_freq(&self, dim: usize, base: f64, factors: Option<&[f32]>) -> Vec<f32> {
+    /// times within the original context.
+    fn inv_freq(&self, dim: usize, base: f64, factors: Option<&[f32]>, ramp: Ramp) -> Vec<f32> {
         let turns = |n: f64| {
             dim as f64 * (self.original_context / (n * std::f64::consts::TAU)).ln() / (2.0 * base.ln())
         };
-        let low = turns(self.beta_fast).floor().max(0.0);
-        let high = turns(self.beta_slow).ceil().min(dim as f64 - 1.0);
+        let (low, high) = match (turns(self.beta_fast), turns(self.beta_slow)) {
+            (low, high) if ramp == Ramp::Rounded => (low.floor(), high.ceil()),
+            exact => exact,
+        };
+        let (low, high) = (low.max(0.0), high.min(dim as f64 - 1.0));
         (0..dim / 2)
             .map(|i| {
                 let freq = frequency(dim, base, factors, i);
@@ -53,11 +65,24 @@ fn temperature(factor: f64, m: f64) -> f64 {
     if factor <= 1.0 { 1.0 } else { 0.1 * m * factor.ln() + 1.0 }
 }
 
+/// What DeepSeek's models multiply queries and keys by instead of YaRN's temperature: `1 + m ln(factor)`, where the file's `m` is a
+/// tenth of the original `mscale_all_dim`.
+pub fn temperature_of_scores(config: &Config<'_>) -> Result<f64> {
+    let m = config.opt_positive("rope.scaling.yarn_log_multiplier")?.unwrap_or(0.0);
+    let factor = config.opt_positive("rope.scaling.factor")?.unwrap_or(1.0);
+    Ok(temperature(factor, 10.0 * m))
+}
+
 /// Reads the rotary table of `{arch}.rope.*` for heads that turn `dim` elements.
 ///
 /// `base` is used where the file names none. `stored` is the tensor of per-frequency divisors (Llama 3), which has
 /// to have `dim / 2` elements.
 pub fn read(config: &Config<'_>, dim: usize, base: f64, stored: &str) -> Result<RopeSpec> {
+    read_with(config, dim, base, stored, Ramp::Rounded)
+}
+
+/// [`read`], with YaRN's ramp as `ramp` says.
+pub fn read_with(config: &Config<'_>, dim: usize, base: f64, stored: &str, ramp: Ramp) -> Result<RopeSpec> {
     if !dim.is_multiple_of(2) {
         return Err(config.error("rope.dimension_count", format!("expected an even number, got {dim}")));
     }
@@ -91,7 +116,7 @@ pub fn read(config: &Config<'_>, dim: usize, base: f64, stored: &str) -> Result<
                 None => 1.0,
             };
             RopeSpec {
-                inv_freq: yarn.inv_freq(dim, base, factors).into(),
+                inv_freq: yarn.inv_freq(dim, base, factors, ramp).into(),
                 magnitude: (temperature(yarn.factor, 1.0) / all_dims) as f32,
             }
         }

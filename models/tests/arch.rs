@@ -1,7 +1,7 @@
 //! Metadata to blueprints: what the architectures read, and what they refuse.
 
 use kinfer_core::backend::RowOrder;
-use kinfer_core::{Activation, Error, ExpertSpec, Format};
+use kinfer_core::{Activation, Error, ExpertSpec, Format, Routing, Scores};
 use kinfer_load::gguf::{Gguf, Value, write::Writer};
 use kinfer_models::SamplingDefaults;
 use kinfer_models::arch::{self, Blueprint, QkRows};
@@ -221,7 +221,8 @@ fn experts_have_a_width_of_their_own() {
         .set("qwen3moe.expert_used_count", 3u32)
         .set("qwen3moe.expert_feed_forward_length", 32u32);
     let ffn = file.read().spec.layers.remove(1).ffn;
-    assert_eq!((ffn.hidden, ffn.experts), (32, Some(ExpertSpec { count: 8, used: 3, renormalise: true })));
+    let routing = Routing { used: 3, scores: Scores::Softmax, renormalise: true, scale: 1.0 };
+    assert_eq!((ffn.hidden, ffn.experts), (32, Some(ExpertSpec { count: 8, routing, shared: None })));
     let no_experts = llama().set("llama.expert_count", 0u32).set("llama.expert_used_count", 0u32);
     assert_eq!(no_experts.read().spec.layers[0].ffn.experts, None);
 }

@@ -60,8 +60,13 @@ HUB = {
     "gptneox": dict(rotary_pct=0.25),
     "gptneox-serial": dict(rotary_pct=0.5),
     "gpt2": dict(n_ctx=64),
+    "deepseek2-sigmoid": dict(scoring_func="sigmoid"),
 }
-KEYS = {"mistral": {"llama.attention.sliding_window": 12}, "starcoder2": {"starcoder2.attention.sliding_window": 12}}
+KEYS = {
+    "mistral": {"llama.attention.sliding_window": 12},
+    "starcoder2": {"starcoder2.attention.sliding_window": 12},
+    "olmoe": {"olmoe.attention.layer_norm_rms_epsilon": EPS},  # the converter writes 1e-5
+}
 
 # Name: transformers' class, and its configuration.
 FAMILIES = {
@@ -161,6 +166,52 @@ FAMILIES = {
         LLAMA | dict(head_dim=32, num_experts=8, num_experts_per_tok=3, moe_intermediate_size=64,
                      norm_topk_prob=True) | rope(500.0),
     ),
+    "qwen2moe": (
+        "Qwen2Moe",
+        LLAMA | dict(num_experts=8, num_experts_per_tok=3, moe_intermediate_size=64,
+                     shared_expert_intermediate_size=128, norm_topk_prob=False) | rope(500.0),
+    ),
+    "olmoe": ("Olmoe", LLAMA | dict(num_experts=4, num_experts_per_tok=2, intermediate_size=64,
+                                    norm_topk_prob=False) | rope(500.0)),
+    "glm4moe": (
+        "Glm4Moe",
+        LLAMA | dict(num_hidden_layers=4, head_dim=32, attention_bias=True, first_k_dense_replace=1,
+                     n_routed_experts=8, n_shared_experts=1, num_experts_per_tok=3, moe_intermediate_size=64,
+                     routed_scaling_factor=1.5, norm_topk_prob=True, n_group=1, topk_group=1, use_qk_norm=True,
+                     partial_rotary_factor=0.5) | rope(500.0, partial_rotary_factor=0.5),
+    ),
+    "glm4moe-plain": (
+        "Glm4Moe",
+        LLAMA | dict(head_dim=32, attention_bias=True, first_k_dense_replace=2, n_routed_experts=4,
+                     n_shared_experts=1, num_experts_per_tok=2, moe_intermediate_size=64, routed_scaling_factor=1.0,
+                     norm_topk_prob=True, n_group=1, topk_group=1, use_qk_norm=False,
+                     partial_rotary_factor=0.5) | rope(500.0, partial_rotary_factor=0.5),
+    ),
+    "deepseek2": (
+        "DeepseekV2",
+        LLAMA | dict(num_key_value_heads=4, q_lora_rank=None, kv_lora_rank=64, qk_nope_head_dim=32, qk_rope_head_dim=16,
+                     v_head_dim=32, head_dim=16, first_k_dense_replace=1, n_routed_experts=8, n_shared_experts=2,
+                     num_experts_per_tok=3, moe_intermediate_size=64, routed_scaling_factor=1.0, norm_topk_prob=False,
+                     topk_method="greedy", n_group=1, topk_group=1)
+        | rope(500.0),
+    ),
+    "deepseek2-sigmoid": (
+        "DeepseekV3",
+        LLAMA | dict(num_key_value_heads=4, q_lora_rank=64, kv_lora_rank=64, qk_nope_head_dim=32, qk_rope_head_dim=16,
+                     v_head_dim=64, head_dim=16, first_k_dense_replace=1, n_routed_experts=8, n_shared_experts=1,
+                     num_experts_per_tok=3, moe_intermediate_size=64, routed_scaling_factor=2.5, norm_topk_prob=True,
+                     n_group=1, topk_group=1, rope_interleave=True)
+        | rope(500.0, rope_type="yarn", factor=8.0, beta_fast=8.0, beta_slow=1.0, mscale=1.0, mscale_all_dim=1.0,
+               original_max_position_embeddings=32),
+    ),
+    "gpt-oss": (
+        "GptOss",
+        LLAMA | WINDOW | dict(num_hidden_layers=4, head_dim=32, num_local_experts=4, num_experts_per_tok=2,
+                              intermediate_size=64, attention_bias=True,
+                              layer_types=["sliding_attention", "full_attention"] * 2)
+        | rope(500.0, rope_type="yarn", factor=8.0, beta_fast=8.0, beta_slow=1.0, truncate=False,
+               original_max_position_embeddings=32),
+    ),
     "granitemoe": (
         "GraniteMoe",
         LLAMA | dict(embedding_multiplier=6.0, residual_multiplier=0.25, attention_multiplier=0.125,
@@ -256,11 +307,17 @@ def origins(numbered, places, zeros):
     return out
 
 
+def parameters(model):
+    """Those and the one kind of buffer that is trained, in the order of their names."""
+    buffers = [(n, b) for n, b in model.named_buffers() if n.endswith("e_score_correction_bias")]
+    return [p for _, p in sorted([*model.named_parameters(), *buffers], key=lambda item: item[0])]
+
+
 def fill(model, values):
-    """Gives the parameters, in the order of their names, consecutive `values`."""
+    """Gives the parameters consecutive `values`."""
     at = 0
     with torch.no_grad():
-        for _, p in sorted(model.named_parameters()):
+        for p in parameters(model):
             p.copy_(torch.tensor(values[at : at + p.numel()].astype(np.float32)).reshape(p.shape))
             at += p.numel()
 
@@ -270,7 +327,7 @@ def make(converter, name, kind, config):
     heads = [kind + end for end in ("ForCausalLM", "LMHeadModel")]
     model_class = next(getattr(transformers, h) for h in heads if hasattr(transformers, h))
     model = model_class(config_class(**config, attn_implementation="eager", experts_implementation="eager")).eval().to(torch.float32)
-    count = sum(p.numel() for p in model.parameters())
+    count = sum(p.numel() for p in parameters(model))
     assert count < 1 << 24, "numbers beyond float32's integers"
     fill(model, np.zeros(count))
     metadata, zeros = convert(converter, model, name)

@@ -2,8 +2,8 @@
 
 use crate::common::Random;
 use kinfer_core::{
-    Activation, AttnSpec, Backend, ExpertSpec, FfnSpec, Format, LayerSpec, Model, ModelSpec, NormKind,
-    NormSpec, RopeSpec,
+    Activation, AttnSpec, Backend, ExpertSpec, FfnSpec, Format, LatentSpec, LayerSpec, Model, ModelSpec,
+    NormKind, NormSpec, RopeSpec, Routing, Scores,
 };
 use kinfer_load::gguf::{Gguf, write::Writer};
 use kinfer_models::arch::{Blueprint, Names, QkNorm, QkRows};
@@ -89,7 +89,26 @@ pub fn features() -> Vec<Toy> {
         .build(&legacy),
         Shape {
             name: "experts",
-            experts: Some(ExpertSpec { count: 5, used: 2, renormalise: false }),
+            experts: Some(ExpertSpec {
+                count: 5,
+                routing: Routing { used: 2, scores: Scores::Softmax, renormalise: false, scale: 1.0 },
+                shared: None,
+            }),
+            ..Shape::default()
+        }
+        .build(&k_quants),
+        Shape {
+            name: "a shared expert, biases, sinks",
+            // All of them are used: a row near a tie would go to another one, by rounding, and differ by far more than that.
+            experts: Some(ExpertSpec {
+                count: 5,
+                routing: Routing { used: 5, scores: Scores::Sigmoid, renormalise: true, scale: 2.5 },
+                shared: Some(256),
+            }),
+            act: Activation::SwigluOai,
+            sinks: true,
+            bias: true,
+            window: Some(40),
             ..Shape::default()
         }
         .build(&k_quants),
@@ -100,9 +119,22 @@ pub fn features() -> Vec<Toy> {
     toys
 }
 
-/// Those, and one per stored format.
+/// Those, latent attention, which CUDA lacks, and one per stored format.
 pub fn all() -> Vec<Toy> {
     let mut toys = features();
+    for (name, q_rank) in [("latent keys and values", None), ("latent queries, too", Some(128))] {
+        let latent = Some(LatentSpec { rank: 256, q_rank, plain: 64, value: 32, eps: 1e-6 });
+        let shape = Shape {
+            name,
+            kv_heads: 1,
+            head_dim: 288,
+            rope_dim: 32,
+            latent,
+            pairs: false,
+            ..Shape::default()
+        };
+        toys.push(shape.build(&[Format::Q8_0, Format::Q4_0]));
+    }
     toys.extend(Format::all().map(|f| Shape { name: f.name(), ..Shape::default() }.build(&[f])));
     toys
 }
@@ -132,6 +164,8 @@ struct Shape {
     /// Learned ones.
     positions: bool,
     experts: Option<ExpertSpec>,
+    sinks: bool,
+    latent: Option<LatentSpec>,
     tied: bool,
     /// Rows of queries and keys stored as adjacent pairs.
     pairs: bool,
@@ -161,6 +195,8 @@ impl Default for Shape {
             parallel: false,
             positions: false,
             experts: None,
+            sinks: false,
+            latent: None,
             tied: false,
             pairs: true,
             unturned_layer: false,
@@ -186,6 +222,7 @@ impl Shape {
                 softcap: self.softcap,
                 rope: (!self.unturned_layer || i + 1 < LAYERS).then_some(i % 2),
                 norm: NormSpec { kind: self.norm, eps: 1e-6 },
+                latent: self.latent,
             },
             ffn: FfnSpec {
                 hidden: 512,
@@ -213,6 +250,7 @@ impl Shape {
             positions: self.positions.then_some("position_embd"),
             attn_norm: self.pre_norms.then_some("attn_norm"),
             ffn_norm: self.pre_norms.then_some("ffn_norm"),
+            attn_sinks: self.sinks.then_some("attn_sinks"),
             qk_norm: self.norms.then_some(if self.pre_norms { QkNorm::Heads } else { QkNorm::Rows }),
             attn_post_norm: self.norms.then_some("post_attention_norm"),
             ffn_post_norm: self.norms.then_some("post_ffw_norm"),
@@ -260,18 +298,43 @@ impl Shape {
                 };
                 file.vector(&format!("{}.weight", name(part)), width, 1.0);
             }
-            for (part, rows) in names.qkv.into_iter().zip([attn.q_dim(), attn.kv_dim(), attn.kv_dim()]) {
-                product(&mut file, &name(part), rows, DIM, 1.5);
+            if let Some(latent) = attn.latent {
+                let q = if latent.q_rank.is_some() { "attn_q_a" } else { "attn_q" };
+                product(&mut file, &name(q), attn.projection_dim() - attn.head_dim, DIM, 1.5);
+                if let Some(rank) = latent.q_rank {
+                    file.vector(&format!("{}.weight", name("attn_q_a_norm")), rank, 1.0);
+                    product(&mut file, &name("attn_q_b"), attn.projected_q_dim(), rank, 1.5);
+                }
+                product(&mut file, &name("attn_kv_a_mqa"), attn.head_dim, DIM, 1.5);
+                file.vector(&format!("{}.weight", name("attn_kv_a_norm")), latent.rank, 1.0);
+                let (k, v) = (format!("{}.weight", name("attn_k_b")), format!("{}.weight", name("attn_v_b")));
+                file.stack(&k, attn.heads, latent.rank, latent.plain);
+                file.stack(&v, attn.heads, latent.value, latent.rank);
+            } else {
+                let rows = [attn.q_dim(), attn.kv_dim(), attn.kv_dim()];
+                for (part, rows) in names.qkv.into_iter().zip(rows) {
+                    product(&mut file, &name(part), rows, DIM, 1.5);
+                }
             }
-            product(&mut file, &name(names.attn_out), DIM, attn.q_dim(), 1.0);
+            product(&mut file, &name(names.attn_out), DIM, attn.out_dim(), 1.0);
+            if let Some(part) = names.attn_sinks {
+                file.vector(&format!("{}.weight", name(part)), attn.heads, 1.0);
+            }
             if let Some(experts) = ffn.experts {
-                file.matrix(&format!("{}.weight", name("ffn_gate_inp")), experts.count, DIM, 1.0);
-                for (part, rows, cols) in [
-                    ("ffn_gate", ffn.hidden, DIM),
-                    ("ffn_up", ffn.hidden, DIM),
-                    ("ffn_down", DIM, ffn.hidden),
-                ] {
+                let matrices =
+                    |hidden| [("ffn_gate", hidden, DIM), ("ffn_up", hidden, DIM), ("ffn_down", DIM, hidden)];
+                product(&mut file, &name("ffn_gate_inp"), experts.count, DIM, 1.0);
+                for (part, rows, cols) in matrices(ffn.hidden) {
                     file.stack(&format!("{}_exps.weight", name(part)), experts.count, rows, cols);
+                    if self.bias {
+                        file.vectors(&format!("{}_exps.bias", name(part)), experts.count, rows);
+                    }
+                }
+                let Some(hidden) = experts.shared else { continue };
+                file.vector(&format!("{}.bias", name("exp_probs_b")), experts.count, 0.0);
+                file.vector(&format!("{}.weight", name("ffn_gate_inp_shexp")), DIM, 0.0);
+                for (part, rows, cols) in matrices(hidden) {
+                    file.matrix(&format!("{}_shexp.weight", name(part)), rows, cols, 1.0);
                 }
                 continue;
             }
@@ -318,6 +381,13 @@ impl File<'_> {
     fn vector(&mut self, name: &str, len: usize, mean: f32) {
         self.writer.tensor(name, &[len as u64], Format::F32.tensor_type()).unwrap();
         let values = (0..len).flat_map(|_| (mean + 0.3 * self.random.uniform()).to_le_bytes());
+        self.data.push(values.collect());
+    }
+
+    /// `[count, len]` of F32 around 0.
+    fn vectors(&mut self, name: &str, count: usize, len: usize) {
+        self.writer.tensor(name, &[len as u64, count as u64], Format::F32.tensor_type()).unwrap();
+        let values = (0..count * len).flat_map(|_| (0.3 * self.random.uniform()).to_le_bytes());
         self.data.push(values.collect());
     }
 

@@ -92,19 +92,28 @@ impl Kv {
         &self,
         layer: usize,
         spec: &AttnSpec,
+        sinks: Option<&Tensor>,
         runs: &[Run],
         blocks: &[u32],
         qkv: &Tensor,
     ) -> Result<Tensor> {
         let cache = &self.layers[layer];
-        let runs = runs.iter().map(|run| attend_run(cache, spec, run, blocks, qkv));
+        let runs = runs.iter().map(|run| attend_run(cache, spec, sinks, run, blocks, qkv));
         Tensor::cat(&runs.collect::<Result<Vec<_>>>()?, 0)
     }
 }
 
 /// Attention of one run's rows over the keys that any of them sees: `[run rows, q_dim]`.
-fn attend_run(cache: &KvLayer, spec: &AttnSpec, run: &Run, blocks: &[u32], qkv: &Tensor) -> Result<Tensor> {
-    let AttnSpec { heads, kv_heads, head_dim, scale, window, softcap: cap, rope: _, norm: _ } = spec;
+fn attend_run(
+    cache: &KvLayer,
+    spec: &AttnSpec,
+    sinks: Option<&Tensor>,
+    run: &Run,
+    blocks: &[u32],
+    qkv: &Tensor,
+) -> Result<Tensor> {
+    let AttnSpec { heads, kv_heads, head_dim, scale, window, softcap: cap, rope: _, norm: _, latent: _ } =
+        spec;
     let (rows, group) = (run.rows.len(), heads / kv_heads);
     let end = run.start + rows;
     let oldest = |p: usize| window.map_or(0, |w| (p + 1).saturating_sub(w));
@@ -135,8 +144,16 @@ fn attend_run(cache: &KvLayer, spec: &AttnSpec, run: &Run, blocks: &[u32], qkv: 
     }
     let mask = Tensor::from_vec(mask, (1, rows, 1, keys), device)?;
     let scores = scores.reshape((*kv_heads, rows, group, keys))?.broadcast_add(&mask)?;
+    // A sink is one more key, whose value is nothing.
+    let scores = match sinks {
+        Some(sinks) => {
+            let sinks = sinks.reshape((*kv_heads, 1, group, 1))?.broadcast_as((*kv_heads, rows, group, 1))?;
+            Tensor::cat(&[&scores, &sinks.contiguous()?], 3)?
+        }
+        None => scores,
+    };
     let exp = scores.broadcast_sub(&scores.max_keepdim(D::Minus1)?)?.exp()?;
-    let probs = exp.broadcast_div(&exp.sum_keepdim(D::Minus1)?)?;
+    let probs = exp.broadcast_div(&exp.sum_keepdim(D::Minus1)?)?.narrow(3, 0, keys)?.contiguous()?;
 
     probs
         .reshape((*kv_heads, rows * group, keys))?

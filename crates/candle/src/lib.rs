@@ -11,7 +11,7 @@ pub use cache::Kv;
 pub use candle_core::Device;
 
 use candle_core::{D, Tensor};
-use kinfer_core::backend::Matrix;
+use kinfer_core::backend::{ExpertWeights, Heads, Matrix};
 use kinfer_core::{
     Activation, AttnSpec, Backend, Batch, Error, ExpertSpec, FfnSpec, Format, KvTypes, ModelSpec, NormKind,
     NormSpec, Result, RopeSpec, Run,
@@ -250,6 +250,46 @@ impl Backend for Candle {
         self.put(out, || x.matmul(&weight.0.t()?))
     }
 
+    fn linear_heads(&self, _step: &Step, weights: &[Weight], x: &Act, out: &mut Act) -> Result<()> {
+        let x = x.get()?;
+        self.put(out, || {
+            let rows = x.dim(0)? / weights.len().max(1);
+            let products = weights.iter().enumerate();
+            let products = products.map(|(h, w)| x.narrow(0, h * rows, rows)?.matmul(&w.0.t()?));
+            Tensor::cat(&products.collect::<candle_core::Result<Vec<_>>>()?, 0)
+        })
+    }
+
+    fn rearrange(
+        &self,
+        _step: &Step,
+        x: &Act,
+        from: Heads,
+        out: &mut Act,
+        to: Heads,
+        heads: usize,
+        width: usize,
+    ) -> Result<()> {
+        let x = x.get()?;
+        let rows = self.run(x.dim(0))? / if from == Heads::Rows { heads } else { 1 };
+        let head = |h: usize| match from {
+            Heads::Columns { first, stride, width: _ } => x.narrow(1, first + h * stride, width),
+            Heads::Rows => x.narrow(0, h * rows, rows)?.narrow(1, 0, width),
+        };
+        let all = self.run((0..heads).map(head).collect::<candle_core::Result<Vec<_>>>())?;
+        let Heads::Columns { first, stride, width: of } = to else {
+            return self.put(out, || Tensor::cat(&all, 0));
+        };
+        if !matches!(&out.0, Some(old) if old.dims() == [rows, of]) {
+            out.0 = Some(self.run(Tensor::zeros((rows, of), candle_core::DType::F32, &self.device))?);
+        }
+        for (h, head) in all.into_iter().enumerate() {
+            let at = first + h * stride;
+            self.map_cols(out, at..at + width, |_| Ok(head))?;
+        }
+        Ok(())
+    }
+
     fn add_bias(&self, _step: &Step, x: &mut Act, bias: &Tensor) -> Result<()> {
         let sum = self.run(x.get()?.broadcast_add(bias))?;
         x.0 = Some(sum);
@@ -285,19 +325,19 @@ impl Backend for Candle {
         kv: &Kv,
         layer: usize,
         spec: &AttnSpec,
+        sinks: Option<&Tensor>,
         qkv: &Act,
         out: &mut Act,
     ) -> Result<()> {
         let qkv = qkv.get()?;
-        self.put(out, || kv.attend(layer, spec, &step.runs, &step.blocks, qkv))
+        self.put(out, || kv.attend(layer, spec, sinks, &step.runs, &step.blocks, qkv))
     }
 
     fn glu(&self, _step: &Step, act: Activation, x: &Act, out: &mut Act) -> Result<()> {
         let x = x.get()?;
         self.put(out, || {
             let hidden = x.dim(1)? / 2;
-            let (gate, up) = (x.narrow(1, 0, hidden)?, x.narrow(1, hidden, hidden)?);
-            activated(act, &gate)? * up
+            gated(act, &x.narrow(1, 0, hidden)?, &x.narrow(1, hidden, hidden)?)
         })
     }
 
@@ -307,12 +347,13 @@ impl Backend for Candle {
         Ok(())
     }
 
-    fn route(&self, step: &mut Step, spec: ExpertSpec, x: &Act) -> Result<()> {
+    fn route(&self, step: &mut Step, spec: ExpertSpec, bias: Option<&Tensor>, x: &Act) -> Result<()> {
         let logits: Vec<Vec<f32>> = self.run(x.get()?.to_vec2())?;
+        let bias: Option<Vec<f32>> = self.run(bias.map(Tensor::to_vec1).transpose())?;
         step.routes.clear();
         for (row, logits) in (0..).zip(&logits) {
             let take = |expert, weight| step.routes.push((row, expert, weight));
-            choose_experts(logits, spec.used, spec.renormalise, take);
+            choose_experts(logits, bias.as_deref(), &spec.routing, take);
         }
         Ok(())
     }
@@ -321,14 +362,14 @@ impl Backend for Candle {
         &self,
         step: &mut Step,
         spec: &FfnSpec,
-        w: &[[Weight; 2]],
+        w: &ExpertWeights<Weight, Tensor>,
         x: &Act,
         out: &mut Act,
     ) -> Result<()> {
         let x = x.get()?;
         self.put(out, || {
             let mut sum = x.zeros_like()?;
-            for (e, [gate_up, down]) in w.iter().enumerate() {
+            for (e, [gate_up, down]) in w.products.iter().enumerate() {
                 let mine = step.routes.iter().filter(|route| route.1 == e);
                 let (rows, weights): (Vec<u32>, Vec<f32>) = mine.map(|&(r, _, weight)| (r, weight)).unzip();
                 if rows.is_empty() {
@@ -336,19 +377,33 @@ impl Backend for Candle {
                 }
                 let weights = Tensor::from_vec(weights, (rows.len(), 1), &self.device)?;
                 let rows = Tensor::new(rows, &self.device)?;
-                let up = x.index_select(&rows, 0)?.matmul(&gate_up.0.t()?)?;
+                let product = |x: &Tensor, w: &Weight, biases: &Option<Tensor>| {
+                    let y = x.matmul(&w.0.t()?)?;
+                    match biases {
+                        Some(all) => y.broadcast_add(&all.narrow(0, e * y.dim(1)?, y.dim(1)?)?),
+                        None => Ok(y),
+                    }
+                };
+                let up = product(&x.index_select(&rows, 0)?, gate_up, &w.gate_up_bias)?;
                 let hidden = match spec.gated {
                     true => {
-                        let gate = activated(spec.act, &up.narrow(1, 0, spec.hidden)?.contiguous()?)?;
-                        (gate * up.narrow(1, spec.hidden, spec.hidden)?)?
+                        let gate = up.narrow(1, 0, spec.hidden)?;
+                        gated(spec.act, &gate, &up.narrow(1, spec.hidden, spec.hidden)?)?
                     }
                     false => activated(spec.act, &up)?,
                 };
-                let y = hidden.matmul(&down.0.t()?)?.broadcast_mul(&weights)?;
+                let y = product(&hidden, down, &w.down_bias)?.broadcast_mul(&weights)?;
                 sum = sum.index_add(&rows, &y, 0)?;
             }
             Ok(sum)
         })
+    }
+
+    fn gate_rows(&self, _step: &Step, x: &mut Act, gate: &Act) -> Result<()> {
+        let (rows, gate) = (x.get()?, gate.get()?);
+        let y = self.run(sigmoid(gate).and_then(|factor| rows.broadcast_mul(&factor)))?;
+        x.0 = Some(y);
+        Ok(())
     }
 
     fn gather(&self, step: &Step, x: &Act, out: &mut Act) -> Result<()> {
@@ -377,7 +432,25 @@ fn activated(act: Activation, x: &Tensor) -> candle_core::Result<Tensor> {
         // candle's `gelu` is the tanh form; `gelu_erf` is the other.
         Activation::GeluTanh => x.gelu(),
         Activation::Gelu => x.gelu_erf(),
+        Activation::SwigluOai => {
+            let x = x.minimum(7f64)?;
+            &x * sigmoid(&(&x * 1.702)?)?
+        }
     }
+}
+
+/// `act(gate) * up`, but for what an activation does with `up`.
+fn gated(act: Activation, gate: &Tensor, up: &Tensor) -> candle_core::Result<Tensor> {
+    let gate = activated(act, &gate.contiguous()?)?;
+    match act {
+        Activation::SwigluOai => gate * (up.clamp(-7f64, 7f64)? + 1.0)?,
+        _ => gate * up,
+    }
+}
+
+/// `1 / (1 + e^-x)`.
+fn sigmoid(x: &Tensor) -> candle_core::Result<Tensor> {
+    (x.neg()?.exp()? + 1.0)?.recip()
 }
 
 /// `cap * tanh(x / cap)`.

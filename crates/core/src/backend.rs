@@ -8,9 +8,15 @@
 //! error in each fused path until it is dealt with.
 
 use crate::{
-    Activation, AttnSpec, Batch, ExpertSpec, FfnSpec, Format, KvTypes, ModelSpec, NormSpec, Result, RopeSpec,
+    Activation, AttnSpec, Batch, ExpertSpec, FfnSpec, Format, KvTypes, LatentSpec, ModelSpec, NormSpec,
+    Result, RopeSpec,
 };
 use std::ops::Range;
+
+pub use crate::weights::{
+    AttnWeights, ExpertWeights, Ffn, FfnWeights, HeadWeights, LatentScratch, LatentWeights, Layer,
+    MoeWeights, NormWeights, Scratch, SharedExpert,
+};
 
 /// A stored matrix, as it lies in the model file.
 #[derive(Clone, Copy, Debug)]
@@ -42,6 +48,13 @@ pub enum RowOrder {
         /// The first rows of a head, which turn.
         turned: usize,
     },
+    /// The last `turned` rows of each head turn, stored for adjacent pairs; they are taken first, as above, and the others after them.
+    TurnedLast {
+        /// Rows of a head.
+        head_dim: usize,
+        /// Those of them that turn.
+        turned: usize,
+    },
 }
 
 impl RowOrder {
@@ -51,15 +64,25 @@ impl RowOrder {
             RowOrder::AsStored => r,
             RowOrder::AdjacentPairs { head_dim, turned } => {
                 let (head, i) = (r / head_dim, r % head_dim);
-                let half = turned / 2;
-                head * head_dim
-                    + match i {
-                        _ if i < half => 2 * i,
-                        _ if i < turned => 2 * (i - half) + 1,
-                        _ => i,
-                    }
+                head * head_dim + pairs_to_halves(i, turned)
+            }
+            RowOrder::TurnedLast { head_dim, turned } => {
+                let (head, i) = (r / head_dim, r % head_dim);
+                let plain = head_dim - turned;
+                let i = if i < turned { plain + pairs_to_halves(i, turned) } else { i - turned };
+                head * head_dim + i
             }
         }
+    }
+}
+
+/// The row of `turned` pairs of rows that is row `i` of two halves; rows behind them stay.
+fn pairs_to_halves(i: usize, turned: usize) -> usize {
+    let half = turned / 2;
+    match i {
+        _ if i < half => 2 * i,
+        _ if i < turned => 2 * (i - half) + 1,
+        _ => i,
     }
 }
 
@@ -80,6 +103,22 @@ impl Matrix<'_> {
         let s = self.stored_row(r) * n;
         &self.data[s..s + n]
     }
+}
+
+/// Where the heads of a row lie in activations.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Heads {
+    /// Head `h` of row `r` begins at `x[r][first + h * stride]`.
+    Columns {
+        /// Column of the first.
+        first: usize,
+        /// Columns from one to the next.
+        stride: usize,
+        /// Width of `x`.
+        width: usize,
+    },
+    /// Head `h` of row `r` is row `h * rows + r`.
+    Rows,
 }
 
 /// A device: makes weights and buffers, and computes on them.
@@ -162,6 +201,26 @@ pub trait Backend: Send + Sync + Sized + 'static {
         x: &Self::Act,
         out: &mut Self::Act,
     ) -> Result<()>;
+    /// `out[h * rows + r] = weights[h] * x[h * rows + r]`: a product for each head, see [`Heads::Rows`].
+    fn linear_heads(
+        &self,
+        step: &Self::Step,
+        weights: &[Self::Weight],
+        x: &Self::Act,
+        out: &mut Self::Act,
+    ) -> Result<()>;
+    /// Copies the first `width` elements of each of `heads` heads of every row. Other columns of `out` stay, if it had its shape.
+    #[allow(clippy::too_many_arguments)]
+    fn rearrange(
+        &self,
+        step: &Self::Step,
+        x: &Self::Act,
+        from: Heads,
+        out: &mut Self::Act,
+        to: Heads,
+        heads: usize,
+        width: usize,
+    ) -> Result<()>;
     /// `x[r] += bias` for every row.
     fn add_bias(&self, step: &Self::Step, x: &mut Self::Act, bias: &Self::Vector) -> Result<()>;
     /// `x += y`.
@@ -184,32 +243,43 @@ pub trait Backend: Send + Sync + Sized + 'static {
         spec: &AttnSpec,
         qkv: &Self::Act,
     ) -> Result<()>;
-    /// `out[r] = softmax(scale * q.k) v` per head over the keys that the row may see; `q` is `qkv[r][..q_dim]`.
+    /// `out[r] = softmax(scale * q.k) v` per head over the keys that the row may see; `q` is `qkv[r][..q_dim]`. `sinks`, `[heads]`,
+    /// are scores that take part in the softmax and have no value, see [`AttnWeights::sinks`].
+    #[allow(clippy::too_many_arguments)]
     fn attend(
         &self,
         step: &mut Self::Step,
         kv: &Self::Kv,
         layer: usize,
         spec: &AttnSpec,
+        sinks: Option<&Self::Vector>,
         qkv: &Self::Act,
         out: &mut Self::Act,
     ) -> Result<()>;
-    /// `out[r] = act(x[r][..hidden]) * x[r][hidden..]`; `x` is laid out `gate | up`.
+    /// `out[r] = act(x[r][..hidden]) * x[r][hidden..]`; `x` is laid out `gate | up`. See [`Activation`] for what does more.
     fn glu(&self, step: &Self::Step, act: Activation, x: &Self::Act, out: &mut Self::Act) -> Result<()>;
     /// `x = act(x)`.
     fn activate(&self, step: &Self::Step, act: Activation, x: &mut Self::Act) -> Result<()>;
-    /// Chooses the experts of every row by its router logits `x[r]`, `[experts]`, see [`ExpertSpec`]; [`Backend::experts`] then
-    /// knows them.
-    fn route(&self, step: &mut Self::Step, spec: ExpertSpec, x: &Self::Act) -> Result<()>;
-    /// `out[r]` = the weighted sum of the outputs of `x[r]`'s experts; `w` holds the two products of each, `gate | up` and `down`.
+    /// Chooses the experts of every row by its router logits `x[r]`, `[experts]`, see [`Routing`](crate::Routing); `bias`,
+    /// `[experts]`, is added for the choice alone. [`Backend::experts`] then knows them.
+    fn route(
+        &self,
+        step: &mut Self::Step,
+        spec: ExpertSpec,
+        bias: Option<&Self::Vector>,
+        x: &Self::Act,
+    ) -> Result<()>;
+    /// `out[r]` = the weighted sum of the outputs of `x[r]`'s experts.
     fn experts(
         &self,
         step: &mut Self::Step,
         spec: &FfnSpec,
-        w: &[[Self::Weight; 2]],
+        w: &ExpertWeights<Self::Weight, Self::Vector>,
         x: &Self::Act,
         out: &mut Self::Act,
     ) -> Result<()>;
+    /// `x[r] *= sigmoid(gate[r])`; `gate` is `[rows, 1]`.
+    fn gate_rows(&self, step: &Self::Step, x: &mut Self::Act, gate: &Self::Act) -> Result<()>;
     /// `out[i] = x[batch.outputs[i]]`. `out` then has one row per output, until the next [`Backend::begin`].
     fn gather(&self, step: &Self::Step, x: &Self::Act, out: &mut Self::Act) -> Result<()>;
     /// `x = cap * tanh(x / cap)`.
@@ -230,6 +300,9 @@ pub trait Backend: Send + Sync + Sized + 'static {
         layer: usize,
         s: &mut Scratch<Self>,
     ) -> Result<()> {
+        if let (Some(latent), Some(weights)) = (&spec.latent, &w.latent) {
+            return latent_in(self, step, spec, latent, w, weights, kv, layer, s);
+        }
         let input = input(self, step, spec.norm, &w.norm, &s.x, &mut s.norm)?;
         self.linear(step, &w.qkv, input, &mut s.qkv)?;
         if let Some(bias) = &w.qkv_bias {
@@ -256,6 +329,9 @@ pub trait Backend: Send + Sync + Sized + 'static {
         w: &AttnWeights<Self>,
         s: &mut Scratch<Self>,
     ) -> Result<()> {
+        if let (Some(latent), Some(weights)) = (&spec.latent, &w.latent) {
+            return latent_out(self, step, spec, latent, w, weights, s);
+        }
         self.linear(step, &w.out, &s.attn, &mut s.proj)?;
         residual(self, step, &w.out_bias, spec.norm, &w.post_norm, s)
     }
@@ -292,8 +368,21 @@ pub trait Backend: Send + Sync + Sized + 'static {
     ) -> Result<()> {
         let input = input(self, step, spec.norm, &w.norm, &s.x, &mut s.norm)?;
         self.linear(step, &w.router, input, &mut s.router)?;
-        self.route(step, w.spec, &s.router)?;
+        if let Some(bias) = &w.router_bias {
+            self.add_bias(step, &mut s.router, bias)?;
+        }
+        self.route(step, w.spec, w.choice_bias.as_ref(), &s.router)?;
         self.experts(step, spec, &w.experts, input, &mut s.proj)?;
+        if let Some(w) = &w.shared {
+            self.linear(step, &w.gate_up, input, &mut s.gate_up)?;
+            self.glu(step, spec.act, &s.gate_up, &mut s.hidden)?;
+            self.linear(step, &w.down, &s.hidden, &mut s.shared)?;
+            if let Some(gate) = &w.gate {
+                self.linear(step, gate, input, &mut s.shared_gate)?;
+                self.gate_rows(step, &mut s.shared, &s.shared_gate)?;
+            }
+            self.add(step, &mut s.proj, &s.shared)?;
+        }
         residual(self, step, &None, spec.norm, &w.post_norm, s)
     }
 
@@ -316,6 +405,75 @@ pub trait Backend: Send + Sync + Sized + 'static {
             None => Ok(()),
         }
     }
+}
+
+/// [`Backend::attn_in`] of latent attention, see [`LatentSpec`]: `s.qkv[r]` holds the absorbed queries, and the vector of the
+/// position as key and as value.
+#[allow(clippy::too_many_arguments)]
+pub fn latent_in<B: Backend>(
+    b: &B,
+    step: &mut B::Step,
+    spec: &AttnSpec,
+    latent: &LatentSpec,
+    w: &AttnWeights<B>,
+    up: &LatentWeights<B>,
+    kv: &mut B::Kv,
+    layer: usize,
+    s: &mut Scratch<B>,
+) -> Result<()> {
+    let AttnSpec { heads, head_dim, .. } = *spec;
+    let LatentSpec { rank, q_rank, plain, value: _, eps } = *latent;
+    let turned = head_dim - rank;
+    let input = input(b, step, spec.norm, &w.norm, &s.x, &mut s.norm)?;
+    let Scratch { qkv, latent: LatentScratch { down, q_down, queries, head_in, head_out }, .. } = s;
+    b.linear(step, &w.qkv, input, down)?;
+    let (q_cols, width) = (q_rank.unwrap_or(spec.projected_q_dim()), spec.projection_dim());
+    b.rms_norm_heads(step, down, q_cols + turned..width, &up.kv_norm, eps)?;
+    let at = |first, stride, width| Heads::Columns { first, stride, width };
+    let (q, q_width): (&B::Act, usize) = match (&up.q, q_rank) {
+        (Some((norm, project)), Some(q_rank)) => {
+            b.rms_norm_heads(step, down, 0..q_rank, norm, eps)?;
+            b.rearrange(step, down, at(0, 0, width), q_down, at(0, 0, q_rank), 1, q_rank)?;
+            b.linear(step, project, q_down, queries)?;
+            (queries, spec.projected_q_dim())
+        }
+        _ => (down, width),
+    };
+    let stride = turned + plain;
+    b.rearrange(step, q, at(turned, stride, q_width), head_in, Heads::Rows, heads, plain)?;
+    b.linear_heads(step, &up.k_up, head_in, head_out)?;
+    let all = spec.qkv_dim();
+    b.rearrange(step, q, at(0, stride, q_width), qkv, at(0, head_dim, all), heads, turned)?;
+    b.rearrange(step, head_out, Heads::Rows, qkv, at(turned, head_dim, all), heads, rank)?;
+    for copy in [heads, heads + 1] {
+        b.rearrange(step, down, at(q_cols, 0, width), qkv, at(copy * head_dim, 0, all), 1, head_dim)?;
+    }
+    if let Some(rope) = spec.rope {
+        b.rope(step, qkv, 0..(heads + 1) * head_dim, head_dim, rope)?;
+    }
+    b.kv_write(step, kv, layer, spec, qkv)
+}
+
+/// [`Backend::attn_out`] of latent attention.
+pub fn latent_out<B: Backend>(
+    b: &B,
+    step: &mut B::Step,
+    spec: &AttnSpec,
+    latent: &LatentSpec,
+    w: &AttnWeights<B>,
+    up: &LatentWeights<B>,
+    s: &mut Scratch<B>,
+) -> Result<()> {
+    let AttnSpec { heads, head_dim, .. } = *spec;
+    let LatentSpec { rank, value, .. } = *latent;
+    let LatentScratch { queries: values, head_in, head_out, .. } = &mut s.latent;
+    let from = Heads::Columns { first: head_dim - rank, stride: head_dim, width: spec.q_dim() };
+    b.rearrange(step, &s.attn, from, head_in, Heads::Rows, heads, rank)?;
+    b.linear_heads(step, &up.v_up, head_in, head_out)?;
+    let to = Heads::Columns { first: 0, stride: value, width: heads * value };
+    b.rearrange(step, head_out, Heads::Rows, values, to, heads, value)?;
+    b.linear(step, &w.out, values, &mut s.proj)?;
+    residual(b, step, &w.out_bias, spec.norm, &w.post_norm, s)
 }
 
 /// What a block reads: the norm of `x`, or `x` itself.
@@ -352,114 +510,4 @@ fn residual<B: Backend>(
         }
         None => b.add(step, &mut s.x, &s.proj),
     }
-}
-
-/// Weights of a norm.
-pub struct NormWeights<B: Backend> {
-    /// `[dim]`.
-    pub weight: B::Vector,
-    /// `[dim]`; layer norms only.
-    pub bias: Option<B::Vector>,
-}
-
-/// Weights of an attention block.
-pub struct AttnWeights<B: Backend> {
-    /// Input norm.
-    pub norm: Option<NormWeights<B>>,
-    /// Fused projection `q | k | v`, `[qkv_dim, dim]`.
-    pub qkv: B::Weight,
-    /// Its bias, `[qkv_dim]`.
-    pub qkv_bias: Option<B::Vector>,
-    /// Norm of each query head, `[head_dim]`, or of all together, `[q_dim]`.
-    pub q_norm: Option<B::Vector>,
-    /// Norm of each key head, `[head_dim]`, or of all together, `[kv_dim]`.
-    pub k_norm: Option<B::Vector>,
-    /// Output projection, `[dim, q_dim]`.
-    pub out: B::Weight,
-    /// Its bias, `[dim]`.
-    pub out_bias: Option<B::Vector>,
-    /// Norm of the block's output before the residual.
-    pub post_norm: Option<NormWeights<B>>,
-}
-
-/// Weights of a feed-forward block.
-pub struct FfnWeights<B: Backend> {
-    /// Input norm.
-    pub norm: Option<NormWeights<B>>,
-    /// Fused projection `gate | up`, or `up` alone, `[up_dim, dim]`.
-    pub gate_up: B::Weight,
-    /// Its bias, `[up_dim]`.
-    pub gate_up_bias: Option<B::Vector>,
-    /// `[dim, hidden]`.
-    pub down: B::Weight,
-    /// Its bias, `[dim]`.
-    pub down_bias: Option<B::Vector>,
-    /// Norm of the block's output before the residual.
-    pub post_norm: Option<NormWeights<B>>,
-}
-
-/// Weights of a mixture of experts.
-pub struct MoeWeights<B: Backend> {
-    /// How it is mixed.
-    pub spec: ExpertSpec,
-    /// Input norm.
-    pub norm: Option<NormWeights<B>>,
-    /// `[experts, dim]`.
-    pub router: B::Weight,
-    /// Of each expert `gate | up`, `[up_dim, dim]`, and `down`, `[dim, hidden]`.
-    pub experts: Vec<[B::Weight; 2]>,
-    /// Norm of the block's output before the residual.
-    pub post_norm: Option<NormWeights<B>>,
-}
-
-/// The final norm and the output head; a tied head is the embedding table itself.
-pub struct HeadWeights<'a, B: Backend> {
-    /// Final norm.
-    pub norm: &'a NormWeights<B>,
-    /// `[vocab, dim]`.
-    pub head: &'a B::Weight,
-    /// `[vocab]`.
-    pub bias: Option<&'a B::Vector>,
-}
-
-/// One layer's weights.
-pub struct Layer<B: Backend> {
-    /// Attention.
-    pub attn: AttnWeights<B>,
-    /// Feed-forward.
-    pub ffn: Ffn<B>,
-}
-
-/// The second block of a layer.
-pub enum Ffn<B: Backend> {
-    /// One feed-forward for all.
-    Dense(FfnWeights<B>),
-    /// A mixture of experts.
-    Mixture(MoeWeights<B>),
-}
-
-/// All activations of a step, allocated once for the largest batch.
-pub struct Scratch<B: Backend> {
-    /// Residual stream, `[rows, dim]`.
-    pub x: B::Act,
-    /// Output of a norm, `[rows, dim]`.
-    pub norm: B::Act,
-    /// Fused projection, `[rows, max qkv_dim]`.
-    pub qkv: B::Act,
-    /// Attention output, `[rows, max q_dim]`.
-    pub attn: B::Act,
-    /// Output of a block before the residual, `[rows, dim]`.
-    pub proj: B::Act,
-    /// `gate | up`, `[rows, 2 * max hidden]`.
-    pub gate_up: B::Act,
-    /// Gated hidden activations, `[rows, max hidden]`.
-    pub hidden: B::Act,
-    /// Router logits of mixtures of experts, `[rows, max experts]`.
-    pub router: B::Act,
-    /// Residual stream of the wanted rows, `[outputs, dim]`.
-    pub last: B::Act,
-    /// Its norm, `[outputs, dim]`.
-    pub last_norm: B::Act,
-    /// `[outputs, vocab]`.
-    pub logits: B::Act,
 }

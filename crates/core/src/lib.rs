@@ -11,15 +11,16 @@ pub mod error;
 pub mod model;
 pub mod spec;
 mod unfused;
+mod weights;
 
 pub use backend::Backend;
 pub use batch::{Batch, Role, Run};
 pub use error::{Error, Result};
-pub use kinfer_kernels::ops::{KvType, KvTypes};
+pub use kinfer_kernels::ops::{KvType, KvTypes, Routing, Scores};
 pub use kinfer_kernels::quant::{Format, MAX_VALUE, Quant, dequantize, encode};
 pub use model::{Logits, Model, Runner, RunnerLimits};
 pub use spec::{
-    Activation, AttnSpec, ExpertSpec, FfnSpec, LayerSpec, LongContext, ModelSpec, NormKind, NormSpec,
-    RopeSpec,
+    Activation, AttnSpec, ExpertSpec, FfnSpec, LatentSpec, LayerSpec, LongContext, ModelSpec, NormKind,
+    NormSpec, RopeSpec,
 };
 pub use unfused::Unfused;

@@ -1,6 +1,7 @@
 //! The blueprint of a model. An architecture is a function from metadata to a [`ModelSpec`]; everything that the
 //! forward does is decided by these fields.
 
+use kinfer_kernels::ops::Routing;
 use std::sync::Arc;
 
 /// The blueprint of a decoder-only transformer.
@@ -76,6 +77,27 @@ pub struct AttnSpec {
     pub rope: Option<usize>,
     /// This block's norms. Those of q and k are always RMS norms, with this epsilon.
     pub norm: NormSpec,
+    /// Keys and values are made of one vector per position; `kv_heads` is then 1, and `head_dim` that vector's width.
+    pub latent: Option<LatentSpec>,
+}
+
+/// Multi-head latent attention (DeepSeek-V2, arXiv 2405.04434, section 2.1), with the keys' projection absorbed in the queries.
+///
+/// Of a position the cache has one vector `k = turned | latent`, of `head_dim` elements, whose first `head_dim - rank` turn. A head's
+/// query is `turned | k_up q`, so that its product with `k` is the one of the projected key; its output is `v_up` of the weighted
+/// sum of the latents.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct LatentSpec {
+    /// Width of the latent of keys and values.
+    pub rank: usize,
+    /// Width of the latent of queries; `None`: queries are projected at once.
+    pub q_rank: Option<usize>,
+    /// Elements of a projected query head that do not turn.
+    pub plain: usize,
+    /// Width of a projected value head.
+    pub value: usize,
+    /// Added to the mean square in the norms of the latents.
+    pub eps: f32,
 }
 
 impl ModelSpec {
@@ -97,9 +119,27 @@ impl AttnSpec {
     pub fn kv_dim(&self) -> usize {
         self.kv_heads * self.head_dim
     }
-    /// Width of the fused projection, `q | k | v`.
+    /// Width of `q | k | v`.
     pub fn qkv_dim(&self) -> usize {
         self.q_dim() + 2 * self.kv_dim()
+    }
+    /// Width of the fused projection: `q | k | v`; or, of latent attention, `queries or their latent | k`.
+    pub fn projection_dim(&self) -> usize {
+        match self.latent {
+            Some(l) => l.q_rank.unwrap_or(self.projected_q_dim()) + self.head_dim,
+            None => self.qkv_dim(),
+        }
+    }
+    /// Width of all query heads as they are projected.
+    pub fn projected_q_dim(&self) -> usize {
+        match self.latent {
+            Some(l) => self.heads * (self.head_dim - l.rank + l.plain),
+            None => self.q_dim(),
+        }
+    }
+    /// Width of what the output projection reads.
+    pub fn out_dim(&self) -> usize {
+        self.latent.map_or(self.q_dim(), |l| self.heads * l.value)
     }
 }
 
@@ -118,18 +158,22 @@ pub struct FfnSpec {
     pub experts: Option<ExpertSpec>,
 }
 
-/// How a mixture of experts is mixed: of the softmax of the router's logits, the largest few weigh their experts' outputs.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// A mixture of experts: the outputs of the few that a position's router chooses, each times its weight.
+#[derive(Clone, Copy, Debug, PartialEq)]
 pub struct ExpertSpec {
     /// Experts of the layer.
     pub count: usize,
-    /// Experts that a position goes to.
-    pub used: usize,
-    /// Whether the weights of those are divided by their sum.
-    pub renormalise: bool,
+    /// Which of them a position goes to, and their weights.
+    pub routing: Routing,
+    /// Width of `gate(x)` of one more expert that every position goes to; `None`: there is none.
+    pub shared: Option<usize>,
 }
 
 impl FfnSpec {
+    /// Width of `gate(x)` in what every position goes through: the block itself, or the shared one beside experts.
+    pub fn for_all(&self) -> usize {
+        self.experts.map_or(self.hidden, |experts| experts.shared.unwrap_or(0))
+    }
     /// Width of the fused projection `gate | up`, or of `up` alone.
     pub fn up_dim(&self) -> usize {
         if self.gated { 2 * self.hidden } else { self.hidden }
@@ -145,6 +189,8 @@ pub enum Activation {
     GeluTanh,
     /// `0.5 x (1 + erf(x / sqrt(2)))`, GELU itself.
     Gelu,
+    /// `min(x, 7) * sigmoid(1.702 min(x, 7))`; what it gates, `up`, counts as `clamp(up, -7, 7) + 1` (gpt-oss, arXiv 2508.10925).
+    SwigluOai,
 }
 
 /// A rotary position embedding (Su et al. 2021) in the half-split convention: element `i` of a head turns with

@@ -1,6 +1,6 @@
 //! A backend with every fused stage switched off.
 
-use crate::backend::{Backend, Matrix};
+use crate::backend::{Backend, ExpertWeights, Heads, Matrix};
 use crate::{
     Activation, AttnSpec, Batch, ExpertSpec, FfnSpec, Format, KvTypes, ModelSpec, NormSpec, Result, RopeSpec,
 };
@@ -85,6 +85,27 @@ impl<B: Backend> Backend for Unfused<B> {
     ) -> Result<()> {
         self.0.linear(step, weight, x, out)
     }
+    fn linear_heads(
+        &self,
+        step: &Self::Step,
+        weights: &[Self::Weight],
+        x: &Self::Act,
+        out: &mut Self::Act,
+    ) -> Result<()> {
+        self.0.linear_heads(step, weights, x, out)
+    }
+    fn rearrange(
+        &self,
+        step: &Self::Step,
+        x: &Self::Act,
+        from: Heads,
+        out: &mut Self::Act,
+        to: Heads,
+        heads: usize,
+        width: usize,
+    ) -> Result<()> {
+        self.0.rearrange(step, x, from, out, to, heads, width)
+    }
     fn add_bias(&self, step: &Self::Step, x: &mut Self::Act, bias: &Self::Vector) -> Result<()> {
         self.0.add_bias(step, x, bias)
     }
@@ -117,10 +138,11 @@ impl<B: Backend> Backend for Unfused<B> {
         kv: &Self::Kv,
         layer: usize,
         spec: &AttnSpec,
+        sinks: Option<&Self::Vector>,
         qkv: &Self::Act,
         out: &mut Self::Act,
     ) -> Result<()> {
-        self.0.attend(step, kv, layer, spec, qkv, out)
+        self.0.attend(step, kv, layer, spec, sinks, qkv, out)
     }
     fn glu(&self, step: &Self::Step, act: Activation, x: &Self::Act, out: &mut Self::Act) -> Result<()> {
         self.0.glu(step, act, x, out)
@@ -128,18 +150,27 @@ impl<B: Backend> Backend for Unfused<B> {
     fn activate(&self, step: &Self::Step, act: Activation, x: &mut Self::Act) -> Result<()> {
         self.0.activate(step, act, x)
     }
-    fn route(&self, step: &mut Self::Step, spec: ExpertSpec, x: &Self::Act) -> Result<()> {
-        self.0.route(step, spec, x)
+    fn route(
+        &self,
+        step: &mut Self::Step,
+        spec: ExpertSpec,
+        bias: Option<&Self::Vector>,
+        x: &Self::Act,
+    ) -> Result<()> {
+        self.0.route(step, spec, bias, x)
     }
     fn experts(
         &self,
         step: &mut Self::Step,
         spec: &FfnSpec,
-        w: &[[Self::Weight; 2]],
+        w: &ExpertWeights<Self::Weight, Self::Vector>,
         x: &Self::Act,
         out: &mut Self::Act,
     ) -> Result<()> {
         self.0.experts(step, spec, w, x, out)
+    }
+    fn gate_rows(&self, step: &Self::Step, x: &mut Self::Act, gate: &Self::Act) -> Result<()> {
+        self.0.gate_rows(step, x, gate)
     }
     fn gather(&self, step: &Self::Step, x: &Self::Act, out: &mut Self::Act) -> Result<()> {
         self.0.gather(step, x, out)

@@ -23,7 +23,9 @@ pub use step::Step;
 pub use team::{Team, Worker};
 pub use weight::Weight;
 
-use kinfer_core::backend::{AttnWeights, Backend, FfnWeights, Matrix, Scratch};
+use kinfer_core::backend::{
+    AttnWeights, Backend, ExpertWeights, FfnWeights, Heads, Matrix, Scratch, latent_in, latent_out,
+};
 use kinfer_core::batch::Role;
 use kinfer_core::{
     Activation, AttnSpec, Batch, Error, ExpertSpec, FfnSpec, Format, KvTypes, ModelSpec, NormKind, NormSpec,
@@ -189,6 +191,44 @@ impl Backend for Cpu {
         Ok(())
     }
 
+    fn linear_heads(&self, step: &Step, weights: &[Weight], x: &Act, out: &mut Act) -> Result<()> {
+        self.product_heads(weights, x, step.roles_of(x.rows() / weights.len().max(1)), out);
+        Ok(())
+    }
+
+    fn rearrange(
+        &self,
+        _step: &Step,
+        x: &Act,
+        from: Heads,
+        out: &mut Act,
+        to: Heads,
+        heads: usize,
+        width: usize,
+    ) -> Result<()> {
+        let rows = if from == Heads::Rows { x.rows() / heads } else { x.rows() };
+        match to {
+            Heads::Columns { width, .. } => out.shape(rows, width),
+            Heads::Rows => out.shape(heads * rows, width),
+        }
+        // Row and first column of a head.
+        let place = |heads: Heads, h: usize, r: usize| match heads {
+            Heads::Columns { first, stride, width: _ } => (r, first + h * stride),
+            Heads::Rows => (h * rows + r, 0),
+        };
+        let view = out.view_mut();
+        self.team.run(|w| {
+            for unit in w.share(heads * rows) {
+                let (h, r) = (unit / rows, unit % rows);
+                let ((r_in, c_in), (r_out, c_out)) = (place(from, h, r), place(to, h, r));
+                // SAFETY: each head of each row is one worker's, and heads do not overlap.
+                let head = unsafe { view.row_mut(r_out, c_out..c_out + width) };
+                head.copy_from_slice(&x.row(r_in)[c_in..c_in + width]);
+            }
+        });
+        Ok(())
+    }
+
     fn add_bias(&self, _step: &Step, x: &mut Act, bias: &Vec<f32>) -> Result<()> {
         let cols = 0..x.width();
         self.rows_mut(x, cols, |row, _| self.ops.add(row, bias));
@@ -220,10 +260,11 @@ impl Backend for Cpu {
         kv: &Kv,
         layer: usize,
         spec: &AttnSpec,
+        sinks: Option<&Vec<f32>>,
         qkv: &Act,
         out: &mut Act,
     ) -> Result<()> {
-        stages::attend(self, step, kv, layer, spec, qkv, out);
+        stages::attend(self, step, kv, layer, spec, sinks.map(Vec::as_slice), qkv, out);
         Ok(())
     }
 
@@ -243,8 +284,8 @@ impl Backend for Cpu {
         Ok(())
     }
 
-    fn route(&self, step: &mut Step, spec: ExpertSpec, x: &Act) -> Result<()> {
-        moe::route(step, spec, x);
+    fn route(&self, step: &mut Step, spec: ExpertSpec, bias: Option<&Vec<f32>>, x: &Act) -> Result<()> {
+        moe::route(step, spec, bias.map(Vec::as_slice), x);
         Ok(())
     }
 
@@ -252,11 +293,17 @@ impl Backend for Cpu {
         &self,
         step: &mut Step,
         spec: &FfnSpec,
-        w: &[[Weight; 2]],
+        w: &ExpertWeights<Weight, Vec<f32>>,
         x: &Act,
         out: &mut Act,
     ) -> Result<()> {
         moe::experts(self, step, spec, w, x, out);
+        Ok(())
+    }
+
+    fn gate_rows(&self, _step: &Step, x: &mut Act, gate: &Act) -> Result<()> {
+        let cols = 0..x.width();
+        self.rows_mut(x, cols, |row, r| self.ops.scale(row, 1.0 / (1.0 + (-gate.row(r)[0]).exp())));
         Ok(())
     }
 
@@ -292,7 +339,10 @@ impl Backend for Cpu {
         layer: usize,
         s: &mut Scratch<Self>,
     ) -> Result<()> {
-        stages::attn_in(self, step, spec, w, kv, layer, s);
+        match (&spec.latent, &w.latent) {
+            (Some(latent), Some(up)) => latent_in(self, step, spec, latent, w, up, kv, layer, s)?,
+            _ => stages::attn_in(self, step, spec, w, kv, layer, s),
+        }
         Ok(())
     }
 
@@ -303,7 +353,10 @@ impl Backend for Cpu {
         w: &AttnWeights<Self>,
         s: &mut Scratch<Self>,
     ) -> Result<()> {
-        stages::attn_out(self, step, spec, w, s);
+        match (&spec.latent, &w.latent) {
+            (Some(latent), Some(up)) => latent_out(self, step, spec, latent, w, up, s)?,
+            _ => stages::attn_out(self, step, spec, w, s),
+        }
         Ok(())
     }
 
@@ -322,7 +375,13 @@ impl Backend for Cpu {
 impl Cpu {
     /// `out[r] = weight * x[r]`, a row per role.
     fn product(&self, weight: &Weight, x: &Act, roles: &[Role], out: &mut Act) {
-        out.shape(x.rows(), weight.rows());
+        self.product_heads(std::slice::from_ref(weight), x, roles, out);
+    }
+
+    /// `out[h * rows + r] = weights[h] * x[h * rows + r]`, a row per role; the weights are alike in shape and format.
+    fn product_heads(&self, weights: &[Weight], x: &Act, roles: &[Role], out: &mut Act) {
+        let (Some(first), n) = (weights.first(), roles.len()) else { return };
+        out.shape(x.rows(), first.rows());
         let mut guard = x.rounded.lock().unwrap_or_else(PoisonError::into_inner);
         let input = Input { float: x.view(), rounded: guard.view(x.width()) };
         let out = out.view_mut();
@@ -330,14 +389,23 @@ impl Cpu {
             // SAFETY: rows are rounded each by one worker before the barrier, read after it; each output column is
             // written by the one worker that has its group.
             unsafe {
-                if weight.wants_rounded() {
+                if first.wants_rounded() {
                     for r in w.share(x.rows()) {
-                        weight.put(self, x.row(r), input, roles[r], r, 0..x.width());
+                        first.put(self, x.row(r), input, roles[r % n], r, 0..x.width());
                     }
                     w.barrier();
                 }
-                for rows in weight.passes(roles) {
-                    weight.multiply(weight.share(w), input, roles[rows.start], rows, out);
+                for (h, weight) in weights.iter().enumerate() {
+                    for rows in weight.passes(roles) {
+                        let role = roles[rows.start];
+                        weight.multiply(
+                            weight.share(w),
+                            input,
+                            role,
+                            h * n + rows.start..h * n + rows.end,
+                            out,
+                        );
+                    }
                 }
             }
         });
@@ -371,6 +439,7 @@ impl Cpu {
             (Activation::Silu, Some(up)) => self.ops.silu_mul(gate, up, out),
             (Activation::GeluTanh, Some(up)) => self.ops.gelu_tanh_mul(gate, up, out),
             (Activation::Gelu, Some(up)) => self.ops.gelu_mul(gate, up, out),
+            (Activation::SwigluOai, Some(up)) => self.ops.swiglu_oai_mul(gate, up, out),
             (act, None) => {
                 out.copy_from_slice(gate);
                 self.activate_row(act, out);
@@ -383,6 +452,7 @@ impl Cpu {
             Activation::Silu => self.ops.silu(x),
             Activation::GeluTanh => self.ops.gelu_tanh(x),
             Activation::Gelu => self.ops.gelu(x),
+            Activation::SwigluOai => self.ops.swiglu_oai(x),
         }
     }
 

@@ -33,9 +33,29 @@ pub(crate) fn attn_in(
     layer: usize,
     s: &mut Scratch<Cpu>,
 ) {
-    let AttnSpec { heads, kv_heads: _, head_dim, scale: _, window: _, softcap: _, rope, norm: norm_spec } =
-        spec;
-    let AttnWeights { norm, qkv, qkv_bias, q_norm, k_norm, out: _, out_bias: _, post_norm: _ } = w;
+    let AttnSpec {
+        heads,
+        kv_heads: _,
+        head_dim,
+        scale: _,
+        window: _,
+        softcap: _,
+        rope,
+        norm: norm_spec,
+        latent: _,
+    } = spec;
+    let AttnWeights {
+        norm,
+        qkv,
+        qkv_bias,
+        q_norm,
+        k_norm,
+        sinks: _,
+        latent: _,
+        out: _,
+        out_bias: _,
+        post_norm: _,
+    } = w;
     let rows = s.x.rows();
     s.norm.shape(rows, s.x.width());
     s.qkv.shape(rows, spec.qkv_dim());
@@ -157,16 +177,18 @@ pub(crate) fn kv_write(cpu: &Cpu, step: &Step, kv: &mut Kv, layer: usize, spec: 
 ///
 /// Where there are too few items to keep the team busy, as when one sequence decodes, their partitions are computed as items of
 /// their own, and merged after a barrier in the order in which an item computes them by itself.
+#[allow(clippy::too_many_arguments)]
 pub(crate) fn attend(
     cpu: &Cpu,
     step: &mut Step,
     kv: &Kv,
     layer: usize,
     spec: &AttnSpec,
+    sinks: Option<&[f32]>,
     qkv: &Act,
     out: &mut Act,
 ) {
-    let AttnSpec { heads, kv_heads, head_dim, scale, window, softcap, rope: _, norm: _ } = *spec;
+    let AttnSpec { heads, kv_heads, head_dim, scale, window, softcap, rope: _, norm: _, latent: _ } = *spec;
     out.shape(qkv.rows(), spec.q_dim());
     let cache = kv.layer(layer);
     // SAFETY: nobody writes the cache in this stage.
@@ -191,6 +213,7 @@ pub(crate) fn attend(
             window,
             scale,
             softcap,
+            sinks: sinks.map(|s| &s[kv_head * group..(kv_head + 1) * group]),
         };
         (a, first)
     };
@@ -240,7 +263,7 @@ pub(crate) fn attend(
                 for next in rest.chunks_exact(n) {
                     cpu.ops.merge(head_dim, sum, next);
                 }
-                cpu.ops.finish(head_dim, group, sum, scratch, group * head_dim);
+                cpu.ops.finish(head_dim, group, sum, a.sinks, scratch, group * head_dim);
                 // SAFETY: this item's rows and columns are this worker's.
                 unsafe { put(scratch, &a, first, out) };
             }
@@ -284,7 +307,18 @@ unsafe fn put(result: &[f32], a: &Attend<'_>, first: usize, out: View) {
 }
 
 pub(crate) fn attn_out(cpu: &Cpu, step: &Step, spec: &AttnSpec, w: &AttnWeights<Cpu>, s: &mut Scratch<Cpu>) {
-    let AttnWeights { norm: _, qkv: _, qkv_bias: _, q_norm: _, k_norm: _, out, out_bias, post_norm } = w;
+    let AttnWeights {
+        norm: _,
+        qkv: _,
+        qkv_bias: _,
+        q_norm: _,
+        k_norm: _,
+        sinks: _,
+        latent: _,
+        out,
+        out_bias,
+        post_norm,
+    } = w;
     let rows = s.attn.rows();
     s.proj.shape(rows, out.rows());
     s.norm.shape(rows, out.rows());

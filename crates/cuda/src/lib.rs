@@ -19,12 +19,12 @@ pub use step::Step;
 pub use weight::Weight;
 
 use driver::{Argument, Buffer, Function, Gpu, Grid};
-use kinfer_core::backend::{AttnWeights, Backend, FfnWeights, Matrix, Scratch};
+use kinfer_core::backend::{AttnWeights, Backend, ExpertWeights, FfnWeights, Heads, Matrix, Scratch};
 use kinfer_core::{
     Activation, AttnSpec, Batch, ExpertSpec, FfnSpec, Format, KvTypes, ModelSpec, NormSpec, Result, RopeSpec,
 };
 use std::ops::Range;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use step::Mode;
 
 /// How a GPU computes.
@@ -49,7 +49,8 @@ impl Default for Options {
 /// A GPU as a device.
 pub struct Cuda {
     gpu: Arc<Gpu>,
-    kernels: Kernels,
+    /// Loaded when something is first computed: asking how much memory a model would take needs none.
+    kernels: OnceLock<Kernels>,
     options: Options,
 }
 
@@ -67,6 +68,7 @@ struct Kernels {
     gather: Function,
     softcap: Function,
     route: Function,
+    gate_rows: Function,
     mix: Function,
     kv_write: Function,
     qkv_finish: Function,
@@ -98,6 +100,7 @@ impl Kernels {
             gather: rows("gather_rows")?,
             softcap: rows("softcap")?,
             route: rows("route")?,
+            gate_rows: rows("gate_rows")?,
             mix: rows("mix")?,
             kv_write: attention("kv_write")?,
             qkv_finish: attention("qkv_finish")?,
@@ -123,14 +126,23 @@ pub fn unavailable() -> Option<String> {
 }
 
 impl Cuda {
-    /// Opens a GPU and loads the kernels.
+    /// Opens a GPU.
     ///
     /// # Errors
     /// [`kinfer_core::Error::Device`] when there is no driver, no such GPU, or it is too old.
     pub fn new(options: Options) -> Result<Cuda> {
         let gpu = Gpu::open(options.ordinal)?;
-        let kernels = Kernels::new(&gpu)?;
-        Ok(Cuda { gpu, kernels, options })
+        Ok(Cuda { gpu, kernels: OnceLock::new(), options })
+    }
+
+    fn kernels(&self) -> Result<&Kernels> {
+        match self.kernels.get() {
+            Some(kernels) => Ok(kernels),
+            None => {
+                let kernels = Kernels::new(&self.gpu)?;
+                Ok(self.kernels.get_or_init(|| kernels))
+            }
+        }
     }
 
     fn tensor_cores(&self) -> bool {
@@ -245,6 +257,23 @@ impl Backend for Cuda {
         ops::product(self, step, weight, x, out, None, false)
     }
 
+    fn linear_heads(&self, _step: &Step, _weights: &[Weight], _x: &Act, _out: &mut Act) -> Result<()> {
+        Err(step::no_latents())
+    }
+
+    fn rearrange(
+        &self,
+        _step: &Step,
+        _x: &Act,
+        _from: Heads,
+        _out: &mut Act,
+        _to: Heads,
+        _heads: usize,
+        _width: usize,
+    ) -> Result<()> {
+        Err(step::no_latents())
+    }
+
     fn add_bias(&self, step: &Step, x: &mut Act, bias: &Vector) -> Result<()> {
         ops::add_bias(self, step, x, bias)
     }
@@ -267,10 +296,11 @@ impl Backend for Cuda {
         kv: &Kv,
         layer: usize,
         spec: &AttnSpec,
+        sinks: Option<&Vector>,
         qkv: &Act,
         out: &mut Act,
     ) -> Result<()> {
-        stages::attend(self, step, kv, layer, spec, qkv, out)
+        stages::attend(self, step, kv, layer, spec, sinks, qkv, out)
     }
 
     fn glu(&self, step: &Step, act: Activation, x: &Act, out: &mut Act) -> Result<()> {
@@ -282,19 +312,23 @@ impl Backend for Cuda {
         ops::activate(self, step, act, x.floats(), false, x)
     }
 
-    fn route(&self, step: &mut Step, spec: ExpertSpec, x: &Act) -> Result<()> {
-        ops::route(self, step, spec, x)
+    fn route(&self, step: &mut Step, spec: ExpertSpec, bias: Option<&Vector>, x: &Act) -> Result<()> {
+        ops::route(self, step, spec, bias, x)
     }
 
     fn experts(
         &self,
         step: &mut Step,
         spec: &FfnSpec,
-        w: &[[Weight; 2]],
+        w: &ExpertWeights<Weight, Vector>,
         x: &Act,
         out: &mut Act,
     ) -> Result<()> {
         stages::experts(self, step, spec, w, x, out)
+    }
+
+    fn gate_rows(&self, step: &Step, x: &mut Act, gate: &Act) -> Result<()> {
+        ops::gate_rows(self, step, x, gate)
     }
 
     fn gather(&self, step: &Step, x: &Act, out: &mut Act) -> Result<()> {

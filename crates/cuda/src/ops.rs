@@ -5,7 +5,7 @@ use crate::step::Field;
 use crate::weight::{Kernels, Segment};
 use crate::{Act, Cuda, Step, Vector, Weight};
 use kinfer_core::batch::Role;
-use kinfer_core::{Activation, Error, ExpertSpec, NormKind, NormSpec, Result};
+use kinfer_core::{Activation, Error, ExpertSpec, NormKind, NormSpec, Result, Routing, Scores};
 use kinfer_kernels::pack::ROWS;
 use std::ops::Range;
 
@@ -191,6 +191,7 @@ pub(crate) fn expert_products(
     step: &Step,
     experts: &[[Weight; 2]],
     part: usize,
+    biases: Option<&Vector>,
     chosen: u64,
     per_row: i32,
     x: &Act,
@@ -209,6 +210,7 @@ pub(crate) fn expert_products(
             *to = expert[part].segments.get(i).map_or(0, |s| s.data.pointer());
         }
         let y = out.floats() + 4 * segment.first as u64;
+        let bias = biases.map_or(0, |b| b.data.pointer() + 4 * segment.first as u64);
         let (rows, stride, n) = (segment.rows as i32, first.rows as i32, x.rows() as i32);
         match &segment.kernels {
             Kernels::Packed { units, experts, .. } => {
@@ -216,7 +218,7 @@ pub(crate) fn expert_products(
                     w: 0,
                     x: x.rounded()?.0,
                     y,
-                    bias: 0,
+                    bias,
                     units: *units as i32,
                     columns: x.padded() as i32,
                     rows,
@@ -233,7 +235,7 @@ pub(crate) fn expert_products(
                     w: 0,
                     x: x.floats(),
                     y,
-                    bias: 0,
+                    bias,
                     kind: *kind,
                     width: first.cols as i32,
                     columns: x.padded() as i32,
@@ -256,7 +258,9 @@ pub(crate) fn expert_products(
 fn round(cuda: &Cuda, step: &Step, x: &Act, roles: u64) -> Result<()> {
     let (from, out) = (x.floats(), x.out(roles)?);
     // SAFETY: `x` has its rows.
-    unsafe { cuda.launch(step, &cuda.kernels.round, Grid::new(x.rows(), 1, THREADS), arguments![from, out]) }
+    unsafe {
+        cuda.launch(step, &cuda.kernels()?.round, Grid::new(x.rows(), 1, THREADS), arguments![from, out])
+    }
 }
 
 /// `out = x`, rounded in 8 bits whatever the roles.
@@ -264,7 +268,9 @@ pub(crate) fn round_int8(cuda: &Cuda, step: &Step, x: &Act, generated: u64, out:
     out.shape(x.rows(), x.width())?;
     let (from, to) = (x.floats(), out.out(generated)?);
     // SAFETY: both have these rows.
-    unsafe { cuda.launch(step, &cuda.kernels.round, Grid::new(x.rows(), 1, THREADS), arguments![from, to]) }
+    unsafe {
+        cuda.launch(step, &cuda.kernels()?.round, Grid::new(x.rows(), 1, THREADS), arguments![from, to])
+    }
 }
 
 pub(crate) fn embed(cuda: &Cuda, step: &Step, table: &Weight, scale: f32, out: &mut Act) -> Result<()> {
@@ -312,7 +318,7 @@ pub(crate) fn norm(
     let (bias, to) = (bias.map_or(0, |b| b.data.pointer()), out.out(step.roles_of(x.rows()).1)?);
     let grid = Grid::new(x.rows(), 1, THREADS);
     // SAFETY: both have these rows, and the weight their width.
-    unsafe { cuda.launch(step, &cuda.kernels.norm, grid, arguments![from, kind, eps, weight, bias, to]) }
+    unsafe { cuda.launch(step, &cuda.kernels()?.norm, grid, arguments![from, kind, eps, weight, bias, to]) }
 }
 
 pub(crate) fn norm_heads(
@@ -329,7 +335,7 @@ pub(crate) fn norm_heads(
     let grid = Grid::new(cols.len() / weight.len.max(1), x.rows(), 128);
     // SAFETY: the columns lie within the rows.
     unsafe {
-        cuda.launch(step, &cuda.kernels.norm_heads, grid, arguments![at, stride, first, n, weight_at, eps])
+        cuda.launch(step, &cuda.kernels()?.norm_heads, grid, arguments![at, stride, first, n, weight_at, eps])
     }
 }
 
@@ -338,7 +344,7 @@ pub(crate) fn add_bias(cuda: &Cuda, step: &Step, x: &mut Act, bias: &Vector) -> 
     let (at, bias, width) = (x.floats(), bias.data.pointer(), x.width() as i32);
     let grid = Grid::new(x.rows(), 1, THREADS);
     // SAFETY: the bias has the rows' width.
-    unsafe { cuda.launch(step, &cuda.kernels.add_bias, grid, arguments![at, bias, width]) }
+    unsafe { cuda.launch(step, &cuda.kernels()?.add_bias, grid, arguments![at, bias, width]) }
 }
 
 pub(crate) fn add(cuda: &Cuda, step: &Step, x: &mut Act, y: &Act) -> Result<()> {
@@ -346,7 +352,7 @@ pub(crate) fn add(cuda: &Cuda, step: &Step, x: &mut Act, y: &Act) -> Result<()> 
     let (to, from, n) = (x.floats(), y.floats(), x.rows() * x.width());
     let grid = Grid::new(n.div_ceil(THREADS).min(1024), 1, THREADS);
     // SAFETY: both have as many elements.
-    unsafe { cuda.launch(step, &cuda.kernels.add, grid, arguments![to, from, n]) }
+    unsafe { cuda.launch(step, &cuda.kernels()?.add, grid, arguments![to, from, n]) }
 }
 
 pub(crate) fn add_positions(cuda: &Cuda, step: &Step, table: &Vector, x: &mut Act) -> Result<()> {
@@ -354,7 +360,9 @@ pub(crate) fn add_positions(cuda: &Cuda, step: &Step, table: &Vector, x: &mut Ac
     let (at, table, positions) = (x.floats(), table.data.pointer(), step.field(Field::Positions));
     let (width, grid) = (x.width() as i32, Grid::new(x.rows(), 1, THREADS));
     // SAFETY: positions end with the table: a runner refuses others.
-    unsafe { cuda.launch(step, &cuda.kernels.add_positions, grid, arguments![at, table, positions, width]) }
+    unsafe {
+        cuda.launch(step, &cuda.kernels()?.add_positions, grid, arguments![at, table, positions, width])
+    }
 }
 
 pub(crate) fn rope(
@@ -371,7 +379,7 @@ pub(crate) fn rope(
     let grid = Grid::new(cols.len() / head_dim, x.rows(), 64);
     let arguments = arguments![at, stride, first, dim, cosines, sines, half];
     // SAFETY: the columns lie within the rows.
-    unsafe { cuda.launch(step, &cuda.kernels.rope, grid, arguments) }
+    unsafe { cuda.launch(step, &cuda.kernels()?.rope, grid, arguments) }
 }
 
 /// `out = act(x)`, with a gate `act(gate) * up`. `out` has its shape.
@@ -401,11 +409,12 @@ pub(crate) fn activate_as(
         Activation::Silu => 0,
         Activation::GeluTanh => 1,
         Activation::Gelu => 2,
+        Activation::SwigluOai => 3,
     };
     let (gated, to) = (i32::from(gated), out.out(roles)?);
     let grid = Grid::new(out.padded().div_ceil(THREADS), out.rows(), THREADS);
     // SAFETY: `x` has as many rows, of the width or twice.
-    unsafe { cuda.launch(step, &cuda.kernels.activate, grid, arguments![x, kind, gated, to]) }
+    unsafe { cuda.launch(step, &cuda.kernels()?.activate, grid, arguments![x, kind, gated, to]) }
 }
 
 pub(crate) fn gather(cuda: &Cuda, step: &Step, x: &Act, out: &mut Act) -> Result<()> {
@@ -414,7 +423,7 @@ pub(crate) fn gather(cuda: &Cuda, step: &Step, x: &Act, out: &mut Act) -> Result
     let (from, outputs, to, width) = (x.floats(), step.field(Field::Outputs), out.floats(), x.width() as i32);
     let grid = Grid::new(rows, 1, THREADS);
     // SAFETY: outputs are rows of the batch.
-    unsafe { cuda.launch(step, &cuda.kernels.gather, grid, arguments![from, outputs, to, width]) }
+    unsafe { cuda.launch(step, &cuda.kernels()?.gather, grid, arguments![from, outputs, to, width]) }
 }
 
 pub(crate) fn softcap(cuda: &Cuda, step: &Step, x: &mut Act, cap: f32) -> Result<()> {
@@ -422,18 +431,54 @@ pub(crate) fn softcap(cuda: &Cuda, step: &Step, x: &mut Act, cap: f32) -> Result
     let (at, n) = (x.floats(), x.rows() * x.width());
     let grid = Grid::new(n.div_ceil(THREADS).min(1024), 1, THREADS);
     // SAFETY: all elements.
-    unsafe { cuda.launch(step, &cuda.kernels.softcap, grid, arguments![at, cap, n]) }
+    unsafe { cuda.launch(step, &cuda.kernels()?.softcap, grid, arguments![at, cap, n]) }
 }
 
-pub(crate) fn route(cuda: &Cuda, step: &Step, spec: ExpertSpec, x: &Act) -> Result<()> {
-    let ExpertSpec { count, used, renormalise } = spec;
+/// `x[r] *= sigmoid(gate[r])`.
+pub(crate) fn gate_rows(cuda: &Cuda, step: &Step, x: &mut Act, gate: &Act) -> Result<()> {
+    x.set_rounded(false);
+    let (at, gate, width) = (x.floats(), gate.floats(), x.width() as i32);
+    let grid = Grid::new(x.rows(), 1, THREADS);
+    // SAFETY: as many rows of both.
+    unsafe { cuda.launch(step, &cuda.kernels()?.gate_rows, grid, arguments![at, gate, width]) }
+}
+
+/// `Routing` of `rows.cu`.
+#[derive(Clone, Copy)]
+#[repr(C)]
+struct Route {
+    bias: u64,
+    count: i32,
+    used: i32,
+    sigmoid: i32,
+    renormalise: i32,
+    scale: f32,
+    pad: i32,
+}
+
+pub(crate) fn route(
+    cuda: &Cuda,
+    step: &Step,
+    spec: ExpertSpec,
+    bias: Option<&Vector>,
+    x: &Act,
+) -> Result<()> {
+    let ExpertSpec { count, routing: Routing { used, scores, renormalise, scale }, shared: _ } = spec;
     let mixture =
         step.mixture.as_ref().ok_or_else(|| Error::Batch("a model without experts routes".into()))?;
-    let (from, count, used, renormalise) = (x.floats(), count as i32, used as i32, i32::from(renormalise));
-    let (chosen, weights) = (mixture.chosen.pointer(), mixture.weights.pointer());
-    let arguments = arguments![from, count, used, renormalise, chosen, weights];
+    let route = Route {
+        bias: bias.map_or(0, |b| b.data.pointer()),
+        count: count as i32,
+        used: used as i32,
+        sigmoid: i32::from(scores == Scores::Sigmoid),
+        renormalise: i32::from(renormalise),
+        scale,
+        pad: 0,
+    };
+    let (from, chosen, weights) = (x.floats(), mixture.chosen.pointer(), mixture.weights.pointer());
+    let arguments = arguments![from, route, chosen, weights];
     // SAFETY: the buffers have room for the model's largest `used`.
-    unsafe { cuda.launch(step, &cuda.kernels.route, Grid::new(x.rows(), 1, 32), arguments) }
+    unsafe { cuda.launch(step, &cuda.kernels()?.route, Grid::new(x.rows(), 1, 32), arguments) }
 }
 
 impl Cuda {

@@ -4,7 +4,7 @@ use crate::driver::{Argument, Grid};
 use crate::ops::{activate, activate_as, arguments, expert_products, norm, norm_code, product, round_int8};
 use crate::step::Field;
 use crate::{Act, Cuda, Kv, Step, Vector, Weight};
-use kinfer_core::backend::{AttnWeights, FfnWeights, NormWeights, Scratch};
+use kinfer_core::backend::{AttnWeights, ExpertWeights, FfnWeights, NormWeights, Scratch};
 use kinfer_core::batch::Role;
 use kinfer_core::{AttnSpec, Error, FfnSpec, NormSpec, Result};
 
@@ -49,6 +49,7 @@ struct Attend {
     cap: f32,
     window: i32,
     pad: i32,
+    sinks: u64,
 }
 
 fn rows(step: &Step) -> Rows {
@@ -67,19 +68,21 @@ pub(crate) fn kv_write(
     let (from, heads, rows) = (qkv.floats(), spec.heads as i32, rows(step));
     let grid = Grid::new(spec.kv_heads, qkv.rows(), 32);
     // SAFETY: the batch was checked: every position has a block of the cache.
-    unsafe { cuda.launch(step, &cuda.kernels.kv_write, grid, arguments![from, heads, rows, cache]) }
+    unsafe { cuda.launch(step, &cuda.kernels()?.kv_write, grid, arguments![from, heads, rows, cache]) }
 }
 
+#[allow(clippy::too_many_arguments)]
 pub(crate) fn attend(
     cuda: &Cuda,
     step: &Step,
     kv: &Kv,
     layer: usize,
     spec: &AttnSpec,
+    sinks: Option<&Vector>,
     qkv: &Act,
     out: &mut Act,
 ) -> Result<()> {
-    let AttnSpec { heads, kv_heads, head_dim, scale, window, softcap, rope: _, norm: _ } = *spec;
+    let AttnSpec { heads, kv_heads, head_dim, scale, window, softcap, rope: _, norm: _, latent: _ } = *spec;
     out.shape(qkv.rows(), spec.q_dim())?;
     let group = heads / kv_heads;
     let cache = kv.cache(layer, spec, step.blocks());
@@ -92,13 +95,14 @@ pub(crate) fn attend(
         // A window longer than every position that fits 31 bits is none.
         window: window.and_then(|w| i32::try_from(w).ok()).unwrap_or(0),
         pad: 0,
+        sinks: sinks.map_or(0, |s| s.data.pointer()),
     };
     let rows = rows(step);
     // Merging rounds, where heads are whole blocks; the rest is left to the product.
     let to = out.out(step.roles_of(qkv.rows()).1)?;
     let mut all_rounded = head_dim.is_multiple_of(32);
     for (role, range) in step.runs() {
-        let on_tiles = match &cuda.kernels.attend_prompt {
+        let on_tiles = match &cuda.kernels()?.attend_prompt {
             Some(kernels) if role == Role::Prompt && group <= QUERIES => {
                 kernels.iter().find(|k| head_dim <= k.0)
             }
@@ -145,7 +149,7 @@ fn decode(
         let merge = Grid::new(attend.heads as usize, n, head_dim.next_multiple_of(32));
         // SAFETY: the rows' keys are in the cache, and the partial results of `n` rows fit.
         unsafe {
-            let kernels = &cuda.kernels;
+            let kernels = cuda.kernels()?;
             cuda.launch(
                 step,
                 &kernels.attend_partition,
@@ -183,10 +187,29 @@ pub(crate) fn attn_in(
     layer: usize,
     s: &mut Scratch<Cuda>,
 ) -> Result<()> {
-    let AttnSpec { heads, kv_heads, head_dim, rope, norm: block_norm, scale: _, window: _, softcap: _ } =
-        spec;
-    let AttnWeights { norm: input_norm, qkv, qkv_bias, q_norm, k_norm, out: _, out_bias: _, post_norm: _ } =
-        w;
+    let AttnSpec {
+        heads,
+        kv_heads,
+        head_dim,
+        rope,
+        norm: block_norm,
+        scale: _,
+        window: _,
+        softcap: _,
+        latent: _,
+    } = spec;
+    let AttnWeights {
+        norm: input_norm,
+        qkv,
+        qkv_bias,
+        q_norm,
+        k_norm,
+        sinks: _,
+        latent: _,
+        out: _,
+        out_bias: _,
+        post_norm: _,
+    } = w;
     let x = input(cuda, step, *block_norm, input_norm.as_ref(), &s.x, &mut s.norm)?;
     s.qkv.shape(x.rows(), qkv.rows)?;
     product(cuda, step, qkv, x, &mut s.qkv, qkv_bias.as_ref(), false)?;
@@ -212,7 +235,7 @@ pub(crate) fn attn_in(
     let grid = Grid::new(heads + 2 * kv_heads, s.qkv.rows(), 32);
     // SAFETY: heads are at most 256 wide, which making a step checked; every position has a block of the cache.
     unsafe {
-        cuda.launch(step, &cuda.kernels.qkv_finish, grid, arguments![at, query_heads, turn, rows, cache])
+        cuda.launch(step, &cuda.kernels()?.qkv_finish, grid, arguments![at, query_heads, turn, rows, cache])
     }
 }
 
@@ -261,7 +284,12 @@ fn add_norm(
     let grid = Grid::new(x.rows(), 1, 256);
     // SAFETY: both have these rows, and the weight their width.
     unsafe {
-        cuda.launch(step, &cuda.kernels.add_norm, grid, arguments![from, kind, eps, weight, bias, to, width])
+        cuda.launch(
+            step,
+            &cuda.kernels()?.add_norm,
+            grid,
+            arguments![from, kind, eps, weight, bias, to, width],
+        )
     }
 }
 
@@ -288,7 +316,7 @@ pub(crate) fn experts(
     cuda: &Cuda,
     step: &mut Step,
     spec: &FfnSpec,
-    w: &[[Weight; 2]],
+    w: &ExpertWeights<Weight, Vector>,
     x: &Act,
     out: &mut Act,
 ) -> Result<()> {
@@ -299,21 +327,26 @@ pub(crate) fn experts(
     };
     let step_ref = &*step;
     let mixed = (|| {
-        let (n, used) = (x.rows() * spec.used, spec.used as i32);
+        let ExpertWeights { products, gate_up_bias, down_bias } = w;
+        let (n, used) = (x.rows() * spec.routing.used, spec.routing.used as i32);
         let (chosen, generated) = (m.chosen.pointer(), m.generated.pointer());
         round_int8(cuda, step_ref, x, generated, &mut m.input)?;
         m.up.shape(n, if gated { 2 * hidden } else { hidden })?;
-        expert_products(cuda, step_ref, w, 0, chosen, used, &m.input, &m.up)?;
+        let biases = gate_up_bias.as_ref();
+        expert_products(cuda, step_ref, products, 0, biases, chosen, used, &m.input, &m.up)?;
         m.hidden.shape(n, hidden)?;
         activate_as(cuda, step_ref, act, m.up.floats(), gated, &mut m.hidden, generated)?;
         m.down.shape(n, x.width())?;
-        expert_products(cuda, step_ref, w, 1, chosen, 1, &m.hidden, &m.down)?;
+        let biases = down_bias.as_ref();
+        expert_products(cuda, step_ref, products, 1, biases, chosen, 1, &m.hidden, &m.down)?;
         out.shape(x.rows(), x.width())?;
         let (from, weights, to, width) =
             (m.down.floats(), m.weights.pointer(), out.floats(), x.width() as i32);
         let grid = Grid::new(x.rows(), 1, 256);
         // SAFETY: the buffers have these rows.
-        unsafe { cuda.launch(step_ref, &cuda.kernels.mix, grid, arguments![from, weights, used, to, width]) }
+        unsafe {
+            cuda.launch(step_ref, &cuda.kernels()?.mix, grid, arguments![from, weights, used, to, width])
+        }
     })();
     step.mixture = mixture;
     mixed

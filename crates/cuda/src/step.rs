@@ -103,6 +103,9 @@ impl Step {
         record: bool,
     ) -> Result<Step> {
         let attn = || spec.layers.iter().map(|l| &l.attn);
+        if attn().any(|a| a.latent.is_some()) {
+            return Err(no_latents());
+        }
         if let Some(wide) = attn().find(|a| a.head_dim > MAX_HEAD_DIM) {
             return Err(Error::Unsupported {
                 what: format!("heads of {} elements on CUDA", wide.head_dim),
@@ -304,10 +307,18 @@ impl Step {
     }
 }
 
+/// No step is made for such a model, so no operation of it is ever asked for.
+pub(crate) fn no_latents() -> Error {
+    Error::Unsupported {
+        what: "latent attention on CUDA".into(),
+        supported: "the other kinds; `--device cpu` has this one".into(),
+    }
+}
+
 impl Mixture {
     fn new(gpu: &Arc<Gpu>, spec: &ModelSpec, rows: usize) -> Result<Option<Mixture>> {
         let mixtures = || spec.layers.iter().filter_map(|l| l.ffn.experts.map(|e| (e, &l.ffn)));
-        let Some(used) = mixtures().map(|(e, _)| e.used).max() else { return Ok(None) };
+        let Some(used) = mixtures().map(|(e, _)| e.routing.used).max() else { return Ok(None) };
         let up = mixtures().map(|(_, f)| f.up_dim()).max().unwrap_or(0);
         let hidden = mixtures().map(|(_, f)| f.hidden).max().unwrap_or(0);
         let n = rows * used;

@@ -19,7 +19,8 @@ EMULATE(float_matvec) EMULATE(float_experts) EMULATE(float_embed) EMULATE(float_
 namespace rows {
 #include "../rows.cu"
 EMULATE(norm_rows) EMULATE(round_rows) EMULATE(add_norm) EMULATE(norm_heads) EMULATE(rope_table) EMULATE(rope_rows) EMULATE(activate)
-EMULATE(add_rows) EMULATE(add_bias) EMULATE(add_positions) EMULATE(gather_rows) EMULATE(softcap) EMULATE(route) EMULATE(mix)
+EMULATE(add_rows) EMULATE(add_bias) EMULATE(add_positions) EMULATE(gather_rows) EMULATE(softcap) EMULATE(route) EMULATE(gate_rows)
+EMULATE(mix)
 } // namespace rows
 namespace attention {
 #include "../attention.cu"

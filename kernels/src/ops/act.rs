@@ -44,9 +44,31 @@ unsafe fn gelu<S: Simd>(x: S::F) -> S::F {
     }
 }
 
+/// `min(x, 7) / (1 + e^(-1.702 min(x, 7)))`.
+#[inline(always)]
+unsafe fn swiglu_oai<S: Simd>(x: S::F) -> S::F {
+    // SAFETY: the caller vouches for the instruction set.
+    unsafe {
+        let x = S::min(S::splat(7.0), x); // in this order, so that NaN stays
+        S::div(x, S::add(S::splat(1.0), exp::<S>(S::mul(x, S::splat(-1.702)))))
+    }
+}
+
+/// What is multiplied with the gate: `up` itself, or `clamp(up, -7, 7) + 1`.
+#[inline(always)]
+unsafe fn same<S: Simd>(up: S::F) -> S::F {
+    up
+}
+
+#[inline(always)]
+unsafe fn clamped_plus_one<S: Simd>(up: S::F) -> S::F {
+    // SAFETY: the caller vouches for the instruction set.
+    unsafe { S::add(S::max(S::splat(-7.0), S::min(S::splat(7.0), up)), S::splat(1.0)) }
+}
+
 /// For each activation the two operations that apply it to slices.
 macro_rules! activations {
-    ($($act:ident: $gated:ident, $alone:ident;)*) => { $(
+    ($($act:ident, $up:ident: $gated:ident, $alone:ident;)*) => { $(
         #[inline(always)]
         pub unsafe fn $gated<S: Simd>(gate: &[f32], up: &[f32], out: &mut [f32]) {
             debug_assert!(gate.len() == out.len() && up.len() == out.len());
@@ -56,7 +78,7 @@ macro_rules! activations {
                 // SAFETY: every access lies below `n`.
                 unsafe {
                     let y = $act::<S>(load_n::<S>(gate.as_ptr().add(i), n - i));
-                    let u = load_n::<S>(up.as_ptr().add(i), n - i);
+                    let u = $up::<S>(load_n::<S>(up.as_ptr().add(i), n - i));
                     store_n::<S>(out.as_mut_ptr().add(i), S::mul(y, u), n - i);
                 }
                 i += LANES;
@@ -77,7 +99,8 @@ macro_rules! activations {
 }
 
 activations! {
-    silu: silu_mul, silu_all;
-    gelu_tanh: gelu_tanh_mul, gelu_tanh_all;
-    gelu: gelu_mul, gelu_all;
+    silu, same: silu_mul, silu_all;
+    gelu_tanh, same: gelu_tanh_mul, gelu_tanh_all;
+    gelu, same: gelu_mul, gelu_all;
+    swiglu_oai, clamped_plus_one: swiglu_oai_mul, swiglu_oai_all;
 }

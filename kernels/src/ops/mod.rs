@@ -19,7 +19,7 @@ pub use attn::{
     Attend, BLOCK_LEN, KvLayout, KvRows, KvType, KvTypes, PARTITION_LEN, live_partitions, partial_len,
 };
 pub use rope::rope_table;
-pub use route::choose_experts;
+pub use route::{Routing, Scores, choose_experts};
 
 use crate::isa::Isa;
 use half::{bf16, f16};
@@ -136,12 +136,17 @@ ops! {
     pub fn gelu_tanh_mul(gate: &[f32], up: &[f32], out: &mut [f32]) = act::gelu_tanh_mul;
     /// `out = gelu(gate) * up` with `gelu(x) = x / 2 * (1 + erf(x / sqrt(2)))`, to 3e-7 of `x`.
     pub fn gelu_mul(gate: &[f32], up: &[f32], out: &mut [f32]) = act::gelu_mul;
+    /// `out = swiglu_oai(gate) * (clamp(up, -7, 7) + 1)` with `swiglu_oai(x) = min(x, 7) / (1 + e^(-1.702 min(x, 7)))`
+    /// (gpt-oss, arXiv 2508.10925).
+    pub fn swiglu_oai_mul(gate: &[f32], up: &[f32], out: &mut [f32]) = act::swiglu_oai_mul;
     /// `x = silu(x)`, as in [`Ops::silu_mul`].
     pub fn silu(x: &mut [f32]) = act::silu_all;
     /// `x = gelu(x)`, as in [`Ops::gelu_tanh_mul`].
     pub fn gelu_tanh(x: &mut [f32]) = act::gelu_tanh_all;
     /// `x = gelu(x)`, as in [`Ops::gelu_mul`].
     pub fn gelu(x: &mut [f32]) = act::gelu_all;
+    /// `x = swiglu_oai(x)`, as in [`Ops::swiglu_oai_mul`].
+    pub fn swiglu_oai(x: &mut [f32]) = act::swiglu_oai_all;
     /// Turns each head of `x`, `[heads * head_dim]`, by the angles whose `cos` and `sin`, `[dim / 2]`, are given
     /// (half-split convention: element `i` turns with element `i + dim / 2`). `dim <= head_dim`; the elements from
     /// `dim` on stay. See [`rope_table`].
@@ -161,8 +166,16 @@ ops! {
     /// nothing. Partitions must be merged in ascending order.
     pub fn merge(head_dim: usize, partials: &mut [f32], next: &[f32]) = attn::merge;
     /// Turns the partial results of `rows * group` queries, `[rows, group, partial_len]`, into attention outputs:
-    /// row `r`, head `g` at `out[r * stride + g * head_dim..]`. A query that saw no key gives zeros.
-    pub fn finish(head_dim: usize, group: usize, partials: &[f32], out: &mut [f32], stride: usize) = attn::finish;
+    /// row `r`, head `g` at `out[r * stride + g * head_dim..]`. A query that saw no key gives zeros. `sinks`, `[group]`, as in
+    /// [`Attend::sinks`].
+    pub fn finish(
+        head_dim: usize,
+        group: usize,
+        partials: &[f32],
+        sinks: Option<&[f32]>,
+        out: &mut [f32],
+        stride: usize,
+    ) = attn::finish;
 }
 
 impl std::fmt::Debug for Ops {

@@ -3,8 +3,8 @@
 use super::{Blueprint, Names};
 use crate::source::{Config, Value};
 use kinfer_core::{
-    Activation, AttnSpec, Error, ExpertSpec, FfnSpec, LayerSpec, ModelSpec, NormKind, NormSpec, Result,
-    RopeSpec,
+    Activation, AttnSpec, Error, ExpertSpec, FfnSpec, LatentSpec, LayerSpec, ModelSpec, NormKind, NormSpec,
+    Result, RopeSpec, Routing, Scores,
 };
 
 /// Far beyond any model; keeps a corrupt file from asking for gigabytes of rotary frequencies.
@@ -28,8 +28,12 @@ pub(super) struct Common {
     pub norm: NormSpec,
     /// Multiplier of the attention scores.
     pub scale: f32,
-    /// The mixture of experts that each layer is, see [`Common::experts`].
+    /// Where keys and values are made of one vector.
+    pub latent: Option<LatentSpec>,
+    /// The mixture of experts that each layer but the first few is, see [`Common::experts`].
     experts: Option<ExpertSpec>,
+    /// Those first few.
+    dense: usize,
 }
 
 impl Common {
@@ -83,14 +87,6 @@ impl Common {
                 format!("heads of {head_dim} elements are not supported; at most {MAX_HEAD_DIM} are"),
             ));
         }
-        if let Some(n) = config.opt_size("attention.value_length")?
-            && n != head_dim
-        {
-            return Err(config.error(
-                "attention.value_length",
-                format!("values of width {n} beside keys of width {head_dim} are not supported"),
-            ));
-        }
         let rope_dim = config.opt_size("rope.dimension_count")?.unwrap_or(head_dim);
         if rope_dim > head_dim {
             return Err(config.error(
@@ -122,12 +118,26 @@ impl Common {
             hidden: config.sizes("feed_forward_length", layers)?,
             norm: NormSpec { kind, eps: eps as f32 },
             scale: scale as f32,
+            latent: None,
             experts: None,
+            dense: 0,
         })
     }
 
-    /// Reads the mixture of experts, if there is one, in an architecture that may have one in every layer.
-    pub fn experts(&mut self, config: &Config<'_>, renormalise: bool) -> Result<()> {
+    /// Leaves out the last layers where they guess further tokens (multi-token prediction).
+    pub fn without_guessing(&mut self, config: &Config<'_>) -> Result<()> {
+        const KEY: &str = "nextn_predict_layers";
+        let guessing = config.opt_count(KEY)?.unwrap_or(0);
+        if guessing >= self.layers {
+            return Err(config.error(KEY, format!("is {guessing}, but there are {} layers", self.layers)));
+        }
+        self.layers -= guessing;
+        Ok(())
+    }
+
+    /// Reads the mixture of experts, if there is one, in an architecture that may have one in every layer. `scores` and
+    /// `renormalise` are the architecture's, for files that do not say.
+    pub fn experts(&mut self, config: &Config<'_>, scores: Scores, renormalise: bool) -> Result<()> {
         let Some(count) = config.opt_count("expert_count")?.filter(|&n| n > 0) else { return Ok(()) };
         let used = config.size("expert_used_count")?;
         if used > count {
@@ -135,11 +145,47 @@ impl Common {
                 config.error("expert_used_count", format!("is {used}, but there are {count} experts"))
             );
         }
+        self.dense = config.opt_count("leading_dense_block_count")?.unwrap_or(0).min(self.layers);
         if let Some(hidden) = config.opt_sizes("expert_feed_forward_length", self.layers)? {
-            self.hidden = hidden;
+            self.hidden[self.dense..self.layers].copy_from_slice(&hidden[self.dense..]);
         }
-        self.experts = Some(ExpertSpec { count, used, renormalise });
+        const SCORES: &str = "expert_gating_func";
+        let (scores, renormalise) = match config.opt_count(SCORES)? {
+            None | Some(0) => (scores, renormalise),
+            Some(1) => (Scores::Softmax, renormalise),
+            Some(2) => (Scores::Sigmoid, renormalise),
+            // The softmax of the chosen ones' logits.
+            Some(3) => (Scores::Softmax, true),
+            Some(n) => return Err(config.error(SCORES, format!("{n} is not known; 0 to 3 are"))),
+        };
+        let renormalise = match config.opt_value("expert_weights_norm") {
+            Some(_) => config.flag("expert_weights_norm")?,
+            None => renormalise,
+        };
+        let scale = config.opt_positive("expert_weights_scale")?.unwrap_or(1.0) as f32;
+        for key in ["expert_group_count", "expert_group_used_count"] {
+            if let Some(n) = config.opt_count(key)?.filter(|&n| n > 1) {
+                return Err(config.error(key, format!("{n} groups of experts are not supported; one is")));
+            }
+        }
+        let routing = Routing { used, scores, renormalise, scale };
+        self.experts = Some(ExpertSpec { count, routing, shared: self.shared_expert(config)? });
         Ok(())
+    }
+
+    /// Width of the expert that every position goes to, by its weight; the file may repeat it.
+    fn shared_expert(&self, config: &Config<'_>) -> Result<Option<usize>> {
+        config.opt_count("expert_shared_count")?;
+        let name = &format!("blk.{}.{}_shexp.weight", self.dense, Names::GGUF.gate_up[1]);
+        let width = config.source().tensor(name)?.and_then(|t| t.shape.first().copied());
+        const KEY: &str = "expert_shared_feed_forward_length";
+        match config.opt_count(KEY)?.filter(|&n| n > 0) {
+            Some(n) if width != Some(n) => {
+                let got = width.map_or("is missing".into(), |w| format!("has {w} rows"));
+                Err(config.error(KEY, format!("is {n}, but `{name}` {got}")))
+            }
+            _ => Ok(width),
+        }
     }
 
     /// The sliding window, where the file has one; 0 says that there is none.
@@ -177,6 +223,13 @@ impl Common {
             config.refuse("expert_count", "a mixture of experts")?;
             config.refuse("expert_used_count", "a mixture of experts")?;
         }
+        if let (None, Some(n)) = (self.latent, config.opt_size("attention.value_length")?)
+            && n != self.head_dim
+        {
+            let problem =
+                format!("values of width {n} beside keys of width {} are not supported", self.head_dim);
+            return Err(config.error("attention.value_length", problem));
+        }
         config.finish(&DESCRIPTIVE)?;
         let layer = |i: usize| {
             let mut layer = LayerSpec {
@@ -189,13 +242,14 @@ impl Common {
                     softcap: None,
                     rope: (!ropes.is_empty()).then_some(0),
                     norm: self.norm,
+                    latent: self.latent,
                 },
                 ffn: FfnSpec {
                     hidden: self.hidden[i],
                     gated: true,
                     act: Activation::Silu,
                     norm: self.norm,
-                    experts: self.experts,
+                    experts: self.experts.filter(|_| i >= self.dense),
                 },
                 parallel: false,
             };

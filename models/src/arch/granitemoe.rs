@@ -2,10 +2,10 @@
 
 use super::{Blueprint, common::Common, granite};
 use crate::source::Config;
-use kinfer_core::{NormKind, Result};
+use kinfer_core::{NormKind, Result, Scores};
 
 pub(super) fn read(config: &Config<'_>) -> Result<Blueprint> {
     let mut c = Common::read(config, NormKind::Rms)?;
-    c.experts(config, true)?;
+    c.experts(config, Scores::Softmax, true)?;
     granite::multiplied(config, c)
 }

@@ -6,11 +6,11 @@
 
 use super::{Blueprint, Names, QkRows, ROPE_FACTORS, common::Common};
 use crate::{rope, source::Config};
-use kinfer_core::{NormKind, Result};
+use kinfer_core::{NormKind, Result, Scores};
 
 pub(super) fn read(config: &Config<'_>) -> Result<Blueprint> {
     let mut c = Common::read(config, NormKind::Rms)?;
-    c.experts(config, true)?;
+    c.experts(config, Scores::Softmax, true)?;
     let names = Names { qk_rows: pairs(config, &c)?, ..Names::GGUF };
     // Mistral 7B v0.1 has a window in every layer.
     let window = c.window(config)?;

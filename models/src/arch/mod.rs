@@ -19,6 +19,7 @@ macro_rules! architectures {
 architectures! {
     "cohere2": cohere2, "Command R7B";
     "command-r": command_r, "Command R, Aya Expanse";
+    "deepseek2": deepseek2, "DeepSeek V2 and V3, Kanana 2, Moonlight, GLM-4.7-Flash";
     "exaone": exaone, "EXAONE 3 and 3.5";
     "exaone4": exaone4, "EXAONE 4";
     "falcon": falcon, "Falcon 7B, 40B and 180B";
@@ -26,15 +27,19 @@ architectures! {
     "gemma2": gemma2, "Gemma 2";
     "gemma3": gemma3, "Gemma 3";
     "glm4": glm4, "GLM-4-0414";
+    "glm4moe": glm4moe, "GLM-4.5, GLM-4.5-Air, GLM-4.6";
+    "gpt-oss": gpt_oss, "gpt-oss 20B and 120B";
     "gpt2": gpt2, "GPT-2";
     "gptneox": gptneox, "Pythia, GPT-NeoX, Dolly";
     "granite": granite, "Granite 3 without experts";
     "granitemoe": granitemoe, "Granite 3 with experts";
     "llama": llama, "Llama 1 to 3, Mistral, Mixtral, SmolLM2, Yi, Vicuna";
     "olmo2": olmo2, "OLMo 2 and 3";
+    "olmoe": olmoe, "OLMoE";
     "phi2": phi2, "Phi-1, Phi-1.5, Phi-2";
     "phi3": phi3, "Phi-3, Phi-3.5-mini, Phi-4";
     "qwen2": qwen2, "Qwen 1.5, 2 and 2.5, DeepSeek-R1-Distill-Qwen";
+    "qwen2moe": qwen2moe, "Qwen 1.5 and 2 with experts";
     "qwen3": qwen3, "Qwen 3";
     "qwen3moe": qwen3moe, "Qwen 3 with experts";
     "smollm3": smollm3, "SmolLM3";
@@ -91,6 +96,8 @@ pub struct Names {
     pub qk_rows: QkRows,
     /// What the norms of queries and keys, `attn_q_norm` and `attn_k_norm`, run over.
     pub qk_norm: Option<QkNorm>,
+    /// Attention sinks, `[heads]`.
+    pub attn_sinks: Option<&'static str>,
     /// Attention's output projection.
     pub attn_out: &'static str,
     /// Norm of attention's output.
@@ -105,6 +112,8 @@ pub struct Names {
     pub ffn_post_norm: Option<&'static str>,
     /// Beginnings of tensor names that belong to other parts of the file, such as an image encoder.
     pub ignored: &'static [&'static str],
+    /// Layers of the decoder; those behind them guess further tokens, and are ignored.
+    pub layers: usize,
 }
 
 /// How the rows of a query or key head are stored.
@@ -154,6 +163,7 @@ impl Names {
         fused_qkv: "attn_qkv",
         qk_rows: QkRows::Halves,
         qk_norm: None,
+        attn_sinks: None,
         attn_out: "attn_output",
         attn_post_norm: None,
         ffn_norm: Some("ffn_norm"),
@@ -161,6 +171,7 @@ impl Names {
         down: "ffn_down",
         ffn_post_norm: None,
         ignored: &[],
+        layers: usize::MAX,
     };
 
     /// [`Names::GGUF`] where blocks read the residual stream as it is, and their outputs are normed.
@@ -174,7 +185,9 @@ impl Names {
 
     /// Whether tensor `name` belongs to another part of the file.
     pub fn ignores(&self, name: &str) -> bool {
+        let layer = name.strip_prefix("blk.").and_then(|rest| rest.split('.').next()?.parse().ok());
         self.ignored.iter().any(|prefix| name.starts_with(prefix))
+            || layer.is_some_and(|i: usize| i >= self.layers)
     }
 }
 

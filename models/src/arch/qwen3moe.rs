@@ -2,11 +2,11 @@
 
 use super::{Blueprint, Names, QkNorm, ROPE_FACTORS, common::Common};
 use crate::{rope, source::Config};
-use kinfer_core::{NormKind, Result};
+use kinfer_core::{NormKind, Result, Scores};
 
 pub(super) fn read(config: &Config<'_>) -> Result<Blueprint> {
     let mut c = Common::read(config, NormKind::Rms)?;
-    c.experts(config, true)?;
+    c.experts(config, Scores::Softmax, true)?;
     let names = Names { qk_norm: Some(QkNorm::Heads), ..Names::GGUF };
     let ropes = vec![rope::read(config, c.rope_dim, 10_000.0, ROPE_FACTORS)?];
     c.blueprint(config, ropes, names, |_, _| {})

@@ -365,11 +365,16 @@ impl Rows<'_> {
 
     /// The stored row that becomes row `r`: the inverse of [`RowOrder::stored_row`].
     fn source_row(&self, r: usize) -> usize {
+        let half = |i: usize, turned: usize| i / 2 + i % 2 * (turned / 2);
         match self.order {
             RowOrder::AsStored => r,
             RowOrder::AdjacentPairs { head_dim, turned } => {
                 let (head, i) = (r / head_dim, r % head_dim);
-                head * head_dim + if i < turned { i / 2 + i % 2 * (turned / 2) } else { i }
+                head * head_dim + if i < turned { half(i, turned) } else { i }
+            }
+            RowOrder::TurnedLast { head_dim, turned } => {
+                let (head, i, plain) = (r / head_dim, r % head_dim, head_dim - turned);
+                head * head_dim + if i < plain { turned + i } else { half(i - plain, turned) }
             }
         }
     }

@@ -83,6 +83,11 @@ impl<'a> Config<'a> {
         self.json.get("vocab_size").and_then(Json::as_u64).map_or(0, |n| n as usize)
     }
 
+    /// Layers of the decoder; 0 where it does not say.
+    pub fn layers(&self) -> usize {
+        self.json.get("num_hidden_layers").and_then(Json::as_u64).map_or(0, |n| n as usize)
+    }
+
     /// The value; `None` for one that is absent or `null`.
     fn get(&self, key: &'static str) -> Option<&'a Json> {
         self.read.borrow_mut().insert(key);
@@ -100,6 +105,11 @@ impl<'a> Config<'a> {
 
     fn opt_number(&self, key: &'static str) -> Result<Option<f64>, Problem> {
         self.get(key).map(|v| v.as_f64().ok_or_else(|| expected(key, v, "a number"))).transpose()
+    }
+
+    fn flag(&self, key: &'static str) -> Result<bool, Problem> {
+        let v = self.get(key).ok_or_else(|| wrong(key, "is missing"))?;
+        v.as_bool().ok_or_else(|| expected(key, v, "true or false"))
     }
 
     fn number(&self, key: &'static str) -> Result<f64, Problem> {
@@ -237,7 +247,7 @@ impl<'a> Config<'a> {
                     self.get("sliding_window");
                 }
                 self.only("use_sliding_window", &[false.into()])?;
-                self.only("sliding_window", &[])?;
+                self.only("sliding_window", &[0.into()])?;
                 None
             }
         };
@@ -310,7 +320,7 @@ impl<'a> Config<'a> {
                 out.set("expert_count", self.count("num_local_experts")?);
                 out.set("expert_used_count", self.count("num_experts_per_tok")?);
             }
-            "Qwen3MoeForCausalLM" => {
+            "Qwen2MoeForCausalLM" | "Qwen3MoeForCausalLM" | "OlmoeForCausalLM" => {
                 // transformers 5 has the name of the other classes for it.
                 let count = match self.opt_count("num_experts")? {
                     Some(n) => n,
@@ -318,16 +328,29 @@ impl<'a> Config<'a> {
                 };
                 out.set("expert_count", count);
                 out.set("expert_used_count", self.count("num_experts_per_tok")?);
-                out.set("expert_feed_forward_length", self.count("moe_intermediate_size")?);
-                self.only("norm_topk_prob", &[true.into()])?;
-                if self.get("norm_topk_prob").is_none() {
-                    return Err(wrong(
-                        "norm_topk_prob",
-                        "is missing; kinfer computes those where it is true",
-                    ));
+                if let Some(hidden) = self.opt_count("moe_intermediate_size")? {
+                    out.set("expert_feed_forward_length", hidden);
                 }
+                if let Some(shared) = self.opt_count("shared_expert_intermediate_size")? {
+                    out.set("expert_shared_feed_forward_length", shared);
+                }
+                out.set("expert_weights_norm", self.flag("norm_topk_prob")?);
                 self.only("decoder_sparse_step", &[1.into()])?;
                 self.only("mlp_only_layers", &[Json::Array(Vec::new())])?;
+                self.only("qkv_bias", &[true.into()])?;
+            }
+            "Glm4MoeForCausalLM" => {
+                out.set("leading_dense_block_count", self.count("first_k_dense_replace")?);
+                out.set("expert_count", self.count("n_routed_experts")?);
+                out.set("expert_used_count", self.count("num_experts_per_tok")?);
+                out.set("expert_feed_forward_length", self.count("moe_intermediate_size")?);
+                out.set("expert_weights_norm", self.flag("norm_topk_prob")?);
+                out.set("expert_weights_scale", self.number("routed_scaling_factor")? as f32);
+                self.count("n_shared_experts")?;
+                // It shows in the tensors.
+                self.get("use_qk_norm");
+                self.only("n_group", &[1.into()])?;
+                self.only("topk_group", &[1.into()])?;
             }
             _ => {}
         }

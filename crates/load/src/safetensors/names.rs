@@ -20,6 +20,8 @@ const PLAIN: Family = Family { class: "", arch: "", layer: &[], offset_norms: fa
 /// Norms of both blocks' outputs only.
 const POST_NORMED: &[(&str, &str)] =
     &[("post_attention_layernorm", "post_attention_norm"), ("post_feedforward_layernorm", "post_ffw_norm")];
+/// The norm before the feed-forward goes by another name in the file.
+const PRE_NORMED: &[(&str, &str)] = &[("post_attention_layernorm", "post_attention_norm")];
 /// Norms before and after both blocks.
 const SANDWICHED: &[(&str, &str)] = &[
     ("post_attention_layernorm", "post_attention_norm"),
@@ -35,6 +37,9 @@ pub(super) static FAMILIES: &[Family] = &[
     Family { class: "Qwen2ForCausalLM", arch: "qwen2", ..PLAIN },
     Family { class: "Qwen3ForCausalLM", arch: "qwen3", ..PLAIN },
     Family { class: "Qwen3MoeForCausalLM", arch: "qwen3moe", ..PLAIN },
+    Family { class: "Qwen2MoeForCausalLM", arch: "qwen2moe", ..PLAIN },
+    Family { class: "OlmoeForCausalLM", arch: "olmoe", ..PLAIN },
+    Family { class: "Glm4MoeForCausalLM", arch: "glm4moe", layer: PRE_NORMED, ..PLAIN },
     Family { class: "GemmaForCausalLM", arch: "gemma", offset_norms: true, tied: true, ..PLAIN },
     Family { class: "Gemma2ForCausalLM", arch: "gemma2", layer: SANDWICHED, offset_norms: true, tied: true },
     Family { class: "Gemma3ForCausalLM", arch: "gemma3", layer: SANDWICHED, offset_norms: true, tied: true },
@@ -70,7 +75,11 @@ const LAYER: &[(&str, &str)] = &[
     ("mlp.down_proj", "ffn_down"),
     ("block_sparse_moe.gate", "ffn_gate_inp"),
     ("mlp.gate", "ffn_gate_inp"),
+    ("mlp.shared_expert_gate", "ffn_gate_inp_shexp"),
 ];
+
+/// A bias that does not end like one, of the layer's tensor `exp_probs_b`.
+const CHOICE_BIAS: &str = "mlp.gate.e_score_correction_bias";
 
 /// The matrices of an expert: `…experts.{e}.w1` is `ffn_gate.{e}`, as in GGUF files from before experts were joined.
 const EXPERT: &[(&str, &str)] = &[
@@ -93,19 +102,28 @@ pub(super) enum Place {
     Nowhere,
 }
 
-/// What becomes of tensor `name` of a model of this family; `None` where such models have no such tensor.
-pub(super) fn place(family: &Family, name: &str) -> Option<Place> {
-    let Some((stem, end)) = [".weight", ".bias"].iter().find_map(|end| Some((name.strip_suffix(end)?, *end)))
-    else {
-        return name.ends_with("rotary_emb.inv_freq").then_some(Place::Nowhere);
-    };
-    let full = match stem.strip_prefix("model.layers.") {
-        None => find(MODEL, stem)?.to_owned(),
+/// What becomes of tensor `name` of a model of this family and so many layers; `None` where such models have no such tensor.
+pub(super) fn place(family: &Family, layers: usize, name: &str) -> Option<Place> {
+    let of_layer = match name.strip_prefix("model.layers.") {
+        None => None,
         Some(rest) => {
             let (i, part) = rest.split_once('.')?;
-            let _: u32 = i.parse().ok()?;
-            format!("blk.{i}.{}", layer(family, part)?)
+            // Behind the decoder's layers are those that guess further tokens.
+            match i.parse::<usize>().ok()? < layers {
+                true => Some((i, part)),
+                false => return Some(Place::Nowhere),
+            }
         }
+    };
+    if let Some((i, CHOICE_BIAS)) = of_layer {
+        return Some(Place::Copy(format!("blk.{i}.exp_probs_b.bias")));
+    }
+    let Some(end) = [".weight", ".bias"].into_iter().find(|end| name.ends_with(end)) else {
+        return name.ends_with("rotary_emb.inv_freq").then_some(Place::Nowhere);
+    };
+    let full = match of_layer {
+        None => find(MODEL, name.strip_suffix(end)?)?.to_owned(),
+        Some((i, part)) => format!("blk.{i}.{}", layer(family, part.strip_suffix(end)?)?),
     };
     let place = if family.offset_norms && full.ends_with("norm") { Place::PlusOne } else { Place::Copy };
     Some(place(format!("{full}{end}")))
@@ -117,6 +135,10 @@ fn layer(family: &Family, part: &str) -> Option<String> {
         let (e, matrix) = rest.split_once('.')?;
         let _: u32 = e.parse().ok()?;
         return Some(format!("{}.{e}", find(EXPERT, matrix)?));
+    }
+    let shared = ["mlp.shared_expert.", "mlp.shared_experts."];
+    if let Some(matrix) = shared.iter().find_map(|prefix| part.strip_prefix(prefix)) {
+        return Some(format!("{}_shexp", find(EXPERT, matrix)?));
     }
     find(family.layer, part).or_else(|| find(LAYER, part)).map(str::to_owned)
 }
@@ -130,7 +152,7 @@ mod tests {
     use super::*;
 
     fn of(class: &str, name: &str) -> Option<Place> {
-        place(FAMILIES.iter().find(|f| f.class == class).unwrap(), name)
+        place(FAMILIES.iter().find(|f| f.class == class).unwrap(), 12, name)
     }
 
     #[test]
@@ -148,6 +170,12 @@ mod tests {
         assert_eq!(of("Gemma3ForCausalLM", norm), plus_one);
         let expert = "model.layers.2.block_sparse_moe.experts.7.w2.weight";
         assert_eq!(of("MixtralForCausalLM", expert), copy("blk.2.ffn_down.7.weight"));
+        let bias = "model.layers.3.mlp.gate.e_score_correction_bias";
+        assert_eq!(of("Glm4MoeForCausalLM", bias), copy("blk.3.exp_probs_b.bias"));
+        let shared = "model.layers.3.mlp.shared_experts.up_proj.weight";
+        assert_eq!(of("Glm4MoeForCausalLM", shared), copy("blk.3.ffn_up_shexp.weight"));
+        // The thirteenth layer of twelve.
+        assert_eq!(of("Glm4MoeForCausalLM", "model.layers.12.eh_proj.weight"), Some(Place::Nowhere));
         assert_eq!(
             of("LlamaForCausalLM", "model.layers.0.self_attn.rotary_emb.inv_freq"),
             Some(Place::Nowhere)

@@ -443,11 +443,12 @@ pub unsafe fn finish<S: Simd>(
     head_dim: usize,
     group: usize,
     partials: &[f32],
+    sinks: Option<&[f32]>,
     out: &mut [f32],
     stride: usize,
 ) {
     let len = partial_len(head_dim);
-    debug_assert!(partials.len().is_multiple_of(len * group));
+    debug_assert!(partials.len().is_multiple_of(len * group) && sinks.is_none_or(|s| s.len() == group));
     let (mut row, mut g) = (0, 0);
     for p in partials.chunks_exact(len) {
         let at = row * stride + g * head_dim;
@@ -457,7 +458,13 @@ pub unsafe fn finish<S: Simd>(
         };
         // SAFETY: `p` is whole vectors, `out` has `head_dim` elements.
         unsafe {
-            let inv = if p[1] == 0.0 { 0.0 } else { 1.0 / S::sum(S::load(p.as_ptr().add(LANES))) };
+            let mut sum = S::sum(S::load(p.as_ptr().add(LANES)));
+            if let Some(sink) = sinks.and_then(|s| s.get(g)) {
+                let mut e = [0.0; LANES];
+                S::store(e.as_mut_ptr(), exp::<S>(S::splat(sink - p[0])));
+                sum += e[0];
+            }
+            let inv = if p[1] == 0.0 { 0.0 } else { 1.0 / sum };
             for i in (0..head_dim).step_by(LANES) {
                 let v = S::mul(S::load(p.as_ptr().add(PARTIAL_HEAD + i)), S::splat(inv));
                 store_n::<S>(out.as_mut_ptr().add(i), v, head_dim - i);

@@ -62,6 +62,9 @@ pub struct Attend<'a> {
     pub scale: f32,
     /// Scores become `cap * tanh(score / cap)`.
     pub softcap: Option<f32>,
+    /// One for each head of the group: a score that the softmax takes into account and no value belongs to (attention sinks, as
+    /// in gpt-oss).
+    pub sinks: Option<&'a [f32]>,
 }
 
 impl Attend<'_> {
@@ -214,6 +217,6 @@ impl Ops {
             self.attend(a, partition, next, tiles.as_deref_mut());
             self.merge(head_dim, partials, next);
         }
-        self.finish(head_dim, a.group, partials, out, stride);
+        self.finish(head_dim, a.group, partials, a.sinks, out, stride);
     }
 }

@@ -65,7 +65,7 @@ impl Work {
 /// Weights of a layer's products.
 fn layer_weights(layer: &LayerSpec, dim: usize) -> usize {
     let LayerSpec { attn, ffn, parallel: _ } = layer;
-    let (experts, router) = ffn.experts.map_or((1, 0), |e| (e.used, e.count * dim));
+    let (experts, router) = ffn.experts.map_or((1, 0), |e| (e.routing.used, e.count * dim));
     dim * attn.qkv_dim() + attn.q_dim() * dim + experts * dim * (ffn.up_dim() + ffn.hidden) + router
 }
 
@@ -88,6 +88,7 @@ mod tests {
                 softcap: None,
                 rope: None,
                 norm: NORM,
+                latent: None,
             },
             ffn: FfnSpec { hidden: 32, gated: true, act: Activation::Silu, norm: NORM, experts: None },
             parallel: false,

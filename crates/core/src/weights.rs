@@ -1,0 +1,176 @@
+//! What a backend's stages work on: a layer's weights, and the activations of a step.
+
+use crate::{Backend, ExpertSpec};
+
+/// Weights of a norm.
+pub struct NormWeights<B: Backend> {
+    /// `[dim]`.
+    pub weight: B::Vector,
+    /// `[dim]`; layer norms only.
+    pub bias: Option<B::Vector>,
+}
+
+/// Weights of an attention block.
+pub struct AttnWeights<B: Backend> {
+    /// Input norm.
+    pub norm: Option<NormWeights<B>>,
+    /// Fused projection, `[projection_dim, dim]`, see [`crate::AttnSpec::projection_dim`].
+    pub qkv: B::Weight,
+    /// Its bias, `[qkv_dim]`.
+    pub qkv_bias: Option<B::Vector>,
+    /// Norm of each query head, `[head_dim]`, or of all together, `[q_dim]`.
+    pub q_norm: Option<B::Vector>,
+    /// Norm of each key head, `[head_dim]`, or of all together, `[kv_dim]`.
+    pub k_norm: Option<B::Vector>,
+    /// Attention sinks, `[heads]`: a score of each head that takes up a part of the softmax (Xiao et al. 2023, arXiv 2309.17453;
+    /// learned as in gpt-oss).
+    pub sinks: Option<B::Vector>,
+    /// What latent attention has besides.
+    pub latent: Option<LatentWeights<B>>,
+    /// Output projection, `[dim, out_dim]`.
+    pub out: B::Weight,
+    /// Its bias, `[dim]`.
+    pub out_bias: Option<B::Vector>,
+    /// Norm of the block's output before the residual.
+    pub post_norm: Option<NormWeights<B>>,
+}
+
+/// Weights of latent attention, see [`crate::LatentSpec`].
+pub struct LatentWeights<B: Backend> {
+    /// Norm of the queries' latent, `[q_rank]`, and the queries' projection, `[heads * (turned | plain), q_rank]`.
+    pub q: Option<(B::Vector, B::Weight)>,
+    /// Norm of the latent of keys and values, `[rank]`.
+    pub kv_norm: B::Vector,
+    /// Of each head, `[rank, plain]`.
+    pub k_up: Vec<B::Weight>,
+    /// Of each head, `[value, rank]`.
+    pub v_up: Vec<B::Weight>,
+}
+
+/// Weights of a feed-forward block.
+pub struct FfnWeights<B: Backend> {
+    /// Input norm.
+    pub norm: Option<NormWeights<B>>,
+    /// Fused projection `gate | up`, or `up` alone, `[up_dim, dim]`.
+    pub gate_up: B::Weight,
+    /// Its bias, `[up_dim]`.
+    pub gate_up_bias: Option<B::Vector>,
+    /// `[dim, hidden]`.
+    pub down: B::Weight,
+    /// Its bias, `[dim]`.
+    pub down_bias: Option<B::Vector>,
+    /// Norm of the block's output before the residual.
+    pub post_norm: Option<NormWeights<B>>,
+}
+
+/// Weights of a mixture of experts.
+pub struct MoeWeights<B: Backend> {
+    /// How it is mixed.
+    pub spec: ExpertSpec,
+    /// Input norm.
+    pub norm: Option<NormWeights<B>>,
+    /// `[experts, dim]`.
+    pub router: B::Weight,
+    /// Its bias, `[experts]`.
+    pub router_bias: Option<B::Vector>,
+    /// What is added to the experts' scores for the choice alone, `[experts]`.
+    pub choice_bias: Option<B::Vector>,
+    /// The experts.
+    pub experts: ExpertWeights<B::Weight, B::Vector>,
+    /// The expert that every position goes to.
+    pub shared: Option<SharedExpert<B>>,
+    /// Norm of the block's output before the residual.
+    pub post_norm: Option<NormWeights<B>>,
+}
+
+/// Weights of the experts of a layer, in a backend's weights and vectors.
+pub struct ExpertWeights<W, V> {
+    /// Of each `gate | up`, `[up_dim, dim]`, and `down`, `[dim, hidden]`.
+    pub products: Vec<[W; 2]>,
+    /// Biases of the first, `[experts, up_dim]`.
+    pub gate_up_bias: Option<V>,
+    /// Biases of the second, `[experts, dim]`.
+    pub down_bias: Option<V>,
+}
+
+/// Weights of the expert that every position goes to; it has a gate as the others have.
+pub struct SharedExpert<B: Backend> {
+    /// `gate | up`, `[2 * shared hidden, dim]`.
+    pub gate_up: B::Weight,
+    /// `[dim, shared hidden]`.
+    pub down: B::Weight,
+    /// `[1, dim]`: the expert's output is multiplied by the sigmoid of this product.
+    pub gate: Option<B::Weight>,
+}
+
+/// The final norm and the output head; a tied head is the embedding table itself.
+pub struct HeadWeights<'a, B: Backend> {
+    /// Final norm.
+    pub norm: &'a NormWeights<B>,
+    /// `[vocab, dim]`.
+    pub head: &'a B::Weight,
+    /// `[vocab]`.
+    pub bias: Option<&'a B::Vector>,
+}
+
+/// One layer's weights.
+pub struct Layer<B: Backend> {
+    /// Attention.
+    pub attn: AttnWeights<B>,
+    /// Feed-forward.
+    pub ffn: Ffn<B>,
+}
+
+/// The second block of a layer.
+pub enum Ffn<B: Backend> {
+    /// One feed-forward for all.
+    Dense(FfnWeights<B>),
+    /// A mixture of experts.
+    Mixture(MoeWeights<B>),
+}
+
+/// All activations of a step, allocated once for the largest batch.
+pub struct Scratch<B: Backend> {
+    /// Residual stream, `[rows, dim]`.
+    pub x: B::Act,
+    /// Output of a norm, `[rows, dim]`.
+    pub norm: B::Act,
+    /// Fused projection, `[rows, max qkv_dim]`.
+    pub qkv: B::Act,
+    /// Attention output, `[rows, max q_dim]`.
+    pub attn: B::Act,
+    /// Output of a block before the residual, `[rows, dim]`.
+    pub proj: B::Act,
+    /// `gate | up`, `[rows, 2 * max hidden]`.
+    pub gate_up: B::Act,
+    /// Gated hidden activations, `[rows, max hidden]`.
+    pub hidden: B::Act,
+    /// Router logits of mixtures of experts, `[rows, max experts]`.
+    pub router: B::Act,
+    /// Output of a shared expert, `[rows, dim]`.
+    pub shared: B::Act,
+    /// What gates it, `[rows, 1]`.
+    pub shared_gate: B::Act,
+    /// What latent attention needs.
+    pub latent: LatentScratch<B>,
+    /// Residual stream of the wanted rows, `[outputs, dim]`.
+    pub last: B::Act,
+    /// Its norm, `[outputs, dim]`.
+    pub last_norm: B::Act,
+    /// `[outputs, vocab]`.
+    pub logits: B::Act,
+}
+
+/// Activations of latent attention, empty where no layer has it.
+pub struct LatentScratch<B: Backend> {
+    /// Fused projection, `[rows, projection_dim]`.
+    pub down: B::Act,
+    /// The queries' latent, `[rows, q_rank]`.
+    pub q_down: B::Act,
+    /// Projected queries, `[rows, projected_q_dim]`; later the heads' values, `[rows, out_dim]`.
+    pub queries: B::Act,
+    /// What goes into a product of each head, `[heads * rows, plain or rank]`.
+    pub head_in: B::Act,
+    /// What comes out, `[heads * rows, rank or value]`.
+    pub head_out: B::Act,
+}

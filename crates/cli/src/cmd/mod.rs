@@ -9,4 +9,5 @@ pub mod rm;
 pub mod run;
 pub mod score;
 pub mod show;
+pub mod template;
 pub mod tokenize;

@@ -7,8 +7,7 @@ use crate::table::{Table, printable};
 use crate::{model, term};
 use anyhow::Context;
 use clap::builder::FalseyValueParser;
-use kinfer::gguf::Gguf;
-use kinfer::tokenizer::{Encode, TokenKind, Tokenizer, VocabSpec};
+use kinfer::tokenizer::{Encode, TokenKind, Tokenizer};
 use serde_json::{Value, json};
 use std::io::IsTerminal;
 use std::path::PathBuf;
@@ -83,7 +82,7 @@ pub fn run(args: TokenizeArgs, ctx: &Ctx) -> anyhow::Result<()> {
     let composed: Option<String> = (!is_nfc(&text)).then(|| text.nfc().collect());
     let mut all = Vec::with_capacity(models.len());
     for name in models {
-        let tokenizer = open(ctx, name)?;
+        let (_, tokenizer) = model::vocabulary(ctx, Some(name))?;
         let ids = tokenizer.encode(&text, options).with_context(|| format!("{name}: the text"))?;
         let nfc_tokens =
             composed.as_deref().map(|c| tokenizer.encode(c, options)).transpose()?.map(|ids| ids.len());
@@ -124,14 +123,6 @@ pub fn run(args: TokenizeArgs, ctx: &Ctx) -> anyhow::Result<()> {
         }
     }
     Ok(())
-}
-
-/// The tokenizer of a model.
-fn open(ctx: &Ctx, name: &str) -> anyhow::Result<Tokenizer> {
-    let files = model::resolve(ctx, Some(name))?.files;
-    let gguf = Gguf::open(&files[0]).map_err(kinfer::Error::from)?;
-    let spec = VocabSpec::from_metadata(gguf.metadata()).map_err(kinfer::Error::from)?;
-    Ok(Tokenizer::new(&spec).map_err(kinfer::Error::from)?)
 }
 
 /// What the text costs in each model.

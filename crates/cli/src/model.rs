@@ -10,7 +10,7 @@ use kinfer::quantize::Recipe;
 use kinfer::template::{ChatTemplate, builtin_templates};
 use kinfer::tokenizer::{Tokenizer, VocabSpec, pre_tokenizers};
 use kinfer::{Device, Isa, KvType, KvTypes, LoadOptions, Model, Numerics};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -124,13 +124,25 @@ pub enum NumericsArg {
 impl LoadArgs {
     /// Finds, fetches and loads a model.
     pub fn load(&self, ctx: &Ctx, name: Option<&str>) -> anyhow::Result<Arc<Model>> {
+        self.load_as(ctx, name, |path, options| Model::load(path, options), |model| model)
+    }
+
+    /// The same by a function of its own; `model_of` is the model in what that gives.
+    pub fn load_as<T>(
+        &self,
+        ctx: &Ctx,
+        name: Option<&str>,
+        load: impl FnOnce(&Path, LoadOptions) -> kinfer::Result<T>,
+        model_of: impl Fn(&T) -> &Arc<Model>,
+    ) -> anyhow::Result<T> {
         // A wrong option must not cost a download first.
         let mut options = self.options()?;
         let found = resolve(ctx, name)?;
         options.progress = progress::loading(ctx);
         let start = Instant::now();
         let quant = options.quant.clone();
-        let model = Model::load(&found.files[0], options)?;
+        let loaded = load(&found.files[0], options)?;
+        let model = model_of(&loaded);
         if let Some(recipe) = quant {
             let targets = recipe.targets(model.gguf()).map_err(kinfer::Error::Model)?;
             crate::cmd::quantize::note_replaced(ctx, &targets.replaced);
@@ -139,7 +151,7 @@ impl LoadArgs {
         ctx.detail(&format!("device: {}", model.device()));
         let (path, size) = (model.path().display(), human_size(model.weight_bytes()));
         ctx.detail(&format!("model: {path} ({}), {size} of weights, loaded in {seconds:.3} s", found.origin));
-        Ok(model)
+        Ok(loaded)
     }
 
     /// The options without progress; an error for each that is wrong whatever the model.

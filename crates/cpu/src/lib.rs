@@ -6,6 +6,7 @@
 //! of threads, on batch mates, or on how a prompt is cut into chunks.
 
 mod act;
+mod inputs;
 mod kv;
 pub mod machine;
 mod mem;
@@ -16,6 +17,7 @@ mod team;
 mod weight;
 
 pub use act::Act;
+pub use inputs::{Inputs, WeightInputs};
 pub use kinfer_kernels::isa::Isa;
 pub use kinfer_kernels::peak;
 pub use kv::Kv;
@@ -34,7 +36,7 @@ use kinfer_kernels::ops::Ops;
 use kinfer_kernels::pack::Quantize;
 use mem::Arena;
 use std::ops::Range;
-use std::sync::PoisonError;
+use std::sync::{Arc, PoisonError};
 use weight::Input;
 
 /// How products with quantised weights are computed.
@@ -59,6 +61,8 @@ pub struct Cpu {
     convert: Option<TileConvert>,
     numerics: Numerics,
     arena: Arena,
+    /// Where the inputs of products are recorded, if they are.
+    inputs: Option<Arc<Inputs>>,
 }
 
 impl Cpu {
@@ -73,7 +77,7 @@ impl Cpu {
         let quantize = Quantize::new(isa).ok_or_else(missing)?;
         let team = Team::new(threads).map_err(|e| fail(format!("starting {threads} threads: {e}")))?;
         let convert = if numerics == Numerics::Auto { TileConvert::new(isa) } else { None };
-        Ok(Cpu { team, isa, ops, quantize, convert, numerics, arena: Arena::default() })
+        Ok(Cpu { team, isa, ops, quantize, convert, numerics, arena: Arena::default(), inputs: None })
     }
 }
 
@@ -322,6 +326,9 @@ impl Backend for Cpu {
 impl Cpu {
     /// `out[r] = weight * x[r]`, a row per role.
     fn product(&self, weight: &Weight, x: &Act, roles: &[Role], out: &mut Act) {
+        if let (Some(inputs), Some(number)) = (&self.inputs, weight.recorded()) {
+            inputs.add(number, x);
+        }
         out.shape(x.rows(), weight.rows());
         let mut guard = x.rounded.lock().unwrap_or_else(PoisonError::into_inner);
         let input = Input { float: x.view(), rounded: guard.view(x.width()) };

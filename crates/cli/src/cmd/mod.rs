@@ -1,6 +1,7 @@
 pub mod bench;
 pub mod completions;
 pub mod doctor;
+pub mod imatrix;
 pub mod list;
 pub mod perplexity;
 pub mod pull;

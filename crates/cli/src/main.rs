@@ -10,6 +10,7 @@ mod input;
 mod interrupt;
 mod keyboard;
 mod model;
+mod nfc;
 mod progress;
 mod system;
 mod table;

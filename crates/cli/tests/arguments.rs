@@ -129,6 +129,8 @@ fn the_other_commands() {
         (&["score", "user/repo", "--ids", &ids], "`x` is not a token id"),
         (&["score", "user/repo", "--ids", &one], "nothing to score"),
         (&["score", "user/repo", "--ids", &one, "--top", "2"], "--json"),
+        (&["score", "user/repo", "--ids", &one, "--nfc", "on"], "--nfc on"),
+        (&["score", "user/repo", "--text", &ids, "--nfc", "maybe"], "--nfc"),
         (&["score", "user/repo", "--text", &ids, "-c", "1"], "--ctx-size"),
         (&["score", "user/repo", "--text", &ids, "--isa", "abacus"], "abacus"),
         (&["score", "user/repo", "--text", &ids, "-ctk", "f8"], "--cache-type-k"),

@@ -63,7 +63,7 @@ impl Stored {
 
     fn matrix(&self) -> Matrix<'_> {
         let Stored { format, rows, cols, .. } = *self;
-        Matrix { name: "test", rows, cols, format, data: &self.data, order: RowOrder::AsStored }
+        Matrix { name: "test", expert: 0, rows, cols, format, data: &self.data, order: RowOrder::AsStored }
     }
 }
 

@@ -100,6 +100,14 @@ impl Part {
 }
 
 impl Part {
+    /// Which of the tensor's matrices it lies in.
+    fn expert(&self) -> usize {
+        match self.stored[..] {
+            [_, rows, _] => self.rows.0 / rows.max(1),
+            _ => 0,
+        }
+    }
+
     /// Rows of the whole stored tensor.
     fn all_rows(&self) -> usize {
         self.stored[..self.stored.len() - 1].iter().product()
@@ -407,7 +415,8 @@ impl<B: Backend> Builder<'_, B> {
                 Some((format, data)) => (*format, data.as_slice()),
                 None => (tensor.format, stored),
             };
-            matrices.push(Matrix { name: &part.name, rows, cols, format, data, order: part.order });
+            let (name, expert) = (part.name.as_str(), part.expert());
+            matrices.push(Matrix { name, expert, rows, cols, format, data, order: part.order });
         }
         let weight = self.backend.weight(&matrices)?;
         let bytes: u64 = matrices.iter().map(|m| self.backend.weight_bytes(m.rows, m.cols, m.format)).sum();

@@ -1,9 +1,10 @@
 //! Small random models of every shape that a spec can have, for the backend suite.
+#![allow(dead_code)] // each test binary uses a part
 
 use crate::common::Random;
 use kinfer_core::{
     Activation, AttnSpec, Backend, ExpertSpec, FfnSpec, Format, LatentSpec, LayerSpec, Model, ModelSpec,
-    NormKind, NormSpec, RopeSpec, Routing, Scores,
+    NormKind, NormSpec, RopeSpec, Routing, Scores, dequantize,
 };
 use kinfer_load::gguf::{Gguf, write::Writer};
 use kinfer_models::arch::{Blueprint, Names, QkNorm, QkRows};
@@ -25,6 +26,21 @@ impl Toy {
     pub fn load<B: Backend>(&self, backend: B) -> Arc<dyn Model> {
         kinfer_models::build(backend, self.blueprint.clone(), &self.gguf, &mut |_, _| {}).unwrap()
     }
+
+    /// The values of a tensor.
+    pub fn tensor(&self, name: &str) -> Vec<f32> {
+        let tensor = self.gguf.tensor(name).unwrap();
+        let mut values = vec![0.0; tensor.elements() as usize];
+        dequantize(tensor.format().unwrap(), tensor.data(), &mut values);
+        values
+    }
+}
+
+/// A mixture of experts whose first layer reads nothing but embeddings: its blocks are parallel.
+pub fn parallel_experts() -> Toy {
+    let routing = Routing { used: 2, scores: Scores::Softmax, renormalise: false, scale: 1.0 };
+    let experts = Some(ExpertSpec { count: 5, routing, shared: None });
+    Shape { name: "parallel experts", experts, parallel: true, ..Shape::default() }.build(&[Format::F32])
 }
 
 /// One model per feature of the specs; with `KINFER_FEW_TOYS` set only the first, whose weights are K-quants: all that the emulator of a

@@ -10,6 +10,7 @@ mod input;
 mod interrupt;
 mod keyboard;
 mod model;
+mod nfc;
 mod progress;
 mod system;
 mod table;
@@ -42,6 +43,7 @@ enum Command {
     Run(Box<cmd::run::RunArgs>),
     Score(cmd::score::ScoreArgs),
     Perplexity(cmd::perplexity::PerplexityArgs),
+    Imatrix(cmd::imatrix::ImatrixArgs),
     Quantize(cmd::quantize::QuantizeArgs),
     Convert(cmd::quantize::ConvertArgs),
     Pull(cmd::pull::PullArgs),
@@ -49,6 +51,7 @@ enum Command {
     Rm(cmd::rm::RmArgs),
     Show(cmd::show::ShowArgs),
     Tokenize(cmd::tokenize::TokenizeArgs),
+    Template(cmd::template::TemplateArgs),
     Doctor(cmd::doctor::DoctorArgs),
     Bench(cmd::bench::BenchArgs),
     Completions(cmd::completions::CompletionsArgs),
@@ -80,6 +83,7 @@ fn main() -> ExitCode {
         Command::Run(args) => cmd::run::run(*args, &ctx),
         Command::Perplexity(args) => cmd::perplexity::run(args, &ctx),
         Command::Score(args) => cmd::score::run(args, &ctx),
+        Command::Imatrix(args) => cmd::imatrix::run(args, &ctx),
         Command::Quantize(args) => cmd::quantize::run(args, &ctx),
         Command::Convert(args) => cmd::quantize::convert(args, &ctx),
         Command::Pull(args) => cmd::pull::run(args, &ctx),
@@ -87,6 +91,7 @@ fn main() -> ExitCode {
         Command::Rm(args) => cmd::rm::run(args, &ctx),
         Command::Show(args) => cmd::show::run(args, &ctx),
         Command::Tokenize(args) => cmd::tokenize::run(args, &ctx),
+        Command::Template(args) => cmd::template::run(args, &ctx),
         Command::Doctor(args) => cmd::doctor::run(args, &ctx),
         Command::Bench(args) => cmd::bench::run(args, &ctx),
         Command::Completions(args) => cmd::completions::run(args, &ctx),

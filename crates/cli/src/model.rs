@@ -4,12 +4,13 @@ use crate::ctx::Ctx;
 use crate::exit::CliError;
 use crate::input::read;
 use crate::progress::{self, Downloads};
+use kinfer::gguf::Gguf;
 use kinfer::hub::{Hub, HubConfig, HubError, ModelRef, ResolvedModel, human_size};
 use kinfer::quantize::Recipe;
 use kinfer::template::{ChatTemplate, builtin_templates};
-use kinfer::tokenizer::pre_tokenizers;
+use kinfer::tokenizer::{Tokenizer, VocabSpec, pre_tokenizers};
 use kinfer::{Device, Isa, KvType, KvTypes, LoadOptions, Model, Numerics};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -47,6 +48,15 @@ pub fn resolve(ctx: &Ctx, name: Option<&str>) -> anyhow::Result<ResolvedModel> {
     Ok(hub.resolve(&wanted, &mut Downloads::new(ctx), &cancel)?)
 }
 
+/// Opens a model's file for what is not its weights: metadata and tokenizer.
+pub fn vocabulary(ctx: &Ctx, name: Option<&str>) -> anyhow::Result<(Gguf, Tokenizer)> {
+    let files = resolve(ctx, name)?.files;
+    let gguf = Gguf::open(&files[0]).map_err(kinfer::Error::from)?;
+    let spec = VocabSpec::from_metadata(gguf.metadata()).map_err(kinfer::Error::from)?;
+    let tokenizer = Tokenizer::new(&spec).map_err(kinfer::Error::from)?;
+    Ok((gguf, tokenizer))
+}
+
 /// How a model is loaded.
 #[derive(clap::Args, Default)]
 #[command(next_help_heading = "Model and device")]
@@ -70,6 +80,13 @@ pub struct LoadArgs {
     /// Pre-tokenizer by name, instead of the one that the model file names
     #[arg(long, env = "KINFER_PRE", value_name = "NAME")]
     pub pre: Option<String>,
+    #[command(flatten)]
+    pub template: TemplateArgs,
+}
+
+/// A chat template instead of the model's.
+#[derive(clap::Args, Default)]
+pub struct TemplateArgs {
     /// Chat template instead of the model's: the name of a built-in one, or Jinja
     #[arg(
         long,
@@ -79,7 +96,7 @@ pub struct LoadArgs {
     )]
     pub chat_template: Option<String>,
     /// Chat template in Jinja, from a file
-    #[arg(long, env = "KINFER_CHAT_TEMPLATE_FILE", value_name = "FILE")]
+    #[arg(long, env = "KINFER_CHAT_TEMPLATE_FILE", value_name = "FILE", visible_alias = "template")]
     pub chat_template_file: Option<PathBuf>,
 }
 
@@ -107,13 +124,25 @@ pub enum NumericsArg {
 impl LoadArgs {
     /// Finds, fetches and loads a model.
     pub fn load(&self, ctx: &Ctx, name: Option<&str>) -> anyhow::Result<Arc<Model>> {
+        self.load_as(ctx, name, |path, options| Model::load(path, options), |model| model)
+    }
+
+    /// The same by a function of its own; `model_of` is the model in what that gives.
+    pub fn load_as<T>(
+        &self,
+        ctx: &Ctx,
+        name: Option<&str>,
+        load: impl FnOnce(&Path, LoadOptions) -> kinfer::Result<T>,
+        model_of: impl Fn(&T) -> &Arc<Model>,
+    ) -> anyhow::Result<T> {
         // A wrong option must not cost a download first.
         let mut options = self.options()?;
         let found = resolve(ctx, name)?;
         options.progress = progress::loading(ctx);
         let start = Instant::now();
         let quant = options.quant.clone();
-        let model = Model::load(&found.files[0], options)?;
+        let loaded = load(&found.files[0], options)?;
+        let model = model_of(&loaded);
         if let Some(recipe) = quant {
             let targets = recipe.targets(model.gguf()).map_err(kinfer::Error::Model)?;
             crate::cmd::quantize::note_replaced(ctx, &targets.replaced);
@@ -122,7 +151,7 @@ impl LoadArgs {
         ctx.detail(&format!("device: {}", model.device()));
         let (path, size) = (model.path().display(), human_size(model.weight_bytes()));
         ctx.detail(&format!("model: {path} ({}), {size} of weights, loaded in {seconds:.3} s", found.origin));
-        Ok(model)
+        Ok(loaded)
     }
 
     /// The options without progress; an error for each that is wrong whatever the model.
@@ -149,19 +178,29 @@ impl LoadArgs {
                 NumericsArg::Int8 => Numerics::Int8,
                 NumericsArg::F32 => Numerics::F32,
             },
-            chat_template: self.template()?,
+            chat_template: self.template.source()?,
             pre_tokenizer: self.pre.clone(),
             quant: self.quant.as_deref().map(|name| recipe("--quant", name)).transpose()?,
             progress: None,
         })
     }
+}
 
+impl TemplateArgs {
     /// The name of a built-in template, or Jinja that compiles.
-    fn template(&self) -> anyhow::Result<Option<String>> {
+    pub fn source(&self) -> anyhow::Result<Option<String>> {
         let is_jinja = |text: &str| text.contains("{{") || text.contains("{%");
+        let is_builtin = |name: &str| builtin_templates().any(|known| known == name);
         let (source, flag) = match (&self.chat_template_file, &self.chat_template) {
+            (Some(path), _) if !path.exists() && is_builtin(&path.to_string_lossy()) => {
+                let name = path.display();
+                return Err(CliError::usage(format!(
+                    "--chat-template-file: there is no file {name}; the built-in template of that name is \
+                     --chat-template {name}"
+                )));
+            }
             (Some(path), _) => (read(path)?, "--chat-template-file"),
-            (None, Some(name)) if builtin_templates().any(|known| known == name) => {
+            (None, Some(name)) if is_builtin(name) => {
                 return Ok(Some(name.clone()));
             }
             (None, Some(source)) => (source.clone(), "--chat-template"),

@@ -108,13 +108,29 @@ fn run() {
 fn the_other_commands() {
     let at = Untouched::new();
     let (ids, one) = (at.file("ids.json", "[1, x]"), at.file("one.json", "[1]"));
+    let comma = at.file("comma.json", "[\n  {\"role\": \"user\"},\n]");
+    let role = at.file("role.json", "{\"messages\": [\n  {\"content\": \"a\"}\n]}");
     for (args, says) in [
-        (&["score", "user/repo"][..], "--text"),
+        (&["template", "render", "user/repo"][..], "--user TEXT, or --messages FILE"),
+        (&["template", "render", "user/repo", "--messages", "/none.json"], "/none.json cannot be read"),
+        (&["template", "render", "user/repo", "--messages", &comma], "comma.json: trailing comma at line 3"),
+        (&["template", "render", "user/repo", "--messages", &role], "missing field `role` at line 2"),
+        (&["template", "render", "user/repo", "--messages", &role, "--user", "a"], "cannot be used with"),
+        (&["template", "render", "user/repo", "--user", "a", "--tools", &comma], "tools"),
+        (&["template", "render", "user/repo", "--user", "a", "--tools", &role], "expected a list"),
+        (&["template", "render", "user/repo", "--user", "a", "--set", "x"], "KEY=JSON"),
+        (&["template", "render", "user/repo", "--user", "a", "--set", "x=y z"], "--set 'x=\"y z\"'"),
+        (&["template", "render", "user/repo", "--user", "a", "--chat-template", "none"], "chatml"),
+        (&["template", "render", "--chat-template", "chatml", "--user", "a", "--tokens"], "needs a model"),
+        (&["template", "render", "no model", "--user", "a"], "not a model reference"),
+        (&["score", "user/repo"], "--text"),
         (&["score", "user/repo", "--text", "/none.txt"], "/none.txt cannot be read"),
         (&["score", "user/repo", "--text", &ids, "--ids", &ids], "cannot be used with"),
         (&["score", "user/repo", "--ids", &ids], "`x` is not a token id"),
         (&["score", "user/repo", "--ids", &one], "nothing to score"),
         (&["score", "user/repo", "--ids", &one, "--top", "2"], "--json"),
+        (&["score", "user/repo", "--ids", &one, "--nfc", "on"], "--nfc on"),
+        (&["score", "user/repo", "--text", &ids, "--nfc", "maybe"], "--nfc"),
         (&["score", "user/repo", "--text", &ids, "-c", "1"], "--ctx-size"),
         (&["score", "user/repo", "--text", &ids, "--isa", "abacus"], "abacus"),
         (&["score", "user/repo", "--text", &ids, "-ctk", "f8"], "--cache-type-k"),

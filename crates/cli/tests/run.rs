@@ -196,3 +196,39 @@ fn korean_comes_whole() {
     assert!(hangul >= 10, "{run:?}");
     assert!(!run.stdout.contains('\u{fffd}'), "{run:?}");
 }
+
+#[test]
+fn decomposed_korean_is_told_of_or_composed() {
+    let world = World::new();
+    // 대한민국의 수도는, each syllable in two or three letters, as in the name of a file on macOS.
+    let apart = "\u{1103}\u{1162}\u{1112}\u{1161}\u{11ab}\u{1106}\u{1175}\u{11ab}\u{1100}\u{116e}\u{11a8}\u{110b}\u{1174} \
+        \u{1109}\u{116e}\u{1103}\u{1169}\u{1102}\u{1173}\u{11ab}";
+    let model = gemma3();
+    let run = |text: &str, flags: &[&str]| {
+        let args = ["run", &model, "--raw", text, "-n", "1", "--json"];
+        let run = world.run(&[&args[..], flags].concat()).ok();
+        (run.json()["prompt_ids"].clone(), run.stderr)
+    };
+    let (whole, nothing) = run("대한민국의 수도는", &[]);
+    assert_eq!(nothing, "");
+    assert_eq!(run(apart, &["--nfc", "on"]), (whole.clone(), String::new()));
+    let (many, told) = run(apart, &[]);
+    let [few, many] = [&whole, &many].map(|ids| ids.as_array().unwrap().len() - 1);
+    assert!(many >= 3 * few, "{many} {few}");
+    let want = format!(
+        "decomposed characters, as in macOS file names: 8 of 9; --nfc on composes them: {few} tokens \
+         instead of {many}\n"
+    );
+    assert_eq!(told, want);
+    assert_eq!(run(apart, &["--nfc", "off"]).1, "");
+
+    // In a conversation, each text by itself; in a text to be scored.
+    let chat = ["run", &smollm2(), "-sys", "\u{1112}\u{1161}\u{11ab}", apart, "-n", "1"];
+    assert_eq!(world.run(&chat).ok().stderr.lines().filter(|l| l.contains("--nfc on")).count(), 2);
+    let file = world.file("apart.txt", apart);
+    let score = ["score", &model, "--text", &file, "--json"];
+    let told = world.run(&score).ok();
+    assert!(told.stderr == want && told.json()["tokens"] == many + 1, "{told:?}");
+    let composed = world.run(&[&score[..], &["--nfc", "on"]].concat()).ok();
+    assert!(composed.stderr.is_empty() && composed.json()["tokens"] == few + 1, "{composed:?}");
+}

@@ -145,11 +145,25 @@ fn tokenize_reads_files_and_stdin_and_control_tokens() {
 fn tokenize_tells_what_decomposed_text_costs() {
     let (kinfer, gemma3) = (Kinfer::new(), model(GEMMA3));
     // 한 in composed form, and as three conjoining letters.
-    let got = kinfer.run(&["tokenize", &gemma3, "\u{1112}\u{1161}\u{11ab}"]);
+    let apart = "\u{1112}\u{1161}\u{11ab} a";
+    let got = kinfer.run(&["tokenize", &gemma3, apart]);
     let stderr = String::from_utf8(got.stderr.clone()).unwrap();
-    assert!(stderr.contains("NFC) it takes 1 tokens of") && stderr.contains("instead of 3"), "{stderr}");
-    let stderr = kinfer.run(&["tokenize", &gemma3, "한"]).stderr;
-    assert!(stderr.is_empty(), "composed text needs no hint");
+    let says = "decomposed characters, as in macOS file names: 1 of 3; --nfc on composes them: 2 tokens of ";
+    assert!(stderr.starts_with(says) && stderr.ends_with(" instead of 4\n"), "{stderr}");
+    assert_eq!(stderr.lines().count(), 1);
+    let silent = |args: &[&str]| {
+        let got = kinfer.run(args);
+        assert!(got.status.success() && got.stderr.is_empty(), "{args:?}: {got:?}");
+        String::from_utf8(got.stdout).unwrap()
+    };
+    let whole = silent(&["tokenize", &gemma3, "한 a", "--ids"]);
+    assert_eq!(silent(&["tokenize", &gemma3, apart, "--ids", "--nfc", "on"]), whole);
+    let ids = kinfer.run(&["tokenize", &gemma3, apart, "--ids"]);
+    assert!(ids.stderr == got.stderr && ids.stdout != whole.as_bytes());
+    assert_eq!(silent(&["tokenize", &gemma3, apart, "--ids", "--nfc", "off"]).as_bytes(), ids.stdout);
+    let json = kinfer.json(&["tokenize", &gemma3, apart, "--json", "--nfc", "off"]);
+    assert_eq!((&json["models"][0]["tokens"], &json["models"][0]["nfc_tokens"]), (&4.into(), &2.into()));
+    assert_eq!((&json["text"]["nfc"], &json["text"]["characters"]), (&false.into(), &3.into()));
 }
 
 #[test]

@@ -21,8 +21,10 @@ pub use crate::weights::{
 /// A stored matrix, as it lies in the model file.
 #[derive(Clone, Copy, Debug)]
 pub struct Matrix<'a> {
-    /// Tensor name, for errors.
+    /// Tensor name, for errors and records.
     pub name: &'a str,
+    /// Which matrix it is of a tensor that holds those of several experts, else 0; for records.
+    pub expert: usize,
     /// Outputs.
     pub rows: usize,
     /// Inputs; a row is `cols` elements in blocks of the format.

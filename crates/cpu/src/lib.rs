@@ -6,6 +6,7 @@
 //! of threads, on batch mates, or on how a prompt is cut into chunks.
 
 mod act;
+mod inputs;
 mod kv;
 pub mod machine;
 mod mem;
@@ -16,6 +17,7 @@ mod team;
 mod weight;
 
 pub use act::Act;
+pub use inputs::{Inputs, WeightInputs};
 pub use kinfer_kernels::isa::Isa;
 pub use kinfer_kernels::peak;
 pub use kv::Kv;
@@ -36,7 +38,7 @@ use kinfer_kernels::ops::Ops;
 use kinfer_kernels::pack::Quantize;
 use mem::Arena;
 use std::ops::Range;
-use std::sync::PoisonError;
+use std::sync::{Arc, PoisonError};
 use weight::Input;
 
 /// How products with quantised weights are computed.
@@ -61,6 +63,8 @@ pub struct Cpu {
     convert: Option<TileConvert>,
     numerics: Numerics,
     arena: Arena,
+    /// Where the inputs of products are recorded, if they are.
+    inputs: Option<Arc<Inputs>>,
 }
 
 impl Cpu {
@@ -75,7 +79,7 @@ impl Cpu {
         let quantize = Quantize::new(isa).ok_or_else(missing)?;
         let team = Team::new(threads).map_err(|e| fail(format!("starting {threads} threads: {e}")))?;
         let convert = if numerics == Numerics::Auto { TileConvert::new(isa) } else { None };
-        Ok(Cpu { team, isa, ops, quantize, convert, numerics, arena: Arena::default() })
+        Ok(Cpu { team, isa, ops, quantize, convert, numerics, arena: Arena::default(), inputs: None })
     }
 }
 
@@ -381,6 +385,11 @@ impl Cpu {
     /// `out[h * rows + r] = weights[h] * x[h * rows + r]`, a row per role; the weights are alike in shape and format.
     fn product_heads(&self, weights: &[Weight], x: &Act, roles: &[Role], out: &mut Act) {
         let (Some(first), n) = (weights.first(), roles.len()) else { return };
+        if let Some(inputs) = &self.inputs {
+            for (h, weight) in weights.iter().enumerate() {
+                weight.recorded().into_iter().for_each(|number| inputs.add(number, x, h * n..(h + 1) * n));
+            }
+        }
         out.shape(x.rows(), first.rows());
         let mut guard = x.rounded.lock().unwrap_or_else(PoisonError::into_inner);
         let input = Input { float: x.view(), rounded: guard.view(x.width()) };

@@ -23,6 +23,8 @@ pub struct Weight {
     parts: Vec<Part>,
     rows: usize,
     cols: usize,
+    /// Its number in [`crate::Inputs`], where those are recorded.
+    recorded: Option<usize>,
 }
 
 struct Part {
@@ -59,7 +61,8 @@ impl Weight {
     pub(crate) fn pack(parts: &[Matrix<'_>], cpu: &Cpu) -> Result<Weight> {
         let (isa, exact) = (cpu.isa, cpu.numerics == Numerics::F32);
         let cols = parts.first().map_or(0, |p| p.cols);
-        let mut weight = Weight { parts: Vec::with_capacity(parts.len()), rows: 0, cols };
+        let recorded = cpu.inputs.as_ref().map(|inputs| inputs.weight(parts));
+        let mut weight = Weight { parts: Vec::with_capacity(parts.len()), rows: 0, cols, recorded };
         for m in parts {
             let packing = packing(m.format, exact);
             let bytes = packing.bytes(m.rows, cols);
@@ -79,6 +82,10 @@ impl Weight {
 
     pub(crate) fn rows(&self) -> usize {
         self.rows
+    }
+
+    pub(crate) fn recorded(&self) -> Option<usize> {
+        self.recorded
     }
 
     pub(crate) fn cols(&self) -> usize {

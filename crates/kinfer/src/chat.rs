@@ -11,8 +11,17 @@ use std::sync::Arc;
 #[derive(Debug)]
 pub struct Chat(std::result::Result<ChatTemplate, Arc<TemplateError>>);
 
+/// A conversation as the model reads it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Rendered {
+    /// What the template wrote.
+    pub text: String,
+    /// Its tokens, with BOS where the model wants one and the template wrote none.
+    pub ids: Vec<u32>,
+}
+
 /// The prompt of a conversation.
-pub struct Prompt {
+pub(crate) struct Prompt {
     pub ids: Vec<u32>,
     /// The tags between which the model thinks, if it does.
     pub reasoning: Option<Reasoning>,
@@ -28,11 +37,7 @@ impl Chat {
         let text = |id: Option<u32>| id.and_then(|id| std::str::from_utf8(tokenizer.token_bytes(id)?).ok());
         let (bos, eos) = (text(tokenizer.bos()), text(tokenizer.eos()));
         Ok(Self(match wanted {
-            // Without a tag it can only be meant as a name.
-            Some(name) if !name.contains("{{") && !name.contains("{%") => {
-                Ok(ChatTemplate::builtin(name, bos, eos)?)
-            }
-            Some(source) => Ok(ChatTemplate::new(source, bos, eos)?),
+            Some(wanted) => Ok(ChatTemplate::wanted(wanted, bos, eos)?),
             None => ChatTemplate::from_metadata(metadata, tokenizer).map_err(Arc::new),
         }))
     }
@@ -50,9 +55,37 @@ impl Chat {
         self.0.as_ref().is_ok_and(|t| t.source().contains("enable_thinking"))
     }
 
+    /// The prompt of a conversation. What a message spells is text, never a control token; but the think tags in the model's
+    /// own messages, which templates look for, are what they were.
+    ///
+    /// # Errors
+    /// [`Error::Template`] when there is no template, or when it refuses the conversation or fails; [`Error::Tokenizer`].
+    pub fn render(&self, with: &Render, tokenizer: &Tokenizer) -> Result<Rendered> {
+        let tags = Reasoning::default();
+        let spelled = |role: &str, text: &str| {
+            let mut found = tokenizer.control_texts(text);
+            if role == "assistant" {
+                found.retain(|range| ![tags.open.as_str(), &tags.close].contains(&&text[range.clone()]));
+            }
+            found
+        };
+        let Guarded { text, plain } = self.template()?.render_guarded(with, &spelled)?;
+        let mut ids = tokenizer.encode_prompt(&text, &plain)?;
+        // A template may leave BOS to the tokenizer.
+        if let Some(bos) = tokenizer.bos().filter(|&b| tokenizer.add_bos() && ids.first() != Some(&b)) {
+            ids.insert(0, bos);
+        }
+        Ok(Rendered { text, ids })
+    }
+
     /// The prompt for the next message of the model.
-    pub fn prompt(&self, messages: &[Message], thinking: Thinking, tokenizer: &Tokenizer) -> Result<Prompt> {
-        let template = self.template()?;
+    pub(crate) fn prompt(
+        &self,
+        messages: &[Message],
+        thinking: Thinking,
+        tokenizer: &Tokenizer,
+    ) -> Result<Prompt> {
+        self.template()?;
         let messages: Vec<template::Message> = messages.iter().map(to_template).collect();
         let switch = match thinking {
             Thinking::Auto => None,
@@ -71,22 +104,7 @@ impl Chat {
             extra: extra.as_ref(),
             ..Render::default()
         };
-        // What a message spells is text, never a control token; but the think tags in the model's own messages, which
-        // templates look for, are what they were.
-        let tags = Reasoning::default();
-        let spelled = |role: &str, text: &str| {
-            let mut found = tokenizer.control_texts(text);
-            if role == "assistant" {
-                found.retain(|range| ![tags.open.as_str(), &tags.close].contains(&&text[range.clone()]));
-            }
-            found
-        };
-        let Guarded { text, plain } = template.render_guarded(&with, &spelled)?;
-        let mut ids = tokenizer.encode_prompt(&text, &plain)?;
-        // A template may leave BOS to the tokenizer.
-        if let Some(bos) = tokenizer.bos().filter(|&b| tokenizer.add_bos() && ids.first() != Some(&b)) {
-            ids.insert(0, bos);
-        }
+        let Rendered { text, ids } = self.render(&with, tokenizer)?;
         Ok(Prompt { ids, reasoning: self.reasoning(&text, tokenizer) })
     }
 

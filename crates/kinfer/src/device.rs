@@ -2,7 +2,7 @@
 
 use crate::{Error, LoadOptions, Numerics, Result};
 use kinfer_core::RunnerLimits;
-use kinfer_cpu::{Cpu, Isa, machine};
+use kinfer_cpu::{Cpu, Inputs, Isa, machine};
 use kinfer_cuda::Cuda;
 use kinfer_models::{MemoryPlan, Source};
 use std::borrow::Cow;
@@ -121,6 +121,21 @@ pub(crate) fn load(
     progress: &mut dyn FnMut(u64, u64),
 ) -> Result<Arc<dyn kinfer_core::Model>> {
     on!(options, |backend| Ok(kinfer_models::load(backend, source, progress)?))
+}
+
+/// The same on the CPU, with the inputs of all products recorded.
+pub(crate) fn load_recording(
+    source: &dyn Source,
+    options: &LoadOptions,
+    inputs: Arc<Inputs>,
+    progress: &mut dyn FnMut(u64, u64),
+) -> Result<Arc<dyn kinfer_core::Model>> {
+    if !matches!(options.device, Device::Auto | Device::Cpu) {
+        let (device, reason) =
+            (options.device.to_string(), "only `cpu` records what weights are multiplied with");
+        return Err(Error::Device { device, reason: reason.into() });
+    }
+    Ok(kinfer_models::load(cpu(options)?.recording(inputs), source, progress)?)
 }
 
 /// Memory that a model and a runner would take there.

@@ -33,6 +33,7 @@ mod session;
 mod vocab;
 mod worker;
 
+pub use chat::{Chat, Rendered};
 pub use device::Device;
 pub use engine::{Engine, EngineBuilder, Generation};
 pub use error::{Error, ErrorKind, Result};

@@ -6,6 +6,7 @@ use crate::quantize::Recoded;
 use crate::vocab::Vocab;
 use crate::{Device, Engine, Error, Message, Result, Thinking, device};
 use kinfer_core::{KvTypes, ModelSpec, Runner, RunnerLimits};
+use kinfer_cpu::Inputs;
 use kinfer_gen::{Sampling, SamplingOverrides, Vocabulary};
 use kinfer_load::gguf::{Gguf, Metadata};
 use kinfer_load::template::ChatTemplate;
@@ -103,7 +104,26 @@ impl Model {
     ///
     /// # Errors
     /// As [`Model::load`].
-    pub fn load_gguf(gguf: Gguf, mut options: LoadOptions) -> Result<Arc<Self>> {
+    pub fn load_gguf(gguf: Gguf, options: LoadOptions) -> Result<Arc<Self>> {
+        Self::load_by(gguf, options, device::load)
+    }
+
+    /// [`Model::load_gguf`], with the inputs of all products recorded.
+    pub(crate) fn load_recording(gguf: Gguf, options: LoadOptions, inputs: Arc<Inputs>) -> Result<Arc<Self>> {
+        Self::load_by(gguf, options, |source, options, progress| {
+            device::load_recording(source, options, inputs, progress)
+        })
+    }
+
+    fn load_by(
+        gguf: Gguf,
+        mut options: LoadOptions,
+        load: impl FnOnce(
+            &dyn Source,
+            &LoadOptions,
+            kinfer_models::Progress<'_>,
+        ) -> Result<Arc<dyn kinfer_core::Model>>,
+    ) -> Result<Arc<Self>> {
         let tokenizer = tokenizer(&gguf, &options)?;
         let nothing = RunnerLimits { rows: 0, outputs: 0, blocks: 0, context: 0, kv: KvTypes::default() };
         let recoded = options.quant.as_ref().map(|recipe| Recoded::new(&gguf, recipe, options.threads));
@@ -115,7 +135,7 @@ impl Model {
             return Err(Error::Memory { what: "the model's weights".into(), needed, available });
         }
         let mut progress = options.progress.take();
-        let inner = device::load(source, &options, &mut |done, all| {
+        let inner = load(source, &options, &mut |done, all| {
             if let Some(report) = &mut progress {
                 report(done, all);
             }

@@ -1,6 +1,7 @@
 pub mod bench;
 pub mod completions;
 pub mod doctor;
+pub mod imatrix;
 pub mod list;
 pub mod perplexity;
 pub mod pull;
@@ -9,4 +10,5 @@ pub mod rm;
 pub mod run;
 pub mod score;
 pub mod show;
+pub mod template;
 pub mod tokenize;

@@ -31,7 +31,7 @@ pub struct QuantizeArgs {
     /// one that fits counts
     #[arg(long, value_name = "PATTERN=TYPE")]
     tensor: Vec<String>,
-    /// Importance matrix, a GGUF file as llama-imatrix writes
+    /// Importance matrix, a GGUF file as `kinfer imatrix` or llama-imatrix writes
     #[arg(long, env = "KINFER_IMATRIX", value_name = "FILE")]
     imatrix: Option<PathBuf>,
     /// Quantise what is quantised already: it loses twice

@@ -5,6 +5,7 @@ use crate::ctx::Ctx;
 use crate::exit::{self, CliError};
 use crate::input::read;
 use crate::model::{self, CacheArgs, LoadArgs};
+use crate::nfc::{NfcArg, NfcArgs};
 use crate::{progress, term};
 use clap::builder::FalseyValueParser;
 use kinfer::tokenizer::Encode;
@@ -39,6 +40,8 @@ pub struct ScoreArgs {
     #[arg(short, long, env = "KINFER_CTX_SIZE", value_name = "N", default_value_t = 512, value_parser = clap::value_parser!(u32).range(2..))]
     ctx_size: u32,
     #[command(flatten)]
+    nfc: NfcArgs,
+    #[command(flatten)]
     cache: CacheArgs,
     /// Print one JSON object with everything
     #[arg(long, env = "KINFER_JSON", value_parser = FalseyValueParser::new())]
@@ -70,6 +73,9 @@ pub fn run(args: ScoreArgs, ctx: &Ctx) -> anyhow::Result<()> {
     if args.top > 0 && !args.json {
         return Err(CliError::usage("--top needs --json, which is where its tokens are printed"));
     }
+    if args.ids.is_some() && args.nfc.nfc == NfcArg::On {
+        return Err(CliError::usage("--nfc on composes the characters of a text, and --ids has none"));
+    }
     let input = read(args.text.as_deref().or(args.ids.as_deref()).unwrap_or("-".as_ref()))?;
     let given = if args.ids.is_some() { Some(parse_ids(&input)?) } else { None };
     if let Some(ids) = &given {
@@ -82,7 +88,9 @@ pub fn run(args: ScoreArgs, ctx: &Ctx) -> anyhow::Result<()> {
         None => {
             // As data: what looks like a control token in the text is text.
             let options = Encode { special: false, bos: None, eos: Some(false) };
-            tokenizer.encode(&input, options).map_err(kinfer::Error::from)?
+            let text = args.nfc.apply(input);
+            args.nfc.tell(ctx, tokenizer, &text)?;
+            tokenizer.encode(&text, options).map_err(kinfer::Error::from)?
         }
     };
     enough(&ids)?;

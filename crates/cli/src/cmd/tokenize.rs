@@ -3,16 +3,15 @@
 use crate::ctx::Ctx;
 use crate::exit::{CliError, exclusive};
 use crate::input::read;
+use crate::nfc::{self, Cost, NfcArgs};
 use crate::table::{Table, printable};
 use crate::{model, term};
 use anyhow::Context;
 use clap::builder::FalseyValueParser;
-use kinfer::gguf::Gguf;
-use kinfer::tokenizer::{Encode, TokenKind, Tokenizer, VocabSpec};
+use kinfer::tokenizer::{Encode, TokenKind, Tokenizer};
 use serde_json::{Value, json};
 use std::io::IsTerminal;
 use std::path::PathBuf;
-use unicode_normalization::{UnicodeNormalization, is_nfc};
 use unicode_segmentation::UnicodeSegmentation;
 
 /// Show a text as tokens, and what it costs in each of several models
@@ -25,6 +24,7 @@ Examples:
   kinfer tokenize smollm2 'What is the capital of Korea?'
   kinfer tokenize smollm2 gemma3:270m '대한민국의 수도는 어디인가요?'   side by side
   kinfer tokenize gemma3:270m -f essay.txt --json | jq '.models[0].tokens'
+  ls | kinfer tokenize gemma3:270m --nfc on
   kinfer tokenize smollm2 --parse-special '<|im_start|>user'
   echo -n hello | kinfer tokenize smollm2 --ids")]
 pub struct TokenizeArgs {
@@ -49,6 +49,8 @@ pub struct TokenizeArgs {
     /// Add the tokens that the model puts around a text (BOS, EOS)
     #[arg(long, env = "KINFER_ADD_SPECIAL", value_parser = FalseyValueParser::new())]
     add_special: bool,
+    #[command(flatten)]
+    nfc: NfcArgs,
 }
 
 /// A text in the tokens of one model.
@@ -56,8 +58,8 @@ struct Tokenized {
     model: String,
     tokenizer: Tokenizer,
     ids: Vec<u32>,
-    /// Tokens of the text in composed form (NFC), where it is in another form.
-    nfc_tokens: Option<usize>,
+    /// The ids of the text in composed form (NFC), where it is in another form.
+    composed: Option<Vec<u32>>,
 }
 
 /// How long a text is.
@@ -73,6 +75,7 @@ pub fn run(args: TokenizeArgs, ctx: &Ctx) -> anyhow::Result<()> {
     exclusive(("--ids", args.ids), ("--json", args.json))?;
     let (models, text) = args.split()?;
     model::check_names(models)?;
+    let text = args.nfc.apply(text);
     let length = Length {
         bytes: text.len(),
         code_points: text.chars().count(),
@@ -80,15 +83,15 @@ pub fn run(args: TokenizeArgs, ctx: &Ctx) -> anyhow::Result<()> {
     };
     let added = (!args.add_special).then_some(false);
     let options = Encode { special: args.parse_special, bos: added, eos: added };
-    let composed: Option<String> = (!is_nfc(&text)).then(|| text.nfc().collect());
+    let composed = nfc::composed(&text);
     let mut all = Vec::with_capacity(models.len());
     for name in models {
-        let tokenizer = open(ctx, name)?;
+        let (_, tokenizer) = model::vocabulary(ctx, Some(name))?;
         let ids = tokenizer.encode(&text, options).with_context(|| format!("{name}: the text"))?;
-        let nfc_tokens =
-            composed.as_deref().map(|c| tokenizer.encode(c, options)).transpose()?.map(|ids| ids.len());
-        all.push(Tokenized { model: name.clone(), tokenizer, ids, nfc_tokens });
+        let composed = composed.as_deref().map(|text| tokenizer.encode(text, options)).transpose()?;
+        all.push(Tokenized { model: name.clone(), tokenizer, ids, composed });
     }
+    args.nfc.tell_costs(ctx, &text, &all.iter().filter_map(Tokenized::cost).collect::<Vec<_>>());
     if args.ids {
         for t in &all {
             let ids: Vec<String> = t.ids.iter().map(u32::to_string).collect();
@@ -114,24 +117,7 @@ pub fn run(args: TokenizeArgs, ctx: &Ctx) -> anyhow::Result<()> {
         "{tokens}{}\ntext: {characters} characters, {code_points} code points, {bytes} bytes\n",
         compared(&all, &length)
     ))?;
-    for t in &all {
-        if let Some(n) = t.nfc_tokens.filter(|&n| n < t.ids.len()) {
-            let (model, have) = (&t.model, t.ids.len());
-            ctx.note(&format!(
-                "the text is in decomposed form (NFD), as in macOS file names; composed (NFC) it takes {n} tokens of {model} \
-                 instead of {have}"
-            ));
-        }
-    }
     Ok(())
-}
-
-/// The tokenizer of a model.
-fn open(ctx: &Ctx, name: &str) -> anyhow::Result<Tokenizer> {
-    let files = model::resolve(ctx, Some(name))?.files;
-    let gguf = Gguf::open(&files[0]).map_err(kinfer::Error::from)?;
-    let spec = VocabSpec::from_metadata(gguf.metadata()).map_err(kinfer::Error::from)?;
-    Ok(Tokenizer::new(&spec).map_err(kinfer::Error::from)?)
 }
 
 /// What the text costs in each model.
@@ -176,6 +162,11 @@ fn ratio(a: usize, b: usize) -> String {
 impl Tokenized {
     fn bytes(&self, id: u32) -> &[u8] {
         self.tokenizer.token_bytes(id).unwrap_or_default()
+    }
+
+    /// What composing the text would save.
+    fn cost(&self) -> Option<Cost<'_>> {
+        Some(Cost(&self.model, &self.ids, self.composed.as_ref()?))
     }
 
     /// Tokens that are not whole characters.
@@ -227,7 +218,7 @@ impl Tokenized {
             "pieces": self.ids.iter().map(piece).collect::<Vec<_>>(),
             "tokens_per_character": if length.characters > 0 { json!(per_character) } else { Value::Null },
             "partial_characters": self.partial(),
-            "nfc_tokens": self.nfc_tokens,
+            "nfc_tokens": self.composed.as_ref().map(Vec::len),
         })
     }
 }

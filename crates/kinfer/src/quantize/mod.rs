@@ -5,11 +5,15 @@
 //!
 //! Quantising twice loses twice, so matrices that are quantised already are refused, but for Q8_0, whose own error is
 //! small beside that of what comes after it, and but where [`Options::requantize`] says otherwise.
+//!
+//! A [`Collector`] measures on a text how much each column of the matrices counts, for [`Options::importance`].
 
+mod collect;
 mod importance;
 #[cfg(test)]
 mod tests;
 
+pub use collect::{Collected, Collector};
 pub use importance::Importance;
 
 use crate::{Error, Result};
@@ -21,6 +25,7 @@ use kinfer_models::arch::{self, QkRows};
 use kinfer_models::source::{Source, Stored as View, Value};
 pub use kinfer_models::{Recipe, Targets};
 use std::collections::BTreeMap;
+use std::fs::File;
 use std::io::{self, BufWriter, Write};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
@@ -73,6 +78,37 @@ pub fn write(
         importance.check(&outputs)?;
     }
     let writer = header(source, recipe, &outputs)?;
+    let threads = options.threads.unwrap_or_else(machine::threads).max(1);
+    let total: u64 = outputs.iter().map(Output::stored_bytes).sum();
+    let (mut done, mut failed) = (0, None);
+    let written = write_file(path, |file| {
+        let written = writer.write_with(file, |i, out| {
+            let output = &outputs[i];
+            let weights = options.importance.as_ref().and_then(|all| all.of(&output.name));
+            let result = output.write(weights, threads, out, &mut |bytes| {
+                done += bytes;
+                progress(done, total);
+            });
+            result.map_err(|e| match e {
+                Error::Io { source, .. } => source,
+                other => {
+                    failed = Some(other);
+                    io::Error::other("not encoded")
+                }
+            })
+        });
+        match failed.take() {
+            Some(error) => Err(error),
+            None => Ok(written.map_err(|problem| GgufError { path: path.into(), problem })?),
+        }
+    })?;
+    let mut formats = BTreeMap::new();
+    outputs.iter().for_each(|o| *formats.entry(o.format.name()).or_default() += 1);
+    Ok(Report { read: total, written, formats, replaced: targets.replaced })
+}
+
+/// Writes the file `path`, which is replaced when all of it is there. Returns its bytes.
+fn write_file(path: &Path, write: impl FnOnce(&mut BufWriter<File>) -> Result<()>) -> Result<u64> {
     let in_file = |source: io::Error| Error::Io { path: path.into(), source };
     let partial = {
         let mut name = path.file_name().unwrap_or_default().to_owned();
@@ -80,38 +116,14 @@ pub fn write(
         path.with_file_name(name)
     };
     let guard = Partial(&partial);
-    let file = std::fs::File::create(&partial).map_err(in_file)?;
-    let mut out = BufWriter::with_capacity(1 << 20, file);
-    let threads = options.threads.unwrap_or_else(machine::threads).max(1);
-    let total: u64 = outputs.iter().map(Output::stored_bytes).sum();
-    let (mut done, mut failed) = (0, None);
-    let written = writer.write_with(&mut out, |i, out| {
-        let output = &outputs[i];
-        let weights = options.importance.as_ref().and_then(|all| all.of(&output.name));
-        let result = output.write(weights, threads, out, &mut |bytes| {
-            done += bytes;
-            progress(done, total);
-        });
-        result.map_err(|e| match e {
-            Error::Io { source, .. } => source,
-            other => {
-                failed = Some(other);
-                io::Error::other("not encoded")
-            }
-        })
-    });
-    if let Some(error) = failed {
-        return Err(error);
-    }
-    written.map_err(|problem| GgufError { path: path.into(), problem })?;
+    let mut out = BufWriter::with_capacity(1 << 20, File::create(&partial).map_err(in_file)?);
+    write(&mut out)?;
     out.flush().map_err(in_file)?;
     drop(out);
     let bytes = std::fs::metadata(&partial).map_err(in_file)?.len();
     std::fs::rename(&partial, path).map_err(in_file)?;
     std::mem::forget(guard);
-    let mut formats = BTreeMap::new();
-    outputs.iter().for_each(|o| *formats.entry(o.format.name()).or_default() += 1);
-    Ok(Report { read: total, written: bytes, formats, replaced: targets.replaced })
+    Ok(bytes)
 }
 
 /// Removes an unfinished file.

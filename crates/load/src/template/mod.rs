@@ -134,6 +134,22 @@ impl ChatTemplate {
         Self::new(source, bos_token, eos_token)
     }
 
+    /// The template `wanted`: a built-in one by name, or Jinja source.
+    ///
+    /// # Errors
+    /// It is no name, and does not parse.
+    pub fn wanted(
+        wanted: &str,
+        bos_token: Option<&str>,
+        eos_token: Option<&str>,
+    ) -> Result<Self, TemplateError> {
+        // Without a tag it can only be meant as a name.
+        match wanted.contains("{{") || wanted.contains("{%") {
+            true => Self::new(wanted, bos_token, eos_token),
+            false => Self::builtin(wanted, bos_token, eos_token),
+        }
+    }
+
     /// The template in a GGUF file, for its tokenizer.
     ///
     /// # Errors

@@ -133,6 +133,9 @@ pub fn run(args: RunArgs, ctx: &Ctx) -> anyhow::Result<()> {
         // Before anything is typed.
         model.template()?;
     }
+    for text in task.texts() {
+        args.prompt.nfc.tell(ctx, model.tokenizer(), text)?;
+    }
     params.sampling = args.sampling.resolve(ctx, &model, params.sampling.logit_bias);
     let engine = args.engine.engine(model)?;
     ctx.detail(&format!("context: {} tokens", engine.limits().context));

@@ -2,6 +2,7 @@
 
 use crate::exit::{CliError, exclusive};
 use crate::input::read;
+use crate::nfc::NfcArgs;
 use clap::builder::FalseyValueParser;
 use kinfer::{Message, Role};
 use std::io::IsTerminal;
@@ -32,6 +33,8 @@ pub struct PromptArgs {
     /// Continue the prompt as it is, without a chat template: for models that are not made for chats
     #[arg(long, env = "KINFER_RAW", value_parser = FalseyValueParser::new())]
     pub raw: bool,
+    #[command(flatten)]
+    pub nfc: NfcArgs,
 }
 
 /// What is to be done.
@@ -42,6 +45,17 @@ pub enum Task {
     Raw(String),
     /// Answer this conversation.
     Messages(Vec<Message>),
+}
+
+impl Task {
+    /// The texts that the user gave.
+    pub fn texts(&self) -> Vec<&str> {
+        match self {
+            Task::Chat(system) => system.iter().map(String::as_str).collect(),
+            Task::Raw(text) => vec![text],
+            Task::Messages(messages) => messages.iter().map(|m| m.content.as_str()).collect(),
+        }
+    }
 }
 
 impl PromptArgs {
@@ -66,6 +80,7 @@ impl PromptArgs {
                 return Err(CliError::usage("a chat needs a terminal; give a prompt, or pipe one in"));
             }
         };
+        let prompt = self.nfc.apply(prompt);
         if self.raw {
             return match prompt.is_empty() {
                 true => Err(CliError::usage("the prompt is empty")),
@@ -87,10 +102,11 @@ impl PromptArgs {
 
     /// The system message.
     fn system(&self) -> anyhow::Result<Option<String>> {
-        match (&self.system_prompt, &self.system_prompt_file) {
-            (Some(text), _) => Ok(Some(text.clone())),
-            (None, Some(path)) => Ok(Some(read(path)?.trim_end().to_owned())),
-            (None, None) => Ok(None),
-        }
+        let text = match (&self.system_prompt, &self.system_prompt_file) {
+            (Some(text), _) => text.clone(),
+            (None, Some(path)) => read(path)?.trim_end().to_owned(),
+            (None, None) => return Ok(None),
+        };
+        Ok(Some(self.nfc.apply(text)))
     }
 }

@@ -96,6 +96,7 @@ impl Chat<'_> {
                 None => self.ctx.fail("there is nothing to take back"),
             },
             Command::System(text) => {
+                let text = self.read(text)?;
                 self.say(if text.is_empty() { "no system message" } else { "system message set" });
                 self.session.system(text);
             }

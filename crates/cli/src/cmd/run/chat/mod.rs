@@ -7,6 +7,7 @@ use super::stream::{self, Answer, Show};
 use super::{Ready, RunArgs};
 use crate::ctx::Ctx;
 use crate::keyboard::Muted;
+use crate::nfc::NfcArgs;
 use editor::{Input, LineEditor};
 use kinfer::{CancelToken, Done, Event, Finish, LengthLimit, Session};
 
@@ -16,6 +17,7 @@ struct Chat<'a> {
     session: Session,
     /// Each text is continued by itself; nothing is remembered but the last one.
     raw: bool,
+    nfc: NfcArgs,
     said: Option<String>,
     last: Option<Done>,
 }
@@ -30,7 +32,7 @@ pub fn run(ctx: &Ctx, ready: Ready, args: &RunArgs, system: Option<String>) -> a
     }
     let mut editor = LineEditor::new(ctx, !args.no_history)?;
     let _working = ctx.interrupt.chat();
-    let mut chat = Chat { ctx, session, raw: args.prompt.raw, said: None, last: None };
+    let mut chat = Chat { ctx, session, raw: args.prompt.raw, nfc: args.prompt.nfc, said: None, last: None };
     chat.greet();
     let mut interrupts = 0;
     loop {
@@ -50,7 +52,10 @@ pub fn run(ctx: &Ctx, ready: Ready, args: &RunArgs, system: Option<String>) -> a
                 Some(Ok(commands::Command::Bye)) => return Ok(()),
                 Some(Ok(command)) => chat.command(command)?,
                 Some(Err(message)) => ctx.fail(&message),
-                None => chat.send(text)?,
+                None => {
+                    let text = chat.read(text)?;
+                    chat.send(text)?;
+                }
             },
         }
         interrupts = 0;
@@ -72,6 +77,13 @@ impl Chat<'_> {
         for line in text.lines() {
             self.ctx.note(&self.ctx.err.dim(line));
         }
+    }
+
+    /// What was typed, composed where that is asked for.
+    fn read(&self, text: String) -> anyhow::Result<String> {
+        let text = self.nfc.apply(text);
+        self.nfc.tell(self.ctx, self.session.engine().model().tokenizer(), &text)?;
+        Ok(text)
     }
 
     fn send(&mut self, text: String) -> anyhow::Result<()> {

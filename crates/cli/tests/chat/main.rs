@@ -231,3 +231,26 @@ fn a_model_without_a_chat_template_continues_texts() {
     tty.types(CTRL_D);
     assert_eq!(tty.code(), 0);
 }
+
+#[test]
+fn decomposed_letters_are_told_of_or_composed() {
+    let world = World::new();
+    let apart = "\u{1112}\u{1161}\u{11ab}";
+    let file = world.home.path().join("talk.json").to_string_lossy().into_owned();
+    for (when, want) in [("auto", apart), ("on", "한")] {
+        let mut tty = chat(&world, &["-n", "1", "--no-history", "--nfc", when]);
+        tty.says(apart);
+        if when == "auto" {
+            tty.sees("file names: 1 of 1;");
+        }
+        tty.prompt();
+        tty.says(&format!("/system {apart}"));
+        tty.sees("system message set");
+        tty.prompt();
+        tty.says(&format!("/save {file}"));
+        tty.sees("3 messages in");
+        let saved: serde_json::Value =
+            serde_json::from_str(&std::fs::read_to_string(&file).unwrap()).unwrap();
+        assert_eq!((&saved[0]["content"], &saved[1]["content"]), (&want.into(), &want.into()), "{when}");
+    }
+}

@@ -91,45 +91,46 @@ impl Collector {
     /// # Errors
     /// [`Error::Io`]; [`Error::Model`] where the model computed something that is not finite.
     pub fn write(&self, path: &Path, datasets: &[&str]) -> Result<Collected> {
-        let weights = self.inputs.weights();
-        let tensors = by_tensor(&weights);
-        let fail = |problem| GgufError { path: path.into(), problem };
         let mut writer = Writer::default();
         writer
             .set("general.type", "imatrix")
             .set("imatrix.datasets", datasets)
             .set("imatrix.chunk_count", self.chunks)
             .set("imatrix.chunk_size", self.chunk as u32);
-        let mut data = Vec::with_capacity(2 * tensors.len());
-        let mut unused = 0;
-        for (name, matrices) in &tensors {
-            let cols = matrices.values().map(|m| m.squares.len()).max().unwrap_or(0);
-            let count = matrices.keys().last().map_or(0, |last| last + 1);
-            let (mut sums, mut counts) = (vec![0f32; cols * count], vec![0f32; count]);
-            for (&at, matrix) in matrices {
-                counts[at] = matrix.rows as f32;
-                let sums = &mut sums[at * cols..(at + 1) * cols];
-                sums.iter_mut().zip(&matrix.squares).for_each(|(to, &from)| *to = from as f32);
-            }
-            if let Some(at) = sums.iter().position(|sum| !sum.is_finite()) {
-                let what = format!(
-                    "`{name}` was multiplied with something that is not finite, in column {}",
-                    at % cols
-                );
-                return Err(
-                    kinfer_core::Error::Backend { device: self.model.device(), source: what.into() }.into()
-                );
-            }
-            unused += counts.iter().filter(|&&rows| rows == 0.0).count();
-            for (end, width, values) in [("in_sum2", cols, sums), ("counts", 1, counts)] {
-                let shape = [width as u64, count as u64];
-                writer.tensor(format!("{name}.{end}"), &shape, Format::F32.tensor_type()).map_err(fail)?;
-                data.push(values.iter().flat_map(|v| v.to_le_bytes()).collect::<Vec<u8>>());
-            }
-        }
-        let written = write_file(path, |out| Ok(writer.write(out, &data).map_err(fail)?))?;
-        Ok(Collected { tensors: tensors.len(), unused, written })
+        write(writer, &self.inputs.weights(), path, &self.model.device())
     }
+}
+
+/// Writes a file of these metadata with the sums of `weights`, which `device` computed.
+fn write(mut writer: Writer, weights: &[WeightInputs], path: &Path, device: &str) -> Result<Collected> {
+    let tensors = by_tensor(weights);
+    let fail = |problem| GgufError { path: path.into(), problem };
+    let mut data = Vec::with_capacity(2 * tensors.len());
+    let mut unused = 0;
+    for (name, matrices) in &tensors {
+        let cols = matrices.values().map(|m| m.squares.len()).max().unwrap_or(0);
+        let count = matrices.keys().last().map_or(0, |last| last + 1);
+        let (mut sums, mut counts) = (vec![0f32; cols * count], vec![0f32; count]);
+        for (&at, matrix) in matrices {
+            counts[at] = matrix.rows as f32;
+            let sums = &mut sums[at * cols..(at + 1) * cols];
+            sums.iter_mut().zip(&matrix.squares).for_each(|(to, &from)| *to = from as f32);
+        }
+        if let Some(at) = sums.iter().position(|sum| !sum.is_finite()) {
+            let column = at % cols;
+            let what =
+                format!("`{name}` was multiplied with something that is not finite, in column {column}");
+            return Err(kinfer_core::Error::Backend { device: device.into(), source: what.into() }.into());
+        }
+        unused += counts.iter().filter(|&&rows| rows == 0.0).count();
+        for (end, width, values) in [("in_sum2", cols, sums), ("counts", 1, counts)] {
+            let shape = [width as u64, count as u64];
+            writer.tensor(format!("{name}.{end}"), &shape, Format::F32.tensor_type()).map_err(fail)?;
+            data.push(values.iter().flat_map(|v| v.to_le_bytes()).collect::<Vec<u8>>());
+        }
+    }
+    let written = write_file(path, |out| Ok(writer.write(out, &data).map_err(fail)?))?;
+    Ok(Collected { tensors: tensors.len(), unused, written })
 }
 
 /// Of each tensor that was multiplied its matrices, under the names that a GGUF file has: there the matrices of all experts are one
@@ -148,22 +149,23 @@ fn by_tensor(weights: &[WeightInputs]) -> BTreeMap<String, BTreeMap<usize, &Weig
 
 #[cfg(test)]
 mod tests {
+    use super::super::Importance;
     use super::*;
+
+    fn weight(parts: &[(&str, usize)], rows: u64, squares: &[f64]) -> WeightInputs {
+        let parts = parts.iter().map(|&(name, matrix)| (name.into(), matrix)).collect();
+        WeightInputs { parts, rows, squares: squares.into() }
+    }
 
     #[test]
     fn matrices_are_found_under_the_names_of_gguf_files() {
-        let weight = |parts: &[(&str, usize)], rows| WeightInputs {
-            parts: parts.iter().map(|&(name, matrix)| (name.into(), matrix)).collect(),
-            rows,
-            squares: vec![rows as f64],
-        };
         let fused = "blk.0.attn_qkv.weight";
         let weights = [
-            weight(&[("token_embd.weight", 0)], 0),
-            weight(&[(fused, 0), (fused, 0), (fused, 0)], 9),
-            weight(&[("blk.0.ffn_gate_exps.weight", 0), ("blk.0.ffn_up_exps.weight", 0)], 0),
-            weight(&[("blk.0.ffn_gate_exps.weight", 1), ("blk.0.ffn_up_exps.weight", 1)], 5),
-            weight(&[("blk.1.ffn_down.10.weight", 0)], 4),
+            weight(&[("token_embd.weight", 0)], 0, &[]),
+            weight(&[(fused, 0), (fused, 0), (fused, 0)], 9, &[1.0]),
+            weight(&[("blk.0.ffn_gate_exps.weight", 0), ("blk.0.ffn_up_exps.weight", 0)], 0, &[]),
+            weight(&[("blk.0.ffn_gate_exps.weight", 1), ("blk.0.ffn_up_exps.weight", 1)], 5, &[1.0]),
+            weight(&[("blk.1.ffn_down.10.weight", 0)], 4, &[1.0]),
         ];
         let got: Vec<(String, Vec<(usize, u64)>)> = by_tensor(&weights)
             .into_iter()
@@ -176,5 +178,28 @@ mod tests {
             ("blk.1.ffn_down_exps.weight", vec![(10, 4)]),
         ];
         assert_eq!(got, want.map(|(name, matrices)| (name.to_owned(), matrices)));
+    }
+
+    #[test]
+    fn what_is_written_is_read_as_means() {
+        const UP: &str = "blk.0.ffn_up_exps.weight";
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("imatrix.gguf");
+        let mut writer = Writer::default();
+        writer.set("general.type", "imatrix");
+        let chosen = weight(&[(UP, 1)], 4, &[8.0, 2.0, 0.0]);
+        let weights = [weight(&[(UP, 0)], 0, &[]), chosen.clone(), weight(&[(UP, 2)], 1, &[5.0, 6.0, 7.0])];
+        let report = write(writer, &weights, &path, "cpu").unwrap();
+        assert_eq!((report.tensors, report.unused), (1, 1));
+        assert_eq!(report.written, std::fs::metadata(&path).unwrap().len());
+        let read = Importance::open(&path).unwrap();
+        let rows: Vec<_> = (0..4).map(|e| read.of(UP).unwrap().row(e).map(<[f32]>::to_vec)).collect();
+        let want = [[1.0; 3], [2.0, 0.5, 0.0], [5.0, 6.0, 7.0]].map(|row| Some(row.to_vec()));
+        assert_eq!(rows, [&want[..], &[None]].concat());
+
+        let broken = WeightInputs { squares: vec![1.0, f64::NAN, 1.0], ..chosen };
+        let error = write(Writer::default(), &[broken], &path, "cpu").unwrap_err();
+        assert!(error.to_string().contains("column 1") && error.to_string().contains(UP), "{error}");
+        assert!(Importance::open(&path).is_ok(), "what was there stays");
     }
 }

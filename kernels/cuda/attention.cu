@@ -129,7 +129,7 @@ constexpr int MAX_DIM = 256;
 
 // Partial results of a row: [heads][partitions][head_dim + 2], the last two the largest score and the sum of the weights.
 // Grid (partitions, kv_heads * ceil(group / HEADS), rows), 128 threads. Bound: the bytes of keys and values, read once for a group of heads.
-KERNEL __launch_bounds__(128) attend_partition(const Attend a, const Rows rows, const Cache c, int first_row, float *__restrict__ partial) {
+KERNEL __launch_bounds__(128, 4) attend_partition(const Attend a, const Rows rows, const Cache c, int first_row, float *__restrict__ partial) {
   __shared__ float q[HEADS][MAX_DIM];
   __shared__ float p[HEADS][PARTITION];
   const int lane = threadIdx.x & 31, warp = threadIdx.x >> 5, n = c.head_dim;
@@ -173,9 +173,7 @@ KERNEL __launch_bounds__(128) attend_partition(const Attend a, const Rows rows, 
       if ((lane & 7) == 0) p[g][k] = seen ? s : -INFINITY;
     }
   }
-#ifndef PLANT_SCORES_BARRIER
   __syncthreads();
-#endif
   const int partitions = gridDim.x;
   float *out = partial + (((size_t)blockIdx.z * a.heads + kv_head * a.group + set) * partitions + blockIdx.x) * (n + 2);
   const size_t next_head = (size_t)partitions * (n + 2);
@@ -194,7 +192,9 @@ KERNEL __launch_bounds__(128) attend_partition(const Attend a, const Rows rows, 
       out[g * next_head + n + 1] = sum;
     }
   }
+#ifndef PLANT_WEIGHTS_BARRIER
   __syncthreads();
+#endif
   // A lane has eight dimensions of every `stride`-th key; lanes that have the same ones, and warps, add up in order.
   const int lanes = padded / 8, teams = 32 / lanes, team = lane / lanes, d = lane % lanes * 8, stride = 4 * teams;
   float o[HEADS][8] = {};

@@ -173,10 +173,12 @@ template <int L> struct PackedTile {
 #else
 #define GEMM(L)
 #endif
+// Three blocks to a multiprocessor leave 80 registers, two 128: without a number, ptxas spills a few on some GPUs to fit one more. 24 warps with
+// 64 bytes of loads a thread are 48 KiB on their way, three times what an H100 needs for its bandwidth at 600 ns.
 #define INSTANCES(L) \
-  KERNEL __launch_bounds__(256) JOIN(matvec1, L)(const Product p) { matvec<L, 1>(p); } \
-  KERNEL __launch_bounds__(256) JOIN(matvec8, L)(const Product p) { matvec<L, 8>(p); } \
-  KERNEL __launch_bounds__(256) JOIN(experts, L)(const Product p, const Experts e, const uint32_t *chosen, int per_row) { matvec_experts<L>(p, e, chosen, per_row); } \
+  KERNEL __launch_bounds__(256, 3) JOIN(matvec1, L)(const Product p) { matvec<L, 1>(p); } \
+  KERNEL __launch_bounds__(256, 3) JOIN(matvec8, L)(const Product p) { matvec<L, 8>(p); } \
+  KERNEL __launch_bounds__(256, 2) JOIN(experts, L)(const Product p, const Experts e, const uint32_t *chosen, int per_row) { matvec_experts<L>(p, e, chosen, per_row); } \
   KERNEL JOIN(embed, L)(const uint8_t *w, int units, const uint32_t *tokens, float scale, float *out, int columns) { embed<L>(w, units, tokens, scale, out, columns); } \
   GEMM(L)
 #ifdef LAYOUT

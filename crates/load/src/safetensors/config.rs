@@ -2,6 +2,7 @@
 
 use std::cell::RefCell;
 use std::collections::HashSet;
+use std::ops::Range;
 
 use serde_json::{Map, Value as Json};
 
@@ -83,9 +84,11 @@ impl<'a> Config<'a> {
         self.json.get("vocab_size").and_then(Json::as_u64).map_or(0, |n| n as usize)
     }
 
-    /// Layers of the decoder; 0 where it does not say.
-    pub fn layers(&self) -> usize {
-        self.json.get("num_hidden_layers").and_then(Json::as_u64).map_or(0, |n| n as usize)
+    /// The layers behind the decoder's that guess further tokens.
+    pub fn guessing(&self) -> Range<u64> {
+        let count = |key| self.json.get(key).and_then(Json::as_u64).unwrap_or(0);
+        let layers = count("num_hidden_layers");
+        layers..layers.saturating_add(count("num_nextn_predict_layers"))
     }
 
     /// The value; `None` for one that is absent or `null`.

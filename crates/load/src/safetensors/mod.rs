@@ -131,7 +131,7 @@ impl Weights {
         let mut tensors: Vec<_> = metadata.tensors().into_iter().collect();
         tensors.sort_unstable_by_key(|(_, info)| info.data_offsets);
         for (name, info) in tensors {
-            let place = match names::place(family, config.layers(), &name) {
+            let place = match names::place(family, config.guessing(), &name) {
                 Some(Place::Nowhere) => continue,
                 Some(place) => place,
                 None => return Err(Problem::ForeignTensor { tensor: name, class: family.class }),

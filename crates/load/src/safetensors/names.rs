@@ -1,5 +1,7 @@
 //! What transformers' classes call their tensors, and what GGUF files call them.
 
+use std::ops::Range;
+
 /// A class of transformers, and the architecture that it is in a GGUF file.
 #[derive(Debug)]
 pub(super) struct Family {
@@ -102,17 +104,17 @@ pub(super) enum Place {
     Nowhere,
 }
 
-/// What becomes of tensor `name` of a model of this family and so many layers; `None` where such models have no such tensor.
-pub(super) fn place(family: &Family, layers: usize, name: &str) -> Option<Place> {
+/// What becomes of tensor `name` of a model of this family, whose layers `guessing` are not the decoder's; `None` where such models
+/// have no such tensor.
+pub(super) fn place(family: &Family, guessing: Range<u64>, name: &str) -> Option<Place> {
     let of_layer = match name.strip_prefix("model.layers.") {
         None => None,
         Some(rest) => {
             let (i, part) = rest.split_once('.')?;
-            // Behind the decoder's layers are those that guess further tokens.
-            match i.parse::<usize>().ok()? < layers {
-                true => Some((i, part)),
-                false => return Some(Place::Nowhere),
+            if guessing.contains(&i.parse().ok()?) {
+                return Some(Place::Nowhere);
             }
+            Some((i, part))
         }
     };
     if let Some((i, CHOICE_BIAS)) = of_layer {
@@ -152,7 +154,7 @@ mod tests {
     use super::*;
 
     fn of(class: &str, name: &str) -> Option<Place> {
-        place(FAMILIES.iter().find(|f| f.class == class).unwrap(), 12, name)
+        place(FAMILIES.iter().find(|f| f.class == class).unwrap(), 12..13, name)
     }
 
     #[test]
@@ -176,6 +178,8 @@ mod tests {
         assert_eq!(of("Glm4MoeForCausalLM", shared), copy("blk.3.ffn_up_shexp.weight"));
         // The thirteenth layer of twelve.
         assert_eq!(of("Glm4MoeForCausalLM", "model.layers.12.eh_proj.weight"), Some(Place::Nowhere));
+        // One more than the configuration tells of is refused, not ignored.
+        assert_eq!(of("Glm4MoeForCausalLM", "model.layers.13.eh_proj.weight"), None);
         assert_eq!(
             of("LlamaForCausalLM", "model.layers.0.self_attn.rotary_emb.inv_freq"),
             Some(Place::Nowhere)

@@ -1,5 +1,5 @@
 //! Every backend on small random models: its fused stages against their definitions, itself against candle in
-//! float32, and the independence of results from how a prompt is cut into chunks.
+//! float32, a model divided over two devices against one, and the independence of results from how a prompt is cut into chunks.
 
 mod common;
 mod toy;
@@ -44,6 +44,13 @@ macro_rules! backends {
             }
 
             #[test]
+            fn two_devices_give_what_one_gives() {
+                compare("two devices", $toys(), &[KvType::F16], 0.0, |toy, kv| {
+                    (mixed(&toy.divide($backend, $backend), kv), mixed(&toy.load($backend), kv))
+                });
+            }
+
+            #[test]
             fn chunks_of_a_prompt_do_not_matter() {
                 compare("chunks of 1, 7 and 64", $toys(), $types, $bounds.chunks, |toy, kv| {
                     let model = toy.load($backend);
@@ -57,6 +64,8 @@ macro_rules! backends {
 
 backends! {
     candle_f32: Candle::cpu(), toy::all, &[KvType::F32, KvType::Bf16], Bounds { unfused: 0.0, reference: 0.0, chunks: 2e-6 };
+    // It rounds activations to 8 bits in blocks of 256, as which the sums of other chunks differ.
+    candle_quantised: Candle::quantised(candle_core::Device::Cpu), toy::features, &[KvType::F16], Bounds { unfused: 0.0, reference: 4e-3, chunks: 1e-3 };
     cpu_f32: cpu(Numerics::F32), toy::all, CPU, Bounds { unfused: 0.0, reference: 1e-6, chunks: 0.0 };
     cpu_auto: cpu(Numerics::Auto), toy::all, CPU, Bounds { unfused: 0.0, reference: 2e-3, chunks: 0.0 };
     cpu_int8: cpu(Numerics::Int8), toy::all, CPU, Bounds { unfused: 0.0, reference: 2e-3, chunks: 0.0 };

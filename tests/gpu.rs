@@ -94,7 +94,7 @@ fn embed_and_multiply<B: Backend>(
     let table = b.weight(&[table.matrix()]).unwrap();
     let weight = b.weight(&weights.iter().map(Stored::matrix).collect::<Vec<_>>()).unwrap();
     let rows = weights.iter().map(|w| w.rows).sum();
-    let mut step = b.step(&spec, n, n.div_ceil(32)).unwrap();
+    let mut step = b.step(&spec.whole(), n, n.div_ceil(32)).unwrap();
     let (mut x, mut y) = (b.act(n, spec.dim).unwrap(), b.act(n, rows).unwrap());
     b.begin(&mut step, &[], &batch(role, n)).unwrap();
     b.embed(&step, &table, 1.5, &mut x).unwrap();
@@ -160,7 +160,7 @@ fn experts_of_every_format() {
             gate_up_bias: vector(5 * 512),
             down_bias: vector(5 * 256),
         };
-        let mut step = b.step(&spec, rows, 2).unwrap();
+        let mut step = b.step(&spec.whole(), rows, 2).unwrap();
         let act = |width| b.act(rows, width).unwrap();
         let (mut x, mut logits, mut out) = (act(256), act(5), act(256));
         b.begin(&mut step, &[], &batch(role, rows)).unwrap();
@@ -196,7 +196,7 @@ fn operations_on_rows() {
         let positions = vector(5, 64 * DIM);
         let act = || b.act(ROWS, DIM).unwrap();
         let (mut x, mut y, mut half) = (act(), act(), b.act(ROWS, DIM / 2).unwrap());
-        let mut step = b.step(&spec, ROWS, 2).unwrap();
+        let mut step = b.step(&spec.whole(), ROWS, 2).unwrap();
         let rope = RopeSpec { inv_freq: (0..16).map(|i| 0.7f32.powi(i)).collect(), magnitude: 1.1 };
         let mut batch = Batch::default();
         batch.push(Role::Prompt, &[1, 2, 3], 20, &[1], true);
@@ -299,8 +299,8 @@ fn attention_of_every_shape() {
         let sinks = attn.softcap.map(|_| b.vector(&sinks).unwrap());
         let table = b.weight(&[Stored::new(Format::F32, spec.vocab, spec.dim, 1).matrix()]).unwrap();
         let rows = prompts[0].max(prompts[1]);
-        let mut cache = b.kv(spec, 32, KvTypes { k: kv, v: kv }).unwrap();
-        let mut step = b.step(spec, rows, 32).unwrap();
+        let mut cache = b.kv(&spec.whole(), 32, KvTypes { k: kv, v: kv }).unwrap();
+        let mut step = b.step(&spec.whole(), rows, 32).unwrap();
         let (mut qkv, mut out) = (b.act(rows, spec.dim).unwrap(), b.act(rows, attn.q_dim()).unwrap());
         let blocks: Vec<u32> = (0..32).rev().collect();
         let (mut all, mut start) = ([Vec::new(), Vec::new()], 0);
@@ -397,8 +397,8 @@ fn what_a_gpu_cannot_do_is_said() {
     assert!(error.to_string().contains("cuda:7"), "{error}");
     let cuda = Cuda::new(Options::default()).unwrap();
     let types = KvTypes { k: KvType::Q4_0, v: KvType::F16 };
-    let Err(error) = cuda.kv(&spec(8, 192, 1, 64, None), 1, types) else { panic!("a q4_0 cache") };
+    let Err(error) = cuda.kv(&spec(8, 192, 1, 64, None).whole(), 1, types) else { panic!("a q4_0 cache") };
     assert!(error.to_string().contains("f32, f16, bf16 and q8_0"), "{error}");
-    let Err(error) = cuda.step(&spec(8, 192, 1, 512, None), 1, 1) else { panic!("heads of 512") };
+    let Err(error) = cuda.step(&spec(8, 192, 1, 512, None).whole(), 1, 1) else { panic!("heads of 512") };
     assert!(error.to_string().contains("512"), "{error}");
 }

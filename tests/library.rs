@@ -10,7 +10,7 @@ use kinfer::{
     Device, Engine, EngineBuilder, Error, ErrorKind, Event, Finish, LengthLimit, LoadOptions, Message, Model,
     Params, Role, Sampling, Thinking,
 };
-use kinfer_core::{KvType, ModelSpec, NormKind, NormSpec, Runner, RunnerLimits};
+use kinfer_core::{DeviceMemory, KvType, ModelSpec, NormKind, NormSpec, Runner, RunnerLimits};
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -36,8 +36,9 @@ impl kinfer_core::Model for MockModel {
     fn weight_bytes(&self) -> u64 {
         100
     }
-    fn runner_bytes(&self, limits: &RunnerLimits) -> u64 {
-        7 + self.block_bytes * limits.blocks as u64
+    fn memory(&self, limits: &RunnerLimits) -> Vec<DeviceMemory> {
+        let kv = self.block_bytes * limits.blocks as u64;
+        vec![DeviceMemory { device: self.device(), weights: 100, kv, scratch: 7, available: None }]
     }
     fn runner(self: Arc<Self>, l: RunnerLimits) -> kinfer_core::Result<Box<dyn Runner>> {
         Ok(Box::new(Mock::new(l.rows, l.outputs, l.blocks, self.behaviour.clone())))
@@ -481,7 +482,7 @@ fn engines_that_cannot_be_are_errors() {
 #[test]
 fn plans_count_weights_cache_and_scratch() {
     let plan = model_with(Behaviour::default(), &[]).plan(100, KvType::F16).unwrap();
-    assert_eq!((plan.weights, plan.kv, plan.scratch, plan.total()), (100, 4000, 7, 4107));
+    assert_eq!((plan.weights(), plan.kv(), plan.scratch(), plan.total()), (100, 4000, 7, 4107));
 }
 
 #[test]

@@ -164,7 +164,7 @@ fn the_plan_is_what_loading_takes() {
         let plan = kinfer_models::plan(&Candle::cpu(), &gguf(&tensors), &LIMITS).unwrap();
         let model = load(&tensors).unwrap();
         assert_eq!(plan.weights, model.weight_bytes());
-        assert_eq!(plan.kv + plan.scratch, model.runner_bytes(&LIMITS));
+        assert_eq!(vec![plan.clone()], model.memory(&LIMITS));
         assert_eq!(plan.kv, 2 * 32 * 16 * 4);
         assert_eq!(plan.total(), plan.weights + plan.kv + plan.scratch);
     }

@@ -1,85 +1,123 @@
 //! Blueprint and file to weights on a device: shapes checked, parts fused, every tensor accounted for.
 
 use crate::arch::{Blueprint, Names, QkNorm};
-use crate::decoder::Decoder;
+use crate::decoder::{Decoder, Head};
+use crate::parts::Has;
 use crate::source::{Source, Stored};
 use kinfer_core::backend::{
     AttnWeights, ExpertWeights, Ffn, FfnWeights, LatentWeights, Layer, Matrix, MoeWeights, NormWeights,
     RowOrder, SharedExpert,
 };
 use kinfer_core::{
-    AttnSpec, Backend, Error, ExpertSpec, FfnSpec, LatentSpec, LayerSpec, NormKind, NormSpec, Result,
-    dequantize,
+    AttnSpec, Backend, Error, ExpertSpec, FfnSpec, LatentSpec, LayerSpec, ModelSpec, NormKind, NormSpec,
+    Result, dequantize,
 };
 use std::collections::HashSet;
+use std::sync::Arc;
 
 /// Told after each weight: bytes of the file packed so far, and in all.
 pub type Progress<'a> = &'a mut dyn FnMut(u64, u64);
 
-/// Loads every weight of `blueprint` from `source` onto `backend`.
-pub(crate) fn decoder<B: Backend>(
-    backend: B,
-    blueprint: Blueprint,
-    source: &dyn Source,
-    progress: Progress<'_>,
-) -> Result<Decoder<B>> {
-    let Blueprint { spec, names, logit_scale } = blueprint;
-    let mut total = 0;
-    for name in source.tensors().into_iter().filter(|name| !names.ignores(name)) {
-        total += source.tensor(name)?.map_or(0, |t| t.data.len() as u64);
-    }
-    let mut b = Builder {
-        backend: &backend,
-        source,
-        arch: &spec.arch,
-        progress,
-        total,
-        done: 0,
-        used: names.rope_factors.iter().map(|name| name.to_string()).collect(),
-        read_per_token: 0,
-        bytes: 0,
-    };
+/// A model on its way from a file to its devices.
+pub(crate) struct Loading<'a> {
+    pub spec: Arc<ModelSpec>,
+    names: Names,
+    logit_scale: f32,
+    source: &'a dyn Source,
+    progress: Progress<'a>,
+    /// Bytes of the file to pack, and packed.
+    total: u64,
+    done: u64,
+    /// Tensors that some part has used.
+    used: HashSet<String>,
+}
 
-    let embed = b.weight(&[Part::whole(names.embed, spec.vocab, spec.dim)])?;
-    let embed_bytes = std::mem::take(&mut b.read_per_token);
-    let positions = match names.positions {
-        Some(name) => {
-            let values = b.values(&weight(name), &[spec.context, spec.dim])?;
-            Some(b.upload(&values)?)
+impl<'a> Loading<'a> {
+    pub fn new(blueprint: Blueprint, source: &'a dyn Source, progress: Progress<'a>) -> Result<Self> {
+        let Blueprint { spec, names, logit_scale } = blueprint;
+        let mut total = 0;
+        for name in source.tensors().into_iter().filter(|name| !names.ignores(name)) {
+            total += source.tensor(name)?.map_or(0, |t| t.data.len() as u64);
         }
-        None => None,
-    };
-    b.read_per_token = 0;
-    let mut layers = Vec::with_capacity(spec.layers.len());
-    for (i, layer) in spec.layers.iter().enumerate() {
-        layers.push(b.layer(&names, i, layer, spec.dim)?);
+        let used = names.rope_factors.iter().map(|name| name.to_string()).collect();
+        Ok(Loading { spec: Arc::new(spec), names, logit_scale, source, progress, total, done: 0, used })
     }
-    let norm = b.norm(names.norm, spec.norm, spec.dim, logit_scale)?;
-    let head = match b.has(&weight(names.head))? {
-        true => Some(b.weight(&[Part::whole(names.head, spec.vocab, spec.dim)])?),
-        false => {
-            b.read_per_token += embed_bytes;
-            None
+
+    /// Whether positions end with a table.
+    pub fn has_position_table(&self) -> bool {
+        self.names.positions.is_some()
+    }
+
+    /// Loads the weights of the blocks that `has` names onto `backend`.
+    pub fn part<B: Backend>(&mut self, backend: B, has: Has) -> Result<Decoder<B>> {
+        let (spec, names) = (self.spec.clone(), self.names);
+        let tied = self.source.tensor(&weight(names.head))?.is_none();
+        let mut b = Builder { backend: &backend, all: self, read_per_token: 0, bytes: 0 };
+        let mut embed = None;
+        if has.embed || has.head && tied {
+            if !has.embed {
+                b.all.total += b.stored(&weight(names.embed), &[spec.vocab, spec.dim])?.data.len() as u64;
+            }
+            embed = Some(b.weight(&[Part::whole(names.embed, spec.vocab, spec.dim)])?);
         }
-    };
-    let head_bias = b.bias(names.head, spec.vocab)?;
-    b.check_all_used(&names)?;
-    // Reading a small tensor brings its neighbours' pages back, up to 2 MiB of them: 40 MB of SmolLM2's.
-    source.tensors().into_iter().for_each(|name| source.release(name));
-    (b.progress)(total, total);
-    let (bytes_per_token, weight_bytes) = (b.read_per_token, b.bytes);
-    Ok(Decoder {
-        backend,
-        spec,
-        embed,
-        positions,
-        layers,
-        norm,
-        head,
-        head_bias,
-        bytes_per_token,
-        weight_bytes,
-    })
+        let embed_bytes = std::mem::take(&mut b.read_per_token);
+        let positions = match names.positions.filter(|_| has.embed) {
+            Some(name) => {
+                let values = b.values(&weight(name), &[spec.context, spec.dim])?;
+                Some(b.upload(&values)?)
+            }
+            None => None,
+        };
+        b.read_per_token = 0;
+        let mut layers = Vec::with_capacity(spec.layers.len());
+        for (i, (layer, has)) in spec.layers.iter().zip(&has.layers).enumerate() {
+            layers.push(b.layer(&names, i, layer, *has, spec.dim)?);
+        }
+        let mut head = None;
+        if has.head {
+            let norm = b.norm(names.norm, spec.norm, spec.dim, b.all.logit_scale)?;
+            let weight = match tied {
+                false => Some(b.weight(&[Part::whole(names.head, spec.vocab, spec.dim)])?),
+                true => {
+                    b.read_per_token += embed_bytes;
+                    None
+                }
+            };
+            head = Some(Head { norm, weight, bias: b.bias(names.head, spec.vocab)? });
+        }
+        let (bytes_per_token, weight_bytes) = (b.read_per_token, b.bytes);
+        let part = has.part(&spec);
+        Ok(Decoder {
+            backend,
+            spec,
+            has,
+            part,
+            embed,
+            positions,
+            layers,
+            head,
+            bytes_per_token,
+            weight_bytes,
+        })
+    }
+
+    /// After all parts.
+    ///
+    /// # Errors
+    /// A tensor that nothing used would mean that the model computes something else than this architecture.
+    pub fn finish(self) -> Result<()> {
+        let unused = |name: &&str| !self.used.contains(*name) && !self.names.ignores(name);
+        if let Some(name) = self.source.tensors().into_iter().find(unused) {
+            return Err(Error::Unsupported {
+                what: format!("tensor `{name}` in a model of architecture `{}`", self.spec.arch),
+                supported: "the tensors that this architecture's published models have".into(),
+            });
+        }
+        // Reading a small tensor brings its neighbours' pages back, up to 2 MiB of them: 40 MB of SmolLM2's.
+        self.source.tensors().into_iter().for_each(|name| self.source.release(name));
+        (self.progress)(self.total, self.total);
+        Ok(())
+    }
 }
 
 /// Consecutive rows of a stored matrix.
@@ -114,47 +152,58 @@ impl Part {
     }
 }
 
-struct Builder<'a, B: Backend> {
-    backend: &'a B,
-    source: &'a dyn Source,
-    arch: &'a str,
-    progress: Progress<'a>,
-    total: u64,
-    done: u64,
-    used: HashSet<String>,
+struct Builder<'b, 'a, B: Backend> {
+    backend: &'b B,
+    all: &'b mut Loading<'a>,
     read_per_token: u64,
     bytes: u64,
 }
 
-impl<B: Backend> Builder<'_, B> {
-    fn layer(&mut self, names: &Names, i: usize, spec: &LayerSpec, dim: usize) -> Result<Layer<B>> {
+impl<B: Backend> Builder<'_, '_, B> {
+    fn layer(
+        &mut self,
+        names: &Names,
+        i: usize,
+        spec: &LayerSpec,
+        has: [bool; 2],
+        dim: usize,
+    ) -> Result<Layer<B>> {
         let LayerSpec { attn, ffn, parallel: _ } = spec;
         let name = |part: &str| format!("blk.{i}.{part}");
+        let attn = if has[0] { Some(self.attention(names, &name, attn, dim)?) } else { None };
+        let ffn = match ffn.experts {
+            _ if !has[1] => None,
+            Some(experts) => Some(Ffn::Mixture(self.mixture(names, &name, ffn, experts, dim)?)),
+            None => Some(Ffn::Dense(self.dense(names, &name, ffn, dim)?)),
+        };
+        Ok(Layer { attn, ffn })
+    }
+
+    fn attention(
+        &mut self,
+        names: &Names,
+        name: &dyn Fn(&str) -> String,
+        attn: &AttnSpec,
+        dim: usize,
+    ) -> Result<AttnWeights<B>> {
         let qk_norm = |b: &mut Self, part: &str, width| match names.qk_norm {
             Some(QkNorm::Heads) => b.vector(&name(part), attn.head_dim).map(Some),
             Some(QkNorm::Rows) => b.vector(&name(part), width).map(Some),
             None => Ok(None),
         };
-        let (qkv, qkv_bias) = self.projection(&name, names.fused_qkv, &qkv_parts(names, attn), dim)?;
-        let latent = attn.latent.map(|latent| self.latent(&name, attn, latent)).transpose()?;
-        let ffn_weights = match ffn.experts {
-            Some(experts) => Ffn::Mixture(self.mixture(names, &name, ffn, experts, dim)?),
-            None => Ffn::Dense(self.dense(names, &name, ffn, dim)?),
-        };
-        Ok(Layer {
-            attn: AttnWeights {
-                norm: self.block_norm(names.attn_norm, &name, attn.norm, dim)?,
-                qkv,
-                qkv_bias,
-                q_norm: qk_norm(self, "attn_q_norm", attn.q_dim())?,
-                k_norm: qk_norm(self, "attn_k_norm", attn.kv_dim())?,
-                sinks: names.attn_sinks.map(|part| self.vector(&name(part), attn.heads)).transpose()?,
-                latent,
-                out: self.weight(&[Part::whole(&name(names.attn_out), dim, attn.out_dim())])?,
-                out_bias: self.bias(&name(names.attn_out), dim)?,
-                post_norm: self.block_norm(names.attn_post_norm, &name, attn.norm, dim)?,
-            },
-            ffn: ffn_weights,
+        let (qkv, qkv_bias) = self.projection(name, names.fused_qkv, &qkv_parts(names, attn), dim)?;
+        let latent = attn.latent.map(|latent| self.latent(name, attn, latent)).transpose()?;
+        Ok(AttnWeights {
+            norm: self.block_norm(names.attn_norm, name, attn.norm, dim)?,
+            qkv,
+            qkv_bias,
+            q_norm: qk_norm(self, "attn_q_norm", attn.q_dim())?,
+            k_norm: qk_norm(self, "attn_k_norm", attn.kv_dim())?,
+            sinks: names.attn_sinks.map(|part| self.vector(&name(part), attn.heads)).transpose()?,
+            latent,
+            out: self.weight(&[Part::whole(&name(names.attn_out), dim, attn.out_dim())])?,
+            out_bias: self.bias(&name(names.attn_out), dim)?,
+            post_norm: self.block_norm(names.attn_post_norm, name, attn.norm, dim)?,
         })
     }
 
@@ -291,7 +340,7 @@ impl<B: Backend> Builder<'_, B> {
         let gate = name("ffn_gate_inp_shexp");
         let has_gate = self.has(&weight(&gate))?;
         // A matrix of one row, which GGUF files store as a vector.
-        let is_vector = self.source.tensor(&weight(&gate))?.is_some_and(|t| t.shape.len() == 1);
+        let is_vector = self.all.source.tensor(&weight(&gate))?.is_some_and(|t| t.shape.len() == 1);
         let gate = match is_vector {
             true => Part { stored: vec![dim], ..Part::whole(&gate, 1, dim) },
             false => Part::whole(&gate, 1, dim),
@@ -371,13 +420,13 @@ impl<B: Backend> Builder<'_, B> {
     }
 
     fn has(&self, name: &str) -> Result<bool> {
-        Ok(self.source.tensor(name)?.is_some())
+        Ok(self.all.source.tensor(name)?.is_some())
     }
 
     /// A tensor of this shape, its byte count checked.
     fn stored(&self, name: &str, shape: &[usize]) -> Result<Stored<'_>> {
-        let Some(tensor) = self.source.tensor(name)? else {
-            return Err(Error::MissingTensor { name: name.into(), arch: self.arch.into() });
+        let Some(tensor) = self.all.source.tensor(name)? else {
+            return Err(Error::MissingTensor { name: name.into(), arch: self.all.spec.arch.clone() });
         };
         let bytes = shape.iter().try_fold(1usize, |n, &d| n.checked_mul(d));
         let bytes = bytes.and_then(|n| tensor.format.bytes_for(n));
@@ -399,8 +448,8 @@ impl<B: Backend> Builder<'_, B> {
         for part in parts {
             let stored = self.stored(&part.name, &part.stored)?.format;
             let (first, rows) = part.rows;
-            recoded.push(match self.source.target(&part.name).filter(|&target| target != stored) {
-                Some(target) => Some((target, self.source.recoded(&part.name, first..first + rows)?)),
+            recoded.push(match self.all.source.target(&part.name).filter(|&target| target != stored) {
+                Some(target) => Some((target, self.all.source.recoded(&part.name, first..first + rows)?)),
                 None => None,
             });
         }
@@ -421,15 +470,15 @@ impl<B: Backend> Builder<'_, B> {
         let weight = self.backend.weight(&matrices)?;
         let bytes: u64 = matrices.iter().map(|m| self.backend.weight_bytes(m.rows, m.cols, m.format)).sum();
         for part in parts {
-            self.used.insert(part.name.clone());
+            self.all.used.insert(part.name.clone());
             if part.rows.0 + part.rows.1 == part.all_rows() {
-                self.source.release(&part.name);
+                self.all.source.release(&part.name);
             }
         }
         self.bytes += bytes;
         self.read_per_token += bytes;
-        self.done += read;
-        (self.progress)(self.done, self.total);
+        self.all.done += read;
+        (self.all.progress)(self.all.done, self.all.total);
         Ok(weight)
     }
 
@@ -439,8 +488,8 @@ impl<B: Backend> Builder<'_, B> {
         dequantize(tensor.format, tensor.data, &mut values);
         let bytes = tensor.data.len() as u64;
         // The blocks of a parallel layer may share a norm.
-        if self.used.insert(name.into()) {
-            self.done += bytes;
+        if self.all.used.insert(name.into()) {
+            self.all.done += bytes;
         }
         Ok(values)
     }
@@ -467,18 +516,6 @@ impl<B: Backend> Builder<'_, B> {
         self.bytes += bytes;
         self.read_per_token += bytes;
         self.backend.vector(values)
-    }
-
-    /// A tensor that nothing used would mean that the model computes something else than this architecture.
-    fn check_all_used(&self, names: &Names) -> Result<()> {
-        let unused = |name: &&str| !self.used.contains(*name) && !names.ignores(name);
-        match self.source.tensors().into_iter().find(unused) {
-            None => Ok(()),
-            Some(name) => Err(Error::Unsupported {
-                what: format!("tensor `{name}` in a model of architecture `{}`", self.arch),
-                supported: "the tensors that this architecture's published models have".into(),
-            }),
-        }
     }
 }
 

@@ -1,91 +1,170 @@
-//! The forward pass of every decoder-only transformer: one function over any [`Backend`].
+//! The forward pass of every decoder-only transformer, block by block, over any [`Backend`].
 
-use kinfer_core::backend::{Ffn, HeadWeights, LatentScratch, Layer, NormWeights, Scratch};
+use crate::parts::{Block, Has, Part, PartRunner};
+use kinfer_core::backend::{Ffn, HeadWeights, LatentScratch, Layer, NormWeights, Read, Scratch};
 use kinfer_core::{
-    AttnSpec, Backend, Batch, Error, LatentSpec, Logits, Model, ModelSpec, Result, Runner, RunnerLimits,
+    AttnSpec, Backend, Batch, DeviceMemory, FfnSpec, LatentSpec, Logits, ModelSpec, PartSpec, Result,
+    RunnerLimits,
 };
+use std::ops::Range;
 use std::sync::Arc;
 
-/// A decoder's weights on a device.
+/// The weights of a decoder, or of the part of it that one device computes.
 pub struct Decoder<B: Backend> {
     pub(crate) backend: B,
-    pub(crate) spec: ModelSpec,
-    /// `[vocab, dim]`.
-    pub(crate) embed: B::Weight,
+    pub(crate) spec: Arc<ModelSpec>,
+    pub(crate) has: Has,
+    pub(crate) part: PartSpec,
+    /// `[vocab, dim]`; the first block needs it, and a head that is tied to it.
+    pub(crate) embed: Option<B::Weight>,
     /// Learned positions, `[context, dim]`.
     pub(crate) positions: Option<B::Vector>,
     pub(crate) layers: Vec<Layer<B>>,
-    /// The final one.
-    pub(crate) norm: NormWeights<B>,
-    /// `[vocab, dim]`; `None` where the embedding table is the head too.
-    pub(crate) head: Option<B::Weight>,
-    /// `[vocab]`.
-    pub(crate) head_bias: Option<B::Vector>,
+    pub(crate) head: Option<Head<B>>,
     pub(crate) bytes_per_token: u64,
     pub(crate) weight_bytes: u64,
 }
 
-impl<B: Backend> Decoder<B> {
-    /// The forward: embeds the batch's tokens, runs the layers, leaves the wanted logits in `s.logits`.
-    fn forward(
-        &self,
-        context: usize,
-        batch: &Batch,
-        step: &mut B::Step,
-        kv: &mut B::Kv,
-        s: &mut Scratch<B>,
-    ) -> Result<()> {
-        let b = &self.backend;
-        b.begin(step, self.spec.ropes_for(context), batch)?;
-        b.embed(step, &self.embed, self.spec.embed_scale, &mut s.x)?;
-        if let Some(table) = &self.positions {
-            b.add_positions(step, table, &mut s.x)?;
-        }
-        for (i, (spec, w)) in self.spec.layers.iter().zip(&self.layers).enumerate() {
-            b.attn_in(step, &spec.attn, &w.attn, kv, i, s)?;
-            b.attend(step, kv, i, &spec.attn, w.attn.sinks.as_ref(), &s.qkv, &mut s.attn)?;
-            let ffn = |step: &mut B::Step, s: &mut Scratch<B>| match &w.ffn {
-                Ffn::Dense(w) => b.ffn(step, &spec.ffn, w, s),
-                Ffn::Mixture(w) => b.moe(step, &spec.ffn, w, s),
-            };
+/// Final norm and output head.
+pub(crate) struct Head<B: Backend> {
+    pub norm: NormWeights<B>,
+    /// `[vocab, dim]`; `None` where the embedding table is the head too.
+    pub weight: Option<B::Weight>,
+    /// `[vocab]`.
+    pub bias: Option<B::Vector>,
+}
+
+/// One device's working state of its part: cache, step state and activations.
+struct PartState<B: Backend> {
+    decoder: Arc<Decoder<B>>,
+    kv: B::Kv,
+    step: B::Step,
+    scratch: Scratch<B>,
+}
+
+impl<B: Backend> PartState<B> {
+    /// Computes blocks `blocks` of layer `i`, whose attention is number `cached` of the cache.
+    fn layer(&mut self, i: usize, cached: usize, blocks: [bool; 2]) -> Result<()> {
+        let Self { decoder, kv, step, scratch: s } = self;
+        let (b, spec, w) = (&decoder.backend, &decoder.spec.layers[i], &decoder.layers[i]);
+        let ffn = |step: &mut B::Step, s: &mut Scratch<B>| match &w.ffn {
+            Some(Ffn::Dense(w)) => b.ffn(step, &spec.ffn, w, s),
+            Some(Ffn::Mixture(w)) => b.moe(step, &spec.ffn, w, s),
+            None => Ok(()),
+        };
+        if let Some(w) = w.attn.as_ref().filter(|_| blocks[0]) {
+            b.attn_in(step, &spec.attn, w, kv, cached, s)?;
+            b.attend(step, kv, cached, &spec.attn, w.sinks.as_ref(), &s.qkv, &mut s.attn)?;
             // In a parallel layer both blocks read the same `x`: the second one to read it comes before the first adds to it.
             if spec.parallel {
                 ffn(step, s)?;
-                b.attn_out(step, &spec.attn, &w.attn, s)?;
-            } else {
-                b.attn_out(step, &spec.attn, &w.attn, s)?;
-                ffn(step, s)?;
             }
+            b.attn_out(step, &spec.attn, w, s)?;
         }
-        if batch.outputs.is_empty() {
-            return Ok(());
+        if blocks[1] && !spec.parallel {
+            ffn(step, s)?;
         }
-        let head = HeadWeights {
-            norm: &self.norm,
-            head: self.head.as_ref().unwrap_or(&self.embed),
-            bias: self.head_bias.as_ref(),
-        };
-        b.head(step, &self.spec, &head, s)
+        Ok(())
     }
 }
 
-/// `(rows, width)` of each buffer of [`Scratch`], in the order of its fields.
-pub(crate) fn scratch_shapes(spec: &ModelSpec, limits: &RunnerLimits) -> [(usize, usize); 18] {
-    let (rows, outputs) = (limits.rows, limits.outputs.max(1));
-    let widest = |f: fn(&kinfer_core::LayerSpec) -> usize| spec.layers.iter().map(f).max().unwrap_or(0);
-    let shared = spec.layers.iter().any(|l| l.ffn.experts.is_some_and(|e| e.shared.is_some()));
-    let latents = || spec.layers.iter().filter_map(|l| Some((&l.attn, l.attn.latent.as_ref()?)));
+impl<B: Backend> PartRunner for PartState<B> {
+    fn begin(&mut self, context: usize, batch: &Batch) -> Result<()> {
+        let Self { decoder, step, .. } = self;
+        let ropes = if decoder.part.attn.is_empty() { &[] } else { decoder.spec.ropes_for(context) };
+        decoder.backend.begin(step, ropes, batch)
+    }
+
+    fn run(&mut self, blocks: Range<usize>, stream: Option<&[f32]>) -> Result<()> {
+        let decoder = self.decoder.clone();
+        let (b, spec) = (&decoder.backend, &decoder.spec);
+        if let Some(rows) = stream {
+            b.write(&mut self.step, rows, spec.dim, &mut self.scratch.x)?;
+        }
+        for block in Block::of(blocks, spec.layers.len()) {
+            let Self { step, scratch: s, .. } = self;
+            match block {
+                Block::Embed => {
+                    if let Some(table) = &decoder.embed {
+                        b.embed(step, table, spec.embed_scale, &mut s.x)?;
+                    }
+                    if let Some(table) = &decoder.positions {
+                        b.add_positions(step, table, &mut s.x)?;
+                    }
+                }
+                Block::Layer(i, blocks) => self.layer(i, decoder.has.cached(i), blocks)?,
+                Block::Head => {
+                    let Some(head) = &decoder.head else { continue };
+                    let Some(weight) = head.weight.as_ref().or(decoder.embed.as_ref()) else { continue };
+                    let weights = HeadWeights { norm: &head.norm, head: weight, bias: head.bias.as_ref() };
+                    b.head(step, spec, &weights, s)?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn stream(&mut self) -> Result<&[f32]> {
+        self.decoder.backend.read(&mut self.step, &self.scratch.x)
+    }
+
+    fn logits(&mut self, enough: usize) -> Result<Logits<'_>> {
+        let Self { decoder, step, scratch: Scratch { logits, .. }, .. } = self;
+        let read = match enough {
+            0 => Read::All(decoder.backend.read(step, logits)?),
+            k => decoder.backend.read_likeliest(step, logits, k)?,
+        };
+        let vocab = decoder.spec.vocab;
+        Ok(match read {
+            Read::All(data) => Logits { data, vocab, likeliest: &[] },
+            Read::Likeliest(likeliest) => Logits { data: &[], vocab, likeliest },
+        })
+    }
+}
+
+impl<B: Backend> Part for Decoder<B> {
+    fn device(&self) -> String {
+        self.backend.describe()
+    }
+    fn bytes_per_token(&self) -> u64 {
+        self.bytes_per_token
+    }
+    fn weight_bytes(&self) -> u64 {
+        self.weight_bytes
+    }
+    fn memory(&self, limits: &RunnerLimits) -> DeviceMemory {
+        runner_memory(&self.backend, &self.spec, &self.has, self.weight_bytes, limits)
+    }
+    fn runner(self: Arc<Self>, limits: RunnerLimits) -> Result<Box<dyn PartRunner>> {
+        Ok(Box::new(PartState {
+            kv: self.backend.kv(&self.part, limits.blocks, limits.kv)?,
+            step: self.backend.step(&self.part, limits.rows, limits.blocks)?,
+            scratch: scratch(&self.backend, &self.spec, &self.has, &limits)?,
+            decoder: self,
+        }))
+    }
+}
+
+/// `(rows, width)` of each buffer of [`Scratch`], in the order of its fields, for the blocks that a part has.
+fn scratch_shapes(spec: &ModelSpec, has: &Has, limits: &RunnerLimits) -> [(usize, usize); 18] {
+    let rows = limits.rows;
+    let outputs = if has.head { limits.outputs.max(1) } else { 0 };
+    let part = has.part(spec);
+    let attn = |f: fn(&AttnSpec) -> usize| part.attn.iter().map(f).max().unwrap_or(0);
+    let ffn = |f: fn(&FfnSpec) -> usize| part.ffn.iter().map(f).max().unwrap_or(0);
+    let shared = part.ffn.iter().any(|f| f.experts.is_some_and(|e| e.shared.is_some()));
+    let latents = || part.attn.iter().filter_map(|a| Some((a, a.latent.as_ref()?)));
     let latent = |f: fn(&AttnSpec, &LatentSpec) -> usize| latents().map(|(a, l)| f(a, l)).max().unwrap_or(0);
     let heads = latents().map(|(a, _)| a.heads).max().unwrap_or(0);
     [
         (rows, spec.dim),
         (rows, spec.dim),
-        (rows, widest(|l| l.attn.qkv_dim())),
-        (rows, widest(|l| l.attn.q_dim())),
+        (rows, attn(AttnSpec::qkv_dim)),
+        (rows, attn(AttnSpec::q_dim)),
         (rows, spec.dim),
-        (rows, widest(|l| if l.ffn.gated { 2 * l.ffn.for_all() } else { 0 })),
-        (rows, widest(|l| l.ffn.for_all())),
-        (rows, widest(|l| l.ffn.experts.map_or(0, |e| e.count))),
+        (rows, ffn(|f| if f.gated { 2 * f.for_all() } else { 0 })),
+        (rows, ffn(FfnSpec::for_all)),
+        (rows, ffn(|f| f.experts.map_or(0, |e| e.count))),
         (rows, if shared { spec.dim } else { 0 }),
         (rows, usize::from(shared)),
         (rows, latent(|a, _| a.projection_dim())),
@@ -99,8 +178,13 @@ pub(crate) fn scratch_shapes(spec: &ModelSpec, limits: &RunnerLimits) -> [(usize
     ]
 }
 
-fn scratch<B: Backend>(backend: &B, spec: &ModelSpec, limits: &RunnerLimits) -> Result<Scratch<B>> {
-    let shapes = scratch_shapes(spec, limits);
+fn scratch<B: Backend>(
+    backend: &B,
+    spec: &ModelSpec,
+    has: &Has,
+    limits: &RunnerLimits,
+) -> Result<Scratch<B>> {
+    let shapes = scratch_shapes(spec, has, limits);
     let [
         x,
         norm,
@@ -143,75 +227,20 @@ fn scratch<B: Backend>(backend: &B, spec: &ModelSpec, limits: &RunnerLimits) -> 
     })
 }
 
-/// Bytes of KV cache and scratch that a runner takes.
-pub(crate) fn runner_bytes<B: Backend>(backend: &B, spec: &ModelSpec, limits: &RunnerLimits) -> (u64, u64) {
-    let kv = backend.kv_bytes(spec, limits.blocks, limits.kv);
-    let scratch = scratch_shapes(spec, limits).iter().map(|&(r, w)| backend.act_bytes(r, w)).sum();
-    (kv, scratch)
-}
-
-impl<B: Backend> Model for Decoder<B> {
-    fn spec(&self) -> &ModelSpec {
-        &self.spec
-    }
-    fn device(&self) -> String {
-        self.backend.describe()
-    }
-    fn available_memory(&self) -> Option<u64> {
-        self.backend.available_memory()
-    }
-    fn bytes_per_token(&self) -> u64 {
-        self.bytes_per_token
-    }
-    fn weight_bytes(&self) -> u64 {
-        self.weight_bytes
-    }
-    fn runner_bytes(&self, limits: &RunnerLimits) -> u64 {
-        let (kv, scratch) = runner_bytes(&self.backend, &self.spec, limits);
-        kv + scratch
-    }
-    fn runner(self: Arc<Self>, limits: RunnerLimits) -> Result<Box<dyn Runner>> {
-        Ok(Box::new(DecoderRunner {
-            kv: self.backend.kv(&self.spec, limits.blocks, limits.kv)?,
-            step: self.backend.step(&self.spec, limits.rows, limits.blocks)?,
-            scratch: scratch(&self.backend, &self.spec, &limits)?,
-            limits,
-            model: self,
-        }))
-    }
-}
-
-/// One engine's state of a [`Decoder`].
-struct DecoderRunner<B: Backend> {
-    model: Arc<Decoder<B>>,
-    limits: RunnerLimits,
-    kv: B::Kv,
-    step: B::Step,
-    scratch: Scratch<B>,
-}
-
-impl<B: Backend> Runner for DecoderRunner<B> {
-    fn limits(&self) -> RunnerLimits {
-        self.limits
-    }
-    fn step(&mut self, batch: &Batch) -> Result<Logits<'_>> {
-        let RunnerLimits { rows, outputs, blocks, context, kv: _ } = self.limits;
-        let vocab = self.model.spec.vocab;
-        batch.check(rows, outputs, blocks, vocab).map_err(Error::Batch)?;
-        // Learned positions end with their table.
-        let context = match &self.model.positions {
-            Some(_) => context.min(self.model.spec.context),
-            None => context,
-        };
-        let longest = batch.runs.iter().map(|r| r.start + r.rows.len()).max().unwrap_or(0);
-        if longest > context {
-            return Err(Error::Batch(format!("{longest} positions; this runner's context is {context}")));
-        }
-        self.model.forward(context, batch, &mut self.step, &mut self.kv, &mut self.scratch)?;
-        if batch.outputs.is_empty() {
-            return Ok(Logits { data: &[], vocab });
-        }
-        let data = self.model.backend.read(&mut self.step, &self.scratch.logits)?;
-        Ok(Logits { data, vocab })
+/// Memory of a part with weights of `weights` bytes.
+pub(crate) fn runner_memory<B: Backend>(
+    backend: &B,
+    spec: &ModelSpec,
+    has: &Has,
+    weights: u64,
+    limits: &RunnerLimits,
+) -> DeviceMemory {
+    let shapes = scratch_shapes(spec, has, limits);
+    DeviceMemory {
+        device: backend.describe(),
+        weights,
+        kv: backend.kv_bytes(&has.part(spec), limits.blocks, limits.kv),
+        scratch: shapes.iter().map(|&(rows, width)| backend.act_bytes(rows, width)).sum(),
+        available: backend.available_memory(),
     }
 }

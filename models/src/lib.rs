@@ -9,6 +9,8 @@ pub mod arch;
 mod build;
 pub mod catalog;
 mod decoder;
+mod parts;
+mod place;
 mod plan;
 mod recipe;
 mod rope;
@@ -17,14 +19,14 @@ pub mod source;
 pub mod synthetic;
 
 pub use build::Progress;
-pub use decoder::Decoder;
-pub use plan::{MemoryPlan, plan};
+pub use parts::Placement;
+pub use place::Place;
 pub use recipe::{Recipe, Targets};
 pub use sampling::SamplingDefaults;
 pub use source::Source;
 
 use arch::Blueprint;
-use kinfer_core::{Backend, Model, Result};
+use kinfer_core::{Backend, DeviceMemory, Model, Result, RunnerLimits};
 use std::sync::Arc;
 
 /// Loads a model onto a device. `progress` is told the bytes of the file packed so far, and in all.
@@ -47,5 +49,53 @@ pub fn build<B: Backend>(
     source: &dyn Source,
     progress: Progress<'_>,
 ) -> Result<Arc<dyn Model>> {
-    Ok(Arc::new(build::decoder(backend, blueprint, source, progress)?))
+    let placement = Placement::whole(blueprint.spec.layers.len());
+    build_parts(vec![Place::new(backend)], &placement, blueprint, source, progress)
+}
+
+/// [`build`] for several devices, each of which has the blocks that `placement` gives it.
+///
+/// # Errors
+/// As [`build`]; [`kinfer_core::Error::Batch`] for a placement that does not fit the model or the devices.
+pub fn build_parts(
+    places: Vec<Place>,
+    placement: &Placement,
+    blueprint: Blueprint,
+    source: &dyn Source,
+    progress: Progress<'_>,
+) -> Result<Arc<dyn Model>> {
+    let mut loading = build::Loading::new(blueprint, source, progress)?;
+    let (spec, positions_end) = (loading.spec.clone(), loading.has_position_table());
+    let devices = places.len();
+    let mut places = places.into_iter();
+    let parts = parts::Parts::load(spec, placement, devices, positions_end, |has| {
+        places.next().map(|place| place.load(&mut loading, has)).transpose()
+    })?;
+    loading.finish()?;
+    Ok(Arc::new(parts))
+}
+
+/// What loading `source` on `backend` and making a runner with `limits` would take; loads nothing.
+///
+/// # Errors
+/// As [`load`], but for what only the tensors' shapes can tell.
+pub fn plan<B: Backend>(backend: &B, source: &dyn Source, limits: &RunnerLimits) -> Result<DeviceMemory> {
+    let blueprint = arch::read(source)?;
+    let placement = Placement::whole(blueprint.spec.layers.len());
+    plan::of_part(backend, &blueprint, source, &placement.has(0), limits)
+}
+
+/// The same for several devices.
+///
+/// # Errors
+/// As [`plan`].
+pub fn plan_parts(
+    places: &[Place],
+    placement: &Placement,
+    blueprint: &Blueprint,
+    source: &dyn Source,
+    limits: &RunnerLimits,
+) -> Result<Vec<DeviceMemory>> {
+    let part = |(i, place): (usize, &Place)| place.plan(blueprint, source, &placement.has(i), limits);
+    places.iter().enumerate().map(part).collect()
 }

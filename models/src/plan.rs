@@ -1,40 +1,27 @@
 //! How much memory a model needs, from its metadata alone.
 
-use crate::arch;
-use crate::decoder::runner_bytes;
+use crate::arch::{Blueprint, Names};
+use crate::decoder::runner_memory;
+use crate::parts::Has;
 use crate::source::Source;
-use kinfer_core::{Backend, Result, RunnerLimits};
+use kinfer_core::{Backend, DeviceMemory, Result, RunnerLimits};
 
-/// Bytes of device memory.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct MemoryPlan {
-    /// Weights in the device's own layout.
-    pub weights: u64,
-    /// KV cache.
-    pub kv: u64,
-    /// Activations.
-    pub scratch: u64,
-    /// What can be allocated on the device now, where it has memory of its own.
-    pub available: Option<u64>,
-}
-
-impl MemoryPlan {
-    /// All of it.
-    pub fn total(&self) -> u64 {
-        self.weights + self.kv + self.scratch
-    }
-}
-
-/// What loading `source` on `backend` and making a runner with `limits` would take; loads nothing.
-///
-/// # Errors
-/// As [`crate::load`], but for what only the tensors' shapes can tell.
-pub fn plan<B: Backend>(backend: &B, source: &dyn Source, limits: &RunnerLimits) -> Result<MemoryPlan> {
-    let blueprint = arch::read(source)?;
-    let names = &blueprint.names;
+/// What loading the blocks that `has` names, and making a runner of them, would take.
+pub(crate) fn of_part<B: Backend>(
+    backend: &B,
+    blueprint: &Blueprint,
+    source: &dyn Source,
+    has: &Has,
+    limits: &RunnerLimits,
+) -> Result<DeviceMemory> {
+    let Blueprint { spec, names, .. } = blueprint;
+    let tied = source.tensor(&format!("{}.weight", names.head))?.is_none();
     let ignored = |name: &str| names.rope_factors.contains(&name) || names.ignores(name);
     let mut weights = 0;
     for name in source.tensors() {
+        if !has_tensor(has, names, tied, name) {
+            continue;
+        }
         let Some(t) = source.tensor(name)?.filter(|_| !ignored(name)) else { continue };
         let format = source.target(name).unwrap_or(t.format);
         weights += match t.shape[..] {
@@ -45,6 +32,22 @@ pub fn plan<B: Backend>(backend: &B, source: &dyn Source, limits: &RunnerLimits)
             _ => 4 * t.shape.iter().map(|&n| n as u64).product::<u64>(),
         };
     }
-    let (kv, scratch) = runner_bytes(backend, &blueprint.spec, limits);
-    Ok(MemoryPlan { weights, kv, scratch, available: backend.available_memory() })
+    Ok(runner_memory(backend, spec, has, weights, limits))
+}
+
+/// Whether a tensor belongs to one of these blocks.
+fn has_tensor(has: &Has, names: &Names, tied: bool, name: &str) -> bool {
+    if let Some((layer, rest)) = name.strip_prefix("blk.").and_then(|rest| rest.split_once('.')) {
+        let is_ffn = ["ffn", "exp_probs", "post_ffw"].iter().any(|first| rest.starts_with(first));
+        return layer
+            .parse()
+            .ok()
+            .and_then(|i: usize| has.layers.get(i))
+            .is_some_and(|l| l[usize::from(is_ffn)]);
+    }
+    match name.strip_suffix(".weight") {
+        Some(name) if name == names.embed => has.embed || has.head && tied,
+        Some(name) if Some(name) == names.positions => has.embed,
+        _ => has.head,
+    }
 }

@@ -9,6 +9,7 @@ use kinfer_core::{
 use kinfer_load::gguf::{Gguf, write::Writer};
 use kinfer_models::arch::{Blueprint, Names, QkNorm, QkRows};
 use kinfer_models::synthetic::Blocks;
+use kinfer_models::{Place, Placement};
 use std::sync::Arc;
 
 /// Width of everything that a weight's rows run along: one block of the largest format.
@@ -25,6 +26,16 @@ impl Toy {
     /// The model on a backend.
     pub fn load<B: Backend>(&self, backend: B) -> Arc<dyn Model> {
         kinfer_models::build(backend, self.blueprint.clone(), &self.gguf, &mut |_, _| {}).unwrap()
+    }
+
+    /// The model on two devices, which take turns with its blocks.
+    pub fn divide<B: Backend>(&self, first: B, second: B) -> Arc<dyn Model> {
+        let layer = |(i, spec): (usize, &LayerSpec)| [i % 2, (i + usize::from(!spec.parallel)) % 2];
+        let layers = self.blueprint.spec.layers.iter().enumerate().map(layer).collect();
+        let placement = Placement { embed: 1, layers, head: 0 };
+        let places = vec![Place::new(first), Place::new(second)];
+        kinfer_models::build_parts(places, &placement, self.blueprint.clone(), &self.gguf, &mut |_, _| {})
+            .unwrap()
     }
 
     /// The values of a tensor.

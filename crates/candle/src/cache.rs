@@ -3,9 +3,9 @@
 use crate::softcap;
 use candle_core::{D, DType, Device, Result, Tensor};
 use kinfer_core::batch::BLOCK_LEN;
-use kinfer_core::{AttnSpec, Error, KvType, KvTypes, ModelSpec, Run};
+use kinfer_core::{AttnSpec, Error, KvType, KvTypes, PartSpec, Run};
 
-/// Keys and values of every layer, by block id.
+/// Keys and values of the attention blocks of a part, by block id.
 pub struct Kv {
     layers: Vec<KvLayer>,
 }
@@ -36,7 +36,7 @@ fn dtype(kind: KvType) -> kinfer_core::Result<DType> {
 impl Kv {
     /// A cache of zeros; the outer error is a type that candle does not have.
     pub(crate) fn new(
-        spec: &ModelSpec,
+        part: &PartSpec,
         blocks: usize,
         types: KvTypes,
         device: &Device,
@@ -46,12 +46,12 @@ impl Kv {
             let shape = (blocks * BLOCK_LEN, a.kv_heads, a.head_dim);
             Ok(KvLayer { k: Tensor::zeros(shape, k, device)?, v: Tensor::zeros(shape, v, device)? })
         };
-        Ok(spec.layers.iter().map(|l| layer(&l.attn)).collect::<Result<_>>().map(|layers| Kv { layers }))
+        Ok(part.attn.iter().map(layer).collect::<Result<_>>().map(|layers| Kv { layers }))
     }
 
-    pub(crate) fn bytes(spec: &ModelSpec, blocks: usize, types: KvTypes) -> u64 {
+    pub(crate) fn bytes(part: &PartSpec, blocks: usize, types: KvTypes) -> u64 {
         let position = |a: &AttnSpec| a.kv_heads * types.row_bytes(a.head_dim);
-        (blocks * BLOCK_LEN) as u64 * spec.layers.iter().map(|l| position(&l.attn) as u64).sum::<u64>()
+        (blocks * BLOCK_LEN) as u64 * part.attn.iter().map(|a| position(a) as u64).sum::<u64>()
     }
 
     /// Writes the keys and values in `qkv`, `[rows, q_dim | kv_dim | kv_dim]`, at each row's position.

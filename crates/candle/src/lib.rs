@@ -6,28 +6,28 @@
 #![forbid(unsafe_code)]
 
 mod cache;
+mod weight;
 
 pub use cache::Kv;
 pub use candle_core::Device;
+pub use weight::Weight;
 
 use candle_core::{D, Tensor};
 use kinfer_core::backend::{ExpertWeights, Heads, Matrix};
 use kinfer_core::{
-    Activation, AttnSpec, Backend, Batch, Error, ExpertSpec, FfnSpec, Format, KvTypes, ModelSpec, NormKind,
-    NormSpec, Result, RopeSpec, Run,
+    Activation, AttnSpec, Backend, Batch, Error, ExpertSpec, FfnSpec, Format, KvTypes, NormKind, NormSpec,
+    PartSpec, Result, RopeSpec, Run,
 };
 use kinfer_kernels::ops::choose_experts;
-use kinfer_kernels::quant::dequantize;
 use std::ops::Range;
 
 /// The backend: a candle device.
 #[derive(Clone, Debug)]
 pub struct Candle {
     device: Device,
+    /// Weights stay quantised, where candle has products with their format.
+    quantised: bool,
 }
-
-/// A dense f32 matrix, `[rows, cols]`.
-pub struct Weight(Tensor);
 
 /// A slot for activations, `[rows, width]`; empty until an operation writes it.
 #[derive(Default)]
@@ -52,7 +52,22 @@ pub struct Step {
 impl Candle {
     /// A backend on `device`.
     pub fn new(device: Device) -> Self {
-        Candle { device }
+        Candle { device, quantised: false }
+    }
+
+    /// A backend on `device` whose weights stay quantised, as long as candle has products with their format: what a GPU has room for.
+    /// On candle's CPU device these products round activations to 8 bits.
+    pub fn quantised(device: Device) -> Self {
+        Candle { device, quantised: true }
+    }
+
+    /// A backend on this machine's Apple GPU.
+    ///
+    /// # Errors
+    /// [`Error::Device`] where there is none, or this build has no support for it.
+    pub fn metal() -> Result<Self> {
+        let fail = |e: candle_core::Error| Error::Device { device: "metal".into(), reason: e.to_string() };
+        Ok(Candle::quantised(Device::new_metal(0).map_err(fail)?))
     }
 
     /// A backend on candle's CPU device.
@@ -117,27 +132,19 @@ impl Backend for Candle {
 
     fn describe(&self) -> String {
         match &self.device {
+            Device::Cpu if self.quantised => "candle (cpu, quantised)".into(),
             Device::Cpu => "candle (cpu, f32)".into(),
             Device::Cuda(_) => "candle (cuda, f32)".into(),
-            Device::Metal(_) => "candle (metal, f32)".into(),
+            Device::Metal(_) => "candle (metal)".into(),
         }
     }
 
     fn weight(&self, parts: &[Matrix<'_>]) -> Result<Weight> {
-        let rows = parts.iter().map(|p| p.rows).sum::<usize>();
-        let cols = parts.first().map_or(0, |p| p.cols);
-        let mut values = vec![0f32; rows * cols];
-        let mut out = values.chunks_exact_mut(cols.max(1));
-        for part in parts {
-            for (r, row) in (0..part.rows).zip(&mut out) {
-                dequantize(part.format, part.row(r), row);
-            }
-        }
-        self.run(Tensor::from_vec(values, (rows, cols), &self.device)).map(Weight)
+        self.run(Weight::new(parts, &self.device, self.quantised))
     }
 
-    fn weight_bytes(&self, rows: usize, cols: usize, _format: Format) -> u64 {
-        4 * rows as u64 * cols as u64
+    fn weight_bytes(&self, rows: usize, cols: usize, format: Format) -> u64 {
+        weight::bytes(rows, cols, format, self.quantised)
     }
 
     fn vector(&self, values: &[f32]) -> Result<Tensor> {
@@ -152,15 +159,15 @@ impl Backend for Candle {
         4 * rows as u64 * width as u64
     }
 
-    fn kv(&self, spec: &ModelSpec, blocks: usize, types: KvTypes) -> Result<Kv> {
-        self.run(Kv::new(spec, blocks, types, &self.device)?)
+    fn kv(&self, part: &PartSpec, blocks: usize, types: KvTypes) -> Result<Kv> {
+        self.run(Kv::new(part, blocks, types, &self.device)?)
     }
 
-    fn kv_bytes(&self, spec: &ModelSpec, blocks: usize, types: KvTypes) -> u64 {
-        Kv::bytes(spec, blocks, types)
+    fn kv_bytes(&self, part: &PartSpec, blocks: usize, types: KvTypes) -> u64 {
+        Kv::bytes(part, blocks, types)
     }
 
-    fn step(&self, _spec: &ModelSpec, _rows: usize, _blocks: usize) -> Result<Step> {
+    fn step(&self, _part: &PartSpec, _rows: usize, _blocks: usize) -> Result<Step> {
         Ok(Step::default())
     }
 
@@ -194,7 +201,7 @@ impl Backend for Candle {
 
     fn embed(&self, step: &Step, table: &Weight, scale: f32, out: &mut Act) -> Result<()> {
         let Some(tokens) = &step.tokens else { return Err(no_batch()) };
-        self.put(out, || table.0.index_select(tokens, 0)? * f64::from(scale))
+        self.put(out, || table.embed(tokens)? * f64::from(scale))
     }
 
     fn add_positions(&self, step: &Step, table: &Tensor, x: &mut Act) -> Result<()> {
@@ -247,7 +254,7 @@ impl Backend for Candle {
 
     fn linear(&self, _step: &Step, weight: &Weight, x: &Act, out: &mut Act) -> Result<()> {
         let x = x.get()?;
-        self.put(out, || x.matmul(&weight.0.t()?))
+        self.put(out, || weight.product(x))
     }
 
     fn linear_heads(&self, _step: &Step, weights: &[Weight], x: &Act, out: &mut Act) -> Result<()> {
@@ -255,7 +262,7 @@ impl Backend for Candle {
         self.put(out, || {
             let rows = x.dim(0)? / weights.len().max(1);
             let products = weights.iter().enumerate();
-            let products = products.map(|(h, w)| x.narrow(0, h * rows, rows)?.matmul(&w.0.t()?));
+            let products = products.map(|(h, w)| w.product(&x.narrow(0, h * rows, rows)?));
             Tensor::cat(&products.collect::<candle_core::Result<Vec<_>>>()?, 0)
         })
     }
@@ -378,7 +385,7 @@ impl Backend for Candle {
                 let weights = Tensor::from_vec(weights, (rows.len(), 1), &self.device)?;
                 let rows = Tensor::new(rows, &self.device)?;
                 let product = |x: &Tensor, w: &Weight, biases: &Option<Tensor>| {
-                    let y = x.matmul(&w.0.t()?)?;
+                    let y = w.product(x)?;
                     match biases {
                         Some(all) => y.broadcast_add(&all.narrow(0, e * y.dim(1)?, y.dim(1)?)?),
                         None => Ok(y),
@@ -418,6 +425,10 @@ impl Backend for Candle {
         let capped = self.run(softcap(x.get()?, cap))?;
         x.0 = Some(capped);
         Ok(())
+    }
+
+    fn write(&self, _step: &mut Step, rows: &[f32], width: usize, x: &mut Act) -> Result<()> {
+        self.put(x, || Tensor::from_slice(rows, (rows.len() / width, width), &self.device))
     }
 
     fn read<'a>(&self, step: &'a mut Step, x: &'a Act) -> Result<&'a [f32]> {

@@ -4,7 +4,7 @@ use clap::error::{ContextKind, ContextValue, ErrorKind};
 use std::ffi::OsString;
 
 /// Short flags of several letters, which clap would read as one letter and its value.
-const LONG_FORM: [(&str, &str); 9] = [
+const LONG_FORM: [(&str, &str); 13] = [
     ("-sys", "--system-prompt"),
     ("-sysf", "--system-prompt-file"),
     ("-ub", "--ubatch-size"),
@@ -14,10 +14,15 @@ const LONG_FORM: [(&str, &str); 9] = [
     ("-ctv", "--cache-type-v"),
     ("-hf", "--hf-repo"),
     ("-hfr", "--hf-repo"),
+    ("-ngl", "--n-gpu-layers"),
+    ("-cmoe", "--cpu-moe"),
+    ("-ncmoe", "--n-cpu-moe"),
+    ("-ts", "--tensor-split"),
 ];
 
-const GPU: &str = "kinfer puts the whole model on the device chosen with --device";
-const SPLIT: &str = "kinfer does not split a model over devices yet";
+const GPU: &str = "kinfer divides a model over GPUs by layers: --device cuda:N is the first of them, --tensor-split their shares";
+const SPLIT: &str =
+    "kinfer places whole layers (--n-gpu-layers) and their experts (--n-cpu-moe), no single tensors";
 const GRAMMAR: &str = "kinfer has no constrained output yet";
 const DRAFT: &str = "kinfer has no draft models yet";
 const MMAP: &str =
@@ -30,8 +35,8 @@ const HUB_FILE: &str = "write the file into the model's name: user/repo/file.ggu
 
 /// llama.cpp's flags that kinfer does not have, and what to do instead.
 const UNSUPPORTED: [(&[&str], &str); 15] = [
-    (&["-ngl", "--gpu-layers", "--n-gpu-layers", "-sm", "--split-mode", "-mg", "--main-gpu"], GPU),
-    (&["-ot", "--override-tensor", "-ncmoe", "--n-cpu-moe", "-ts", "--tensor-split"], SPLIT),
+    (&["-sm", "--split-mode", "-mg", "--main-gpu"], GPU),
+    (&["-ot", "--override-tensor"], SPLIT),
     (&["--grammar", "--grammar-file", "--json-schema", "-j", "-jf", "--json-schema-file"], GRAMMAR),
     (&["-md", "--model-draft", "-hfd", "--hf-repo-draft", "--draft-max"], DRAFT),
     (&["--mmap", "--no-mmap", "--mlock"], MMAP),
@@ -132,7 +137,7 @@ mod tests {
 
     #[test]
     fn names_what_replaces_a_missing_flag() {
-        assert!(norm(&["kinfer", "run", "-ngl", "99"]).unwrap_err().contains("--device"));
+        assert!(norm(&["kinfer", "run", "-mg", "1"]).unwrap_err().contains("--device"));
         let error =
             crate::command().try_get_matches_from(["kinfer", "run", "--flash-attn", "m"]).unwrap_err();
         assert!(explain(error).to_string().contains("always fused"));

@@ -53,6 +53,7 @@ enum Command {
     Tokenize(cmd::tokenize::TokenizeArgs),
     Template(cmd::template::TemplateArgs),
     Doctor(cmd::doctor::DoctorArgs),
+    Check(Box<cmd::check::CheckArgs>),
     Bench(cmd::bench::BenchArgs),
     Completions(cmd::completions::CompletionsArgs),
 }
@@ -93,6 +94,7 @@ fn main() -> ExitCode {
         Command::Tokenize(args) => cmd::tokenize::run(args, &ctx),
         Command::Template(args) => cmd::template::run(args, &ctx),
         Command::Doctor(args) => cmd::doctor::run(args, &ctx),
+        Command::Check(args) => cmd::check::run(*args, &ctx),
         Command::Bench(args) => cmd::bench::run(args, &ctx),
         Command::Completions(args) => cmd::completions::run(args, &ctx),
     };

@@ -9,7 +9,7 @@ use kinfer::hub::{Hub, HubConfig, HubError, ModelRef, ResolvedModel, human_size}
 use kinfer::quantize::Recipe;
 use kinfer::template::{ChatTemplate, builtin_templates};
 use kinfer::tokenizer::{Tokenizer, VocabSpec, pre_tokenizers};
-use kinfer::{Device, Isa, KvType, KvTypes, LoadOptions, Model, Numerics};
+use kinfer::{Device, EngineBuilder, GpuLayers, Isa, KvType, KvTypes, LoadOptions, Model, Numerics, Offload};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Instant;
@@ -61,9 +61,11 @@ pub fn vocabulary(ctx: &Ctx, name: Option<&str>) -> anyhow::Result<(Gguf, Tokeni
 #[derive(clap::Args, Default)]
 #[command(next_help_heading = "Model and device")]
 pub struct LoadArgs {
-    /// Run on this device: auto, cpu, candle
+    /// Run on this device: auto (the CPU), cpu, candle, cuda, cuda:1, …
     #[arg(long, env = "KINFER_DEVICE", value_name = "NAME", default_value = "auto", value_parser = device)]
     pub device: Device,
+    #[command(flatten)]
+    pub offload: OffloadArgs,
     /// Threads that compute [default: one for each fast physical core that this process may use]
     #[arg(short, long, env = "KINFER_THREADS", value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
     pub threads: Option<u16>,
@@ -100,6 +102,56 @@ pub struct TemplateArgs {
     pub chat_template_file: Option<PathBuf>,
 }
 
+/// How much of a model a GPU takes.
+#[derive(clap::Args, Clone, Default)]
+pub struct OffloadArgs {
+    /// Layers on the GPU, counted from the end, the output as one: a number, all, or auto for as many as fit; also written -ngl
+    #[arg(long, alias = "gpu-layers", env = "KINFER_N_GPU_LAYERS", value_name = "N", default_value = "auto", value_parser = gpu_layers)]
+    n_gpu_layers: LayersArg,
+    /// Leave the experts of all layers to the CPU, and the rest of the model to the GPU; also written -cmoe
+    #[arg(long, env = "KINFER_CPU_MOE", value_parser = clap::builder::FalseyValueParser::new())]
+    cpu_moe: bool,
+    /// Leave the experts of the first N layers to the CPU; also written -ncmoe
+    #[arg(long, env = "KINFER_N_CPU_MOE", value_name = "N", conflicts_with = "cpu_moe", value_parser = count)]
+    n_cpu_moe: Option<usize>,
+    /// Divide the layers over this GPU and those that follow it, in these shares, e.g. 3,1; also written -ts
+    #[arg(long, env = "KINFER_TENSOR_SPLIT", value_name = "SHARE,...", value_delimiter = ',')]
+    tensor_split: Vec<f32>,
+    /// Launch each kernel of a generated token by itself, instead of recording all once: to see what that saves
+    #[arg(long, env = "KINFER_NO_GRAPHS", value_parser = clap::builder::FalseyValueParser::new())]
+    no_graphs: bool,
+}
+
+/// A number of layers, or how it is found.
+#[derive(Clone, Copy, Default)]
+enum LayersArg {
+    #[default]
+    Auto,
+    Last(usize),
+}
+
+fn gpu_layers(text: &str) -> Result<LayersArg, String> {
+    match text {
+        "auto" => Ok(LayersArg::Auto),
+        "all" => Ok(LayersArg::Last(usize::MAX)),
+        _ => count(text).map(LayersArg::Last).map_err(|e| format!("{e}; it may also be `auto` or `all`")),
+    }
+}
+
+impl OffloadArgs {
+    /// For an engine as `engine` makes it.
+    fn options(&self, engine: EngineBuilder) -> Offload {
+        Offload {
+            layers: match self.n_gpu_layers {
+                LayersArg::Auto => GpuLayers::Fit(engine),
+                LayersArg::Last(n) => GpuLayers::Last(n),
+            },
+            cpu_experts: if self.cpu_moe { usize::MAX } else { self.n_cpu_moe.unwrap_or(0) },
+            split: self.tensor_split.clone(),
+        }
+    }
+}
+
 /// The recipe for quantising of that name.
 pub fn recipe(flag: &str, name: &str) -> anyhow::Result<Recipe> {
     Recipe::parse(name).map_err(|e| CliError::usage(format!("{flag}: {e}")))
@@ -122,9 +174,9 @@ pub enum NumericsArg {
 }
 
 impl LoadArgs {
-    /// Finds, fetches and loads a model.
-    pub fn load(&self, ctx: &Ctx, name: Option<&str>) -> anyhow::Result<Arc<Model>> {
-        self.load_as(ctx, name, |path, options| Model::load(path, options), |model| model)
+    /// Finds, fetches and loads a model, with room for an engine as `engine` makes it.
+    pub fn load(&self, ctx: &Ctx, name: Option<&str>, engine: EngineBuilder) -> anyhow::Result<Arc<Model>> {
+        self.load_as(ctx, name, engine, |path, options| Model::load(path, options), |model| model)
     }
 
     /// The same by a function of its own; `model_of` is the model in what that gives.
@@ -132,11 +184,12 @@ impl LoadArgs {
         &self,
         ctx: &Ctx,
         name: Option<&str>,
+        engine: EngineBuilder,
         load: impl FnOnce(&Path, LoadOptions) -> kinfer::Result<T>,
         model_of: impl Fn(&T) -> &Arc<Model>,
     ) -> anyhow::Result<T> {
         // A wrong option must not cost a download first.
-        let mut options = self.options()?;
+        let mut options = self.options(engine)?;
         let found = resolve(ctx, name)?;
         options.progress = progress::loading(ctx);
         let start = Instant::now();
@@ -155,7 +208,7 @@ impl LoadArgs {
     }
 
     /// The options without progress; an error for each that is wrong whatever the model.
-    pub fn options(&self) -> anyhow::Result<LoadOptions> {
+    pub fn options(&self, engine: EngineBuilder) -> anyhow::Result<LoadOptions> {
         if let Some(reason) = self.device.unavailable() {
             let device = self.device.to_string();
             return Err(kinfer::Error::Device { device, reason: reason.into_owned() }.into());
@@ -171,6 +224,8 @@ impl LoadArgs {
         }
         Ok(LoadOptions {
             device: self.device,
+            offload: self.offload.options(engine),
+            no_graphs: self.offload.no_graphs,
             threads: self.threads.map(usize::from),
             isa: self.isa.clone(),
             numerics: match self.numerics {
@@ -300,13 +355,18 @@ pub fn count(text: &str) -> Result<usize, String> {
 }
 
 impl EngineArgs {
+    /// Options of an engine of these sizes.
+    pub fn builder(&self) -> EngineBuilder {
+        let builder =
+            kinfer::Engine::builder().batch(self.batch_size).ubatch(self.ubatch_size).kv(self.cache);
+        match self.ctx_size {
+            Some(tokens) => builder.context(tokens),
+            None => builder,
+        }
+    }
+
     /// An engine of this model.
     pub fn engine(&self, model: Arc<Model>) -> anyhow::Result<kinfer::Engine> {
-        let builder = kinfer::Engine::builder().model(model).batch(self.batch_size).ubatch(self.ubatch_size);
-        let mut builder = builder.kv(self.cache);
-        if let Some(tokens) = self.ctx_size {
-            builder = builder.context(tokens);
-        }
-        Ok(builder.build()?)
+        Ok(self.builder().model(model).build()?)
     }
 }

@@ -21,7 +21,7 @@ pub struct Table {
 
 impl Table {
     /// A table with these columns; a name that starts with `>` is a column of numbers, without the `>`.
-    pub fn new<const N: usize>(columns: [&str; N]) -> Self {
+    pub fn new<'a>(columns: impl IntoIterator<Item = &'a str>) -> Self {
         let column = |name: &str| match name.strip_prefix('>') {
             Some(name) => (name.to_owned(), Align::Right),
             None => (name.to_owned(), Align::Left),
@@ -30,8 +30,8 @@ impl Table {
     }
 
     /// Appends a row. Control characters in it are shown escaped.
-    pub fn row<const N: usize>(&mut self, cells: [String; N]) {
-        self.rows.push(cells.iter().map(|c| printable(c)).collect());
+    pub fn row(&mut self, cells: impl IntoIterator<Item = String>) {
+        self.rows.push(cells.into_iter().map(|c| printable(&c)).collect());
     }
 }
 

@@ -25,7 +25,7 @@ fn wrong_usage_is_2() {
 #[test]
 fn a_missing_flag_of_llama_cpp_says_what_to_do() {
     let world = World::new();
-    world.run(&["run", "m.gguf", "-ngl", "99"]).fails(2, "--device");
+    world.run(&["run", "m.gguf", "-mg", "1"]).fails(2, "--device");
     world.run(&["run", "m.gguf", "--grammar", "g"]).fails(2, "no constrained output");
     world.run(&["run", "m.gguf", "--flash-attn"]).fails(2, "always fused");
 }

@@ -8,8 +8,8 @@
 //! error in each fused path until it is dealt with.
 
 use crate::{
-    Activation, AttnSpec, Batch, ExpertSpec, FfnSpec, Format, KvTypes, LatentSpec, ModelSpec, NormSpec,
-    Result, RopeSpec,
+    Activation, AttnSpec, Batch, ExpertSpec, FfnSpec, Format, KvTypes, LatentSpec, Likely, ModelSpec,
+    NormSpec, PartSpec, Result, RopeSpec,
 };
 use std::ops::Range;
 
@@ -123,6 +123,15 @@ pub enum Heads {
     Rows,
 }
 
+/// What is read of logits.
+#[derive(Clone, Copy, Debug)]
+pub enum Read<'a> {
+    /// All of them, `[rows, vocab]`.
+    All(&'a [f32]),
+    /// `[rows, k]`, see [`crate::Logits::likeliest`].
+    Likeliest(&'a [Likely]),
+}
+
 /// A device: makes weights and buffers, and computes on them.
 ///
 /// All computing methods write into their `&mut` argument and act on the rows last set by [`Backend::begin`]. A
@@ -158,15 +167,15 @@ pub trait Backend: Send + Sync + Sized + 'static {
     fn act(&self, rows: usize, width: usize) -> Result<Self::Act>;
     /// Bytes of such activations.
     fn act_bytes(&self, rows: usize, width: usize) -> u64;
-    /// Allocates a cache of `blocks` blocks for every layer.
+    /// Allocates a cache of `blocks` blocks for every attention block of the part.
     ///
     /// # Errors
     /// [`crate::Error::CacheType`] for a type that this device does not have, [`crate::Error::OutOfMemory`].
-    fn kv(&self, spec: &ModelSpec, blocks: usize, types: KvTypes) -> Result<Self::Kv>;
+    fn kv(&self, part: &PartSpec, blocks: usize, types: KvTypes) -> Result<Self::Kv>;
     /// Bytes of such a cache.
-    fn kv_bytes(&self, spec: &ModelSpec, blocks: usize, types: KvTypes) -> u64;
+    fn kv_bytes(&self, part: &PartSpec, blocks: usize, types: KvTypes) -> u64;
     /// Allocates the step state for at most `rows` rows and `blocks` cache blocks.
-    fn step(&self, spec: &ModelSpec, rows: usize, blocks: usize) -> Result<Self::Step>;
+    fn step(&self, part: &PartSpec, rows: usize, blocks: usize) -> Result<Self::Step>;
 
     // --- primitives -------------------------------------------------------------------------------------------
 
@@ -236,7 +245,8 @@ pub trait Backend: Send + Sync + Sized + 'static {
         head_dim: usize,
         rope: usize,
     ) -> Result<()>;
-    /// Writes the keys and values in `qkv[r]` (laid out `q | k | v` by `spec`) to the cache at each row's position.
+    /// Writes the keys and values in `qkv[r]` (laid out `q | k | v` by `spec`) to the cache of attention block `layer` of the part,
+    /// at each row's position.
     fn kv_write(
         &self,
         step: &Self::Step,
@@ -286,8 +296,21 @@ pub trait Backend: Send + Sync + Sized + 'static {
     fn gather(&self, step: &Self::Step, x: &Self::Act, out: &mut Self::Act) -> Result<()>;
     /// `x = cap * tanh(x / cap)`.
     fn softcap(&self, step: &Self::Step, x: &mut Self::Act, cap: f32) -> Result<()>;
+    /// Copies `rows`, `[rows, width]`, to `x`: the residual stream, from another device. Ends what [`Backend::read`] began: between
+    /// the two the device computes nothing.
+    fn write(&self, step: &mut Self::Step, rows: &[f32], width: usize, x: &mut Self::Act) -> Result<()>;
     /// Waits for the device and returns the rows of `x`, `[rows, width]`.
     fn read<'a>(&self, step: &'a mut Self::Step, x: &'a Self::Act) -> Result<&'a [f32]>;
+    /// Waits for the device and returns rows of logits, `[rows, vocab]`, or of each row only the `k` likeliest tokens, if the device finds
+    /// those sooner than it copies all. A logit that is NaN then counts as the largest.
+    fn read_likeliest<'a>(
+        &self,
+        step: &'a mut Self::Step,
+        logits: &'a Self::Act,
+        _k: usize,
+    ) -> Result<Read<'a>> {
+        self.read(step, logits).map(Read::All)
+    }
 
     // --- stages -----------------------------------------------------------------------------------------------
 

@@ -18,6 +18,9 @@ pub struct Batch {
     pub blocks: Vec<u32>,
     /// Rows whose logits are wanted, ascending. The head is computed for these rows only.
     pub outputs: Vec<u32>,
+    /// So many of each output's likeliest tokens are enough, and less to copy; 0: all logits are wanted. [`crate::Logits`] says which
+    /// of the two came.
+    pub enough: usize,
 }
 
 /// Where a token came from. A backend may compute the rows of the two roles by different arithmetic, but never let the choice
@@ -66,6 +69,7 @@ impl Batch {
         self.runs.clear();
         self.blocks.clear();
         self.outputs.clear();
+        self.enough = 0;
     }
 
     /// Appends `tokens` of a sequence whose first new position is `start` and whose block table is `blocks`;

@@ -9,21 +9,39 @@ pub trait Model: Send + Sync {
     fn spec(&self) -> &ModelSpec;
     /// What it runs on, for people, e.g. `cpu (avx512vnni, 2 threads)`.
     fn device(&self) -> String;
-    /// Bytes that can be allocated on the device now, where it has memory of its own.
-    fn available_memory(&self) -> Option<u64> {
-        None
-    }
     /// Bytes of weights that one generated token reads, for GB/s figures (embedding rows not counted).
     fn bytes_per_token(&self) -> u64;
-    /// Bytes that all weights take on the device.
+    /// Bytes that all weights take on their devices.
     fn weight_bytes(&self) -> u64;
-    /// Bytes that a runner with these limits would take: KV cache and scratch.
-    fn runner_bytes(&self, limits: &RunnerLimits) -> u64;
+    /// Memory that it takes with one runner of these limits, on each of its devices.
+    fn memory(&self, limits: &RunnerLimits) -> Vec<DeviceMemory>;
     /// Allocates a runner.
     ///
     /// # Errors
     /// [`crate::Error::OutOfMemory`] when the cache or the scratch does not fit.
     fn runner(self: Arc<Self>, limits: RunnerLimits) -> Result<Box<dyn Runner>>;
+}
+
+/// Bytes of memory that a model and a runner of it take on one device.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DeviceMemory {
+    /// The device, for people.
+    pub device: String,
+    /// Weights in the device's own layout.
+    pub weights: u64,
+    /// The cache of keys and values.
+    pub kv: u64,
+    /// Activations, logits and other buffers.
+    pub scratch: u64,
+    /// What can be allocated there now, where the device has memory of its own.
+    pub available: Option<u64>,
+}
+
+impl DeviceMemory {
+    /// All of it.
+    pub fn total(&self) -> u64 {
+        self.weights + self.kv + self.scratch
+    }
 }
 
 /// What a runner allocates for.
@@ -56,15 +74,32 @@ pub trait Runner: Send {
 /// Logits of a step's output rows, in the order of [`Batch::outputs`].
 #[derive(Clone, Copy, Debug)]
 pub struct Logits<'a> {
-    /// `[outputs, vocab]`, row-major.
+    /// `[outputs, vocab]`, row-major; empty where `likeliest` is not.
     pub data: &'a [f32],
     /// Values per row.
     pub vocab: usize,
+    /// Where a batch is content with it and the device has a quick way: the [`Batch::enough`] likeliest tokens, `[outputs, enough]`.
+    pub likeliest: &'a [Likely],
+}
+
+/// A token and its logit.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Likely {
+    /// The token.
+    pub id: u32,
+    /// Its logit.
+    pub logit: f32,
 }
 
 impl<'a> Logits<'a> {
     /// The logits of output `i`, `[vocab]`.
     pub fn row(&self, i: usize) -> &'a [f32] {
         &self.data[i * self.vocab..(i + 1) * self.vocab]
+    }
+
+    /// The `enough` likeliest tokens of output `i`, the likeliest first and of equals the one with the lower id; `None`: there are
+    /// logits.
+    pub fn likeliest(&self, i: usize, enough: usize) -> Option<&'a [Likely]> {
+        self.likeliest.get(i * enough..(i + 1) * enough).filter(|row| !row.is_empty())
     }
 }

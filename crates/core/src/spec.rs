@@ -100,7 +100,36 @@ pub struct LatentSpec {
     pub eps: f32,
 }
 
+/// What of a model is computed on one device: all of it, or some of its blocks.
+#[derive(Clone, Debug)]
+pub struct PartSpec {
+    /// [`ModelSpec::dim`].
+    pub dim: usize,
+    /// [`ModelSpec::ropes`].
+    pub ropes: Vec<RopeSpec>,
+    /// The attention blocks, in order; a cache counts them from 0.
+    pub attn: Vec<AttnSpec>,
+    /// The feed-forward blocks, in order.
+    pub ffn: Vec<FfnSpec>,
+}
+
 impl ModelSpec {
+    /// The part that has the blocks for which `has` says so: it is asked for each layer, whether attention, whether feed-forward.
+    pub fn part(&self, has: impl Fn(usize) -> [bool; 2]) -> PartSpec {
+        let layers = || self.layers.iter().enumerate().map(|(i, layer)| (has(i), layer));
+        PartSpec {
+            dim: self.dim,
+            ropes: self.ropes.clone(),
+            attn: layers().filter(|(has, _)| has[0]).map(|(_, l)| l.attn.clone()).collect(),
+            ffn: layers().filter(|(has, _)| has[1]).map(|(_, l)| l.ffn.clone()).collect(),
+        }
+    }
+
+    /// The part that is the whole model.
+    pub fn whole(&self) -> PartSpec {
+        self.part(|_| [true; 2])
+    }
+
     /// The rotary tables of an engine whose sequences have at most `context` tokens.
     pub fn ropes_for(&self, context: usize) -> &[RopeSpec] {
         match &self.long {

@@ -1,8 +1,8 @@
 //! A backend with every fused stage switched off.
 
-use crate::backend::{Backend, ExpertWeights, Heads, Matrix};
+use crate::backend::{Backend, ExpertWeights, Heads, Matrix, Read};
 use crate::{
-    Activation, AttnSpec, Batch, ExpertSpec, FfnSpec, Format, KvTypes, ModelSpec, NormSpec, Result, RopeSpec,
+    Activation, AttnSpec, Batch, ExpertSpec, FfnSpec, Format, KvTypes, NormSpec, PartSpec, Result, RopeSpec,
 };
 use std::ops::Range;
 
@@ -37,14 +37,14 @@ impl<B: Backend> Backend for Unfused<B> {
     fn act_bytes(&self, rows: usize, width: usize) -> u64 {
         self.0.act_bytes(rows, width)
     }
-    fn kv(&self, spec: &ModelSpec, blocks: usize, types: KvTypes) -> Result<Self::Kv> {
-        self.0.kv(spec, blocks, types)
+    fn kv(&self, part: &PartSpec, blocks: usize, types: KvTypes) -> Result<Self::Kv> {
+        self.0.kv(part, blocks, types)
     }
-    fn kv_bytes(&self, spec: &ModelSpec, blocks: usize, types: KvTypes) -> u64 {
-        self.0.kv_bytes(spec, blocks, types)
+    fn kv_bytes(&self, part: &PartSpec, blocks: usize, types: KvTypes) -> u64 {
+        self.0.kv_bytes(part, blocks, types)
     }
-    fn step(&self, spec: &ModelSpec, rows: usize, blocks: usize) -> Result<Self::Step> {
-        self.0.step(spec, rows, blocks)
+    fn step(&self, part: &PartSpec, rows: usize, blocks: usize) -> Result<Self::Step> {
+        self.0.step(part, rows, blocks)
     }
     fn begin(&self, step: &mut Self::Step, ropes: &[RopeSpec], batch: &Batch) -> Result<()> {
         self.0.begin(step, ropes, batch)
@@ -178,7 +178,18 @@ impl<B: Backend> Backend for Unfused<B> {
     fn softcap(&self, step: &Self::Step, x: &mut Self::Act, cap: f32) -> Result<()> {
         self.0.softcap(step, x, cap)
     }
+    fn write(&self, step: &mut Self::Step, rows: &[f32], width: usize, x: &mut Self::Act) -> Result<()> {
+        self.0.write(step, rows, width, x)
+    }
     fn read<'a>(&self, step: &'a mut Self::Step, x: &'a Self::Act) -> Result<&'a [f32]> {
         self.0.read(step, x)
+    }
+    fn read_likeliest<'a>(
+        &self,
+        step: &'a mut Self::Step,
+        logits: &'a Self::Act,
+        k: usize,
+    ) -> Result<Read<'a>> {
+        self.0.read_likeliest(step, logits, k)
     }
 }

@@ -113,12 +113,12 @@ pub struct HeadWeights<'a, B: Backend> {
     pub bias: Option<&'a B::Vector>,
 }
 
-/// One layer's weights.
+/// One layer's weights; `None`: another device computes that block.
 pub struct Layer<B: Backend> {
     /// Attention.
-    pub attn: AttnWeights<B>,
+    pub attn: Option<AttnWeights<B>>,
     /// Feed-forward.
-    pub ffn: Ffn<B>,
+    pub ffn: Option<Ffn<B>>,
 }
 
 /// The second block of a layer.

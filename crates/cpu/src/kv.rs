@@ -1,10 +1,10 @@
 //! The paged KV cache.
 
 use crate::mem::{Arena, Region};
-use kinfer_core::{KvTypes, LayerSpec, ModelSpec, Result};
+use kinfer_core::{AttnSpec, KvTypes, PartSpec, Result};
 use kinfer_kernels::ops::KvLayout;
 
-/// Keys and values of all layers.
+/// Keys and values of the attention blocks of a part.
 pub struct Kv {
     layers: Vec<LayerKv>,
 }
@@ -15,22 +15,22 @@ pub(crate) struct LayerKv {
     data: Region,
 }
 
-fn layout(layer: &LayerSpec, types: KvTypes) -> KvLayout {
-    KvLayout { kv_heads: layer.attn.kv_heads, head_dim: layer.attn.head_dim, types }
+fn layout(attn: &AttnSpec, types: KvTypes) -> KvLayout {
+    KvLayout { kv_heads: attn.kv_heads, head_dim: attn.head_dim, types }
 }
 
 impl Kv {
-    pub(crate) fn new(spec: &ModelSpec, blocks: usize, types: KvTypes, arena: &Arena) -> Result<Kv> {
-        let layers = spec.layers.iter().map(|l| {
-            let layout = layout(l, types);
+    pub(crate) fn new(part: &PartSpec, blocks: usize, types: KvTypes, arena: &Arena) -> Result<Kv> {
+        let layers = part.attn.iter().map(|attn| {
+            let layout = layout(attn, types);
             let data = arena.alloc(blocks * layout.block_bytes(), "the KV cache")?;
             Ok(LayerKv { layout, blocks, data })
         });
         Ok(Kv { layers: layers.collect::<Result<_>>()? })
     }
 
-    pub(crate) fn bytes(spec: &ModelSpec, blocks: usize, types: KvTypes) -> u64 {
-        spec.layers.iter().map(|l| (blocks * layout(l, types).block_bytes()) as u64).sum()
+    pub(crate) fn bytes(part: &PartSpec, blocks: usize, types: KvTypes) -> u64 {
+        part.attn.iter().map(|attn| (blocks * layout(attn, types).block_bytes()) as u64).sum()
     }
 
     pub(crate) fn layer(&self, i: usize) -> &LayerKv {

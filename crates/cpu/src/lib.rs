@@ -30,7 +30,7 @@ use kinfer_core::backend::{
 };
 use kinfer_core::batch::Role;
 use kinfer_core::{
-    Activation, AttnSpec, Batch, Error, ExpertSpec, FfnSpec, Format, KvTypes, ModelSpec, NormKind, NormSpec,
+    Activation, AttnSpec, Batch, Error, ExpertSpec, FfnSpec, Format, KvTypes, NormKind, NormSpec, PartSpec,
     Result, RopeSpec,
 };
 use kinfer_kernels::amx::TileConvert;
@@ -123,16 +123,16 @@ impl Backend for Cpu {
         Act::bytes(rows, width, self.convert.is_some())
     }
 
-    fn kv(&self, spec: &ModelSpec, blocks: usize, types: KvTypes) -> Result<Kv> {
-        Kv::new(spec, blocks, types, &self.arena)
+    fn kv(&self, part: &PartSpec, blocks: usize, types: KvTypes) -> Result<Kv> {
+        Kv::new(part, blocks, types, &self.arena)
     }
 
-    fn kv_bytes(&self, spec: &ModelSpec, blocks: usize, types: KvTypes) -> u64 {
-        Kv::bytes(spec, blocks, types)
+    fn kv_bytes(&self, part: &PartSpec, blocks: usize, types: KvTypes) -> u64 {
+        Kv::bytes(part, blocks, types)
     }
 
-    fn step(&self, spec: &ModelSpec, rows: usize, blocks: usize) -> Result<Step> {
-        Ok(Step::new(spec, rows, blocks, self))
+    fn step(&self, part: &PartSpec, rows: usize, blocks: usize) -> Result<Step> {
+        Ok(Step::new(part, rows, blocks, self))
     }
 
     fn begin(&self, step: &mut Step, ropes: &[RopeSpec], batch: &Batch) -> Result<()> {
@@ -320,6 +320,12 @@ impl Backend for Cpu {
     fn softcap(&self, _step: &Step, x: &mut Act, cap: f32) -> Result<()> {
         let cols = 0..x.width();
         self.rows_mut(x, cols, |row, _| self.ops.softcap(row, cap));
+        Ok(())
+    }
+
+    fn write(&self, _step: &mut Step, rows: &[f32], width: usize, x: &mut Act) -> Result<()> {
+        x.shape(rows.len() / width, width);
+        self.rows_mut(x, 0..width, |row, r| row.copy_from_slice(&rows[r * width..(r + 1) * width]));
         Ok(())
     }
 

@@ -5,7 +5,7 @@
 use crate::{Act, Cpu, Step, Weight};
 use kinfer_core::backend::ExpertWeights;
 use kinfer_core::batch::Role;
-use kinfer_core::{ExpertSpec, FfnSpec, ModelSpec};
+use kinfer_core::{ExpertSpec, FfnSpec, PartSpec};
 use kinfer_kernels::ops::choose_experts;
 
 /// A row's way through one of its experts.
@@ -31,9 +31,9 @@ pub(crate) struct Mixture {
 }
 
 impl Mixture {
-    /// Buffers for at most `rows` rows of the model; empty ones if it has no experts.
-    pub fn new(spec: &ModelSpec, rows: usize, tiles: bool) -> Mixture {
-        let mixtures = || spec.layers.iter().filter_map(|l| l.ffn.experts.map(|e| (e, &l.ffn)));
+    /// Buffers for at most `rows` rows of the part; empty ones if it has no experts.
+    pub fn new(part: &PartSpec, rows: usize, tiles: bool) -> Mixture {
+        let mixtures = || part.ffn.iter().filter_map(|f| f.experts.map(|e| (e, f)));
         let most = |f: fn((ExpertSpec, &FfnSpec)) -> usize| mixtures().map(f).max().unwrap_or(0);
         let (used, hidden) = (most(|(e, _)| e.routing.used), most(|(_, f)| f.hidden));
         let rows = if used == 0 { 0 } else { rows };
@@ -41,10 +41,10 @@ impl Mixture {
         Mixture {
             routes: Vec::with_capacity(rows * used),
             roles: Vec::with_capacity(rows),
-            taken: act(spec.dim),
+            taken: act(part.dim),
             gate_up: act(2 * hidden),
             hidden: act(hidden),
-            out: act(spec.dim),
+            out: act(part.dim),
         }
     }
 }

@@ -4,7 +4,7 @@ use crate::Cpu;
 use crate::mem::Buffer;
 use crate::moe::Mixture;
 use kinfer_core::batch::{BLOCK_LEN, Role};
-use kinfer_core::{Batch, ModelSpec, RopeSpec, Run};
+use kinfer_core::{Batch, PartSpec, RopeSpec, Run};
 use kinfer_kernels::amx::TileAttend;
 use kinfer_kernels::ops::{PARTITION_LEN, partial_len, rope_table};
 use std::cell::UnsafeCell;
@@ -50,16 +50,15 @@ pub struct Step {
 }
 
 impl Step {
-    pub(crate) fn new(spec: &ModelSpec, rows: usize, blocks: usize, cpu: &Cpu) -> Step {
+    pub(crate) fn new(part: &PartSpec, rows: usize, blocks: usize, cpu: &Cpu) -> Step {
         let threads = cpu.team.threads();
-        let attn = || spec.layers.iter().map(|l| &l.attn);
         let item = |a: &kinfer_core::AttnSpec| {
             let queries = ATTN_ROWS * a.heads / a.kv_heads.max(1);
             3 * queries * partial_len(a.head_dim) + TileAttend::scratch_len(a.head_dim, queries)
         };
-        let item = attn().map(item).max().unwrap_or(0);
-        let widest = spec.layers.iter().map(|l| l.ffn.hidden).max().unwrap_or(0).max(spec.dim);
-        let all_heads = attn().map(|a| a.heads * partial_len(a.head_dim)).max().unwrap_or(0);
+        let item = part.attn.iter().map(item).max().unwrap_or(0);
+        let widest = part.ffn.iter().map(|f| f.hidden).max().unwrap_or(0).max(part.dim);
+        let all_heads = part.attn.iter().map(|a| a.heads * partial_len(a.head_dim)).max().unwrap_or(0);
         let partitions = (blocks * BLOCK_LEN).div_ceil(PARTITION_LEN);
         Step {
             tokens: Vec::with_capacity(rows),
@@ -70,13 +69,13 @@ impl Step {
             run_of: Vec::with_capacity(rows),
             roles: Vec::with_capacity(rows),
             output_roles: Vec::with_capacity(rows),
-            ropes: spec.ropes.iter().map(|r| vec![0.0; 2 * rows * r.inv_freq.len()]).collect(),
+            ropes: part.ropes.iter().map(|r| vec![0.0; 2 * rows * r.inv_freq.len()]).collect(),
             tiles: Vec::with_capacity(rows),
             chunks: Vec::with_capacity(rows),
             scratch: WorkerScratch::new(threads, item.max(BLOCK_FLOATS + widest)),
             partials: Buffer::new(all_heads * partitions),
             compact: Vec::new(),
-            mixture: Mixture::new(spec, rows, cpu.convert.is_some()),
+            mixture: Mixture::new(part, rows, cpu.convert.is_some()),
             max_rows: rows,
         }
     }

@@ -1,6 +1,6 @@
 //! Activations on the device: floats, and the same values rounded the way that products read them.
 
-use crate::driver::{Buffer, Gpu};
+use crate::driver::{Buffer, Gpu, Pinned};
 use kinfer_core::{Error, Result};
 use std::cell::{Cell, OnceCell};
 use std::sync::Arc;
@@ -68,6 +68,11 @@ impl Act {
         Ok(())
     }
 
+    /// Rows at most.
+    pub(crate) fn capacity(&self) -> usize {
+        self.capacity.0
+    }
+
     pub(crate) fn rows(&self) -> usize {
         self.rows
     }
@@ -89,6 +94,15 @@ impl Act {
     /// Copies the rows to `to`, and waits.
     pub(crate) fn read(&self, to: &mut [f32]) -> Result<()> {
         self.floats.read(to)
+    }
+
+    /// Puts a copy of all its rows from pinned memory on the stream.
+    ///
+    /// # Safety
+    /// As for [`Buffer::write_from`].
+    pub(crate) unsafe fn write_from(&self, from: &Pinned, bytes: usize) -> Result<()> {
+        // SAFETY: by this function's contract.
+        unsafe { self.floats.write_from(0, from, bytes) }
     }
 
     fn allocated(&self) -> Result<&Rounded> {

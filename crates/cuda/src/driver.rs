@@ -12,6 +12,9 @@ pub(crate) struct Gpu {
     pub name: String,
     /// Compute capability: 80 is 8.0.
     pub capability: u32,
+    pub multiprocessors: usize,
+    /// What tells it from other GPUs, as the driver's other tools write it: `GPU-…`.
+    pub uuid: String,
     device: sys::CUdevice,
     context: sys::CUcontext,
     stream: sys::CUstream,
@@ -84,6 +87,16 @@ fn describe(error: &DriverError) -> String {
     }
 }
 
+/// `GPU-` and the bytes in hexadecimal, in groups of 4, 2, 2, 2 and 6.
+fn uuid_text(bytes: [u8; 16]) -> String {
+    let mut text = String::from("GPU");
+    for (i, byte) in bytes.iter().enumerate() {
+        let dash = if [0, 4, 6, 8, 10].contains(&i) { "-" } else { "" };
+        text += &format!("{dash}{byte:02x}");
+    }
+    text
+}
+
 /// A failure of the driver, and what it was asked for.
 #[derive(Debug)]
 struct Failure {
@@ -116,14 +129,18 @@ impl Gpu {
                 let attribute = |a| result::device::get_attribute(device, a);
                 let major = attribute(Attribute::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR)?;
                 let minor = attribute(Attribute::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR)?;
+                let multiprocessors = attribute(Attribute::CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT)?;
+                let uuid = result::device::get_uuid(device)?;
                 let context = result::primary_ctx::retain(device)?;
                 result::ctx::set_current(context)?;
                 let stream = result::stream::create(result::stream::StreamKind::NonBlocking)?;
-                Ok((name, (10 * major + minor) as u32, device, context, stream))
+                let (capability, multiprocessors) = ((10 * major + minor) as u32, multiprocessors as usize);
+                Ok((name, capability, multiprocessors, uuid.bytes, device, context, stream))
             }
         };
         let opened: Result<_, DriverError> = open();
-        let (name, capability, device, context, stream) = opened.map_err(|e| fail(describe(&e)))?;
+        let (name, capability, multiprocessors, uuid, device, context, stream) =
+            opened.map_err(|e| fail(describe(&e)))?;
         if capability < 75 {
             return Err(fail(format!(
                 "{name} has compute capability {}.{}; kinfer's kernels need 7.5 (Turing) or later",
@@ -132,7 +149,18 @@ impl Gpu {
             )));
         }
         let (functions, modules) = Default::default();
-        Ok(Arc::new(Gpu { name, capability, device, context, stream, functions, modules }))
+        let uuid = uuid_text(uuid.map(|byte| byte as u8));
+        Ok(Arc::new(Gpu {
+            name,
+            capability,
+            multiprocessors,
+            uuid,
+            device,
+            context,
+            stream,
+            functions,
+            modules,
+        }))
     }
 
     /// Whether the tensor cores take bf16.
@@ -313,6 +341,8 @@ unsafe impl Plain for u8 {}
 // SAFETY: plain numbers.
 unsafe impl Plain for u32 {}
 // SAFETY: plain numbers.
+unsafe impl Plain for u64 {}
+// SAFETY: plain numbers.
 unsafe impl Plain for f32 {}
 
 /// Memory of the device.
@@ -354,7 +384,7 @@ impl Buffer {
     }
 
     /// Copies the first values to `to`, and waits.
-    pub fn read(&self, to: &mut [f32]) -> Result<()> {
+    pub fn read<T: Plain>(&self, to: &mut [T]) -> Result<()> {
         assert!(size_of_val(to) <= self.bytes, "a copy past the end of a buffer");
         // SAFETY: within the buffer by the assertion, and waited for.
         unsafe {
@@ -394,6 +424,10 @@ pub(crate) struct Pinned {
 unsafe impl Send for Pinned {}
 
 impl Pinned {
+    pub fn size(&self) -> usize {
+        self.bytes
+    }
+
     pub fn bytes(&mut self) -> &mut [u8] {
         // SAFETY: allocated with that size.
         unsafe { std::slice::from_raw_parts_mut(self.pointer, self.bytes) }

@@ -2,13 +2,13 @@
 
 use crate::driver::{Buffer, Gpu};
 use kinfer_core::batch::BLOCK_LEN;
-use kinfer_core::{AttnSpec, Error, KvType, KvTypes, ModelSpec, Result};
+use kinfer_core::{AttnSpec, Error, KvType, KvTypes, PartSpec, Result};
 use std::sync::Arc;
 
 /// Largest width of a head that the kernels take.
 pub(crate) const MAX_HEAD_DIM: usize = 256;
 
-/// Keys and values of all layers.
+/// Keys and values of the attention blocks of a part.
 pub struct Kv {
     layers: Vec<Buffer>,
     types: KvTypes,
@@ -55,26 +55,26 @@ fn block_bytes(spec: &AttnSpec, types: KvTypes) -> usize {
 }
 
 impl Kv {
-    pub(crate) fn new(gpu: &Arc<Gpu>, spec: &ModelSpec, blocks: usize, types: KvTypes) -> Result<Kv> {
+    pub(crate) fn new(gpu: &Arc<Gpu>, part: &PartSpec, blocks: usize, types: KvTypes) -> Result<Kv> {
         for kind in [types.k, types.v] {
             if code(kind).is_none() {
                 let supported = "f32, f16, bf16 and q8_0".into();
                 return Err(Error::CacheType { device: "cuda".into(), kind, supported });
             }
         }
-        let layers = spec.layers.iter().map(|l| {
-            let data = gpu.alloc(blocks * block_bytes(&l.attn, types), "the KV cache")?;
+        let layers = part.attn.iter().map(|attn| {
+            let data = gpu.alloc(blocks * block_bytes(attn, types), "the KV cache")?;
             data.clear()?;
             Ok(data)
         });
         Ok(Kv { layers: layers.collect::<Result<_>>()?, types })
     }
 
-    pub(crate) fn bytes(spec: &ModelSpec, blocks: usize, types: KvTypes) -> u64 {
-        spec.layers.iter().map(|l| (blocks * block_bytes(&l.attn, types)) as u64).sum()
+    pub(crate) fn bytes(part: &PartSpec, blocks: usize, types: KvTypes) -> u64 {
+        part.attn.iter().map(|attn| (blocks * block_bytes(attn, types)) as u64).sum()
     }
 
-    /// The cache of `layer`, with block tables at `blocks` of the device.
+    /// The cache of attention block `layer`, with block tables at `blocks` of the device.
     pub(crate) fn cache(&self, layer: usize, spec: &AttnSpec, blocks: u64) -> Cache {
         Cache {
             data: self.layers[layer].pointer(),

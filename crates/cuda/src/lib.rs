@@ -7,7 +7,10 @@
 mod act;
 mod driver;
 mod kv;
+mod likeliest;
 mod ops;
+mod peak;
+mod power;
 mod ptx;
 mod stages;
 mod step;
@@ -15,13 +18,15 @@ mod weight;
 
 pub use act::Act;
 pub use kv::Kv;
+pub use peak::{Peak, peak};
+pub use power::Power;
 pub use step::Step;
 pub use weight::Weight;
 
 use driver::{Argument, Buffer, Function, Gpu, Grid};
-use kinfer_core::backend::{AttnWeights, Backend, ExpertWeights, FfnWeights, Heads, Matrix, Scratch};
+use kinfer_core::backend::{AttnWeights, Backend, ExpertWeights, FfnWeights, Heads, Matrix, Read, Scratch};
 use kinfer_core::{
-    Activation, AttnSpec, Batch, ExpertSpec, FfnSpec, Format, KvTypes, ModelSpec, NormSpec, Result, RopeSpec,
+    Activation, AttnSpec, Batch, ExpertSpec, FfnSpec, Format, KvTypes, NormSpec, PartSpec, Result, RopeSpec,
 };
 use std::ops::Range;
 use std::sync::{Arc, OnceLock};
@@ -70,6 +75,7 @@ struct Kernels {
     route: Function,
     gate_rows: Function,
     mix: Function,
+    likeliest: Function,
     kv_write: Function,
     qkv_finish: Function,
     attend_partition: Function,
@@ -102,6 +108,7 @@ impl Kernels {
             route: rows("route")?,
             gate_rows: rows("gate_rows")?,
             mix: rows("mix")?,
+            likeliest: rows("likeliest")?,
             kv_write: attention("kv_write")?,
             qkv_finish: attention("qkv_finish")?,
             attend_partition: attention("attend_partition")?,
@@ -204,16 +211,16 @@ impl Backend for Cuda {
         Act::bytes(&self.gpu, rows, width)
     }
 
-    fn kv(&self, spec: &ModelSpec, blocks: usize, types: KvTypes) -> Result<Kv> {
-        Kv::new(&self.gpu, spec, blocks, types)
+    fn kv(&self, part: &PartSpec, blocks: usize, types: KvTypes) -> Result<Kv> {
+        Kv::new(&self.gpu, part, blocks, types)
     }
 
-    fn kv_bytes(&self, spec: &ModelSpec, blocks: usize, types: KvTypes) -> u64 {
-        Kv::bytes(spec, blocks, types)
+    fn kv_bytes(&self, part: &PartSpec, blocks: usize, types: KvTypes) -> u64 {
+        Kv::bytes(part, blocks, types)
     }
 
-    fn step(&self, spec: &ModelSpec, rows: usize, blocks: usize) -> Result<Step> {
-        Step::new(&self.gpu, spec, rows, blocks, self.options.graphs)
+    fn step(&self, part: &PartSpec, rows: usize, blocks: usize) -> Result<Step> {
+        Step::new(&self.gpu, part, rows, blocks, self.options.graphs)
     }
 
     fn begin(&self, step: &mut Step, ropes: &[RopeSpec], batch: &Batch) -> Result<()> {
@@ -339,8 +346,20 @@ impl Backend for Cuda {
         ops::softcap(self, step, x, cap)
     }
 
+    fn write(&self, step: &mut Step, rows: &[f32], width: usize, x: &mut Act) -> Result<()> {
+        x.shape(rows.len() / width, width)?;
+        step.write(rows, x)
+    }
+
     fn read<'a>(&self, step: &'a mut Step, x: &'a Act) -> Result<&'a [f32]> {
         step.read(x)
+    }
+
+    fn read_likeliest<'a>(&self, step: &'a mut Step, logits: &'a Act, k: usize) -> Result<Read<'a>> {
+        if k > likeliest::MOST.min(logits.width()) {
+            return self.read(step, logits).map(Read::All);
+        }
+        likeliest::read(self, step, logits, k).map(Read::Likeliest)
     }
 
     fn attn_in(

@@ -13,7 +13,7 @@ macro_rules! modules {
 }
 
 modules! {
-    "rows" "attention" "floats"
+    "rows" "attention" "floats" "peak"
     "layout_0" "layout_1" "layout_2" "layout_3" "layout_4" "layout_5" "layout_6" "layout_7" "layout_8" "layout_9"
     "layout_10" "layout_11" "layout_12" "layout_13" "layout_14" "layout_15" "layout_16" "layout_17" "layout_18" "layout_19"
 }
@@ -26,7 +26,7 @@ pub(crate) fn module(name: &str, tensor_cores: bool) -> Option<&'static str> {
 
 /// The module with the kernels of a packed layout.
 pub(crate) fn layout_module(layout: usize) -> Option<&'static str> {
-    MODULES.get(3 + layout).map(|m| m.0)
+    MODULES.get(4 + layout).map(|m| m.0)
 }
 
 /// Bytes of each parameter of a kernel, from its declaration.

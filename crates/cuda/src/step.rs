@@ -3,8 +3,9 @@
 use crate::act::Act;
 use crate::driver::{Buffer, Function, Gpu, Graph, Pinned};
 use crate::kv::MAX_HEAD_DIM;
+use crate::likeliest::Ranks;
 use kinfer_core::batch::Role;
-use kinfer_core::{Batch, Error, ModelSpec, Result, RopeSpec, Run};
+use kinfer_core::{Batch, Error, PartSpec, Result, RopeSpec, Run};
 use std::cell::Cell;
 use std::collections::HashMap;
 use std::ops::Range;
@@ -33,10 +34,16 @@ pub struct Step {
     pub(crate) partials: Buffer,
     pub(crate) partial_floats: usize,
     pub(crate) mixture: Option<Mixture>,
+    /// Made when only the likeliest tokens are first read.
+    pub(crate) ranks: Option<Ranks>,
     host: Vec<f32>,
+    /// Rows from another device on their way to this one; made when some first come.
+    incoming: Option<Pinned>,
     pub(crate) mode: Cell<Mode>,
     graphs: HashMap<Key, Option<Graph>>,
     key: Option<Key>,
+    /// Whether the piece that `key` names has not begun.
+    between: bool,
     rope_table: Function,
     /// Whether steps of generated rows are recorded.
     record: bool,
@@ -58,6 +65,10 @@ pub(crate) enum Mode {
 struct Key {
     rows: usize,
     partitions: usize,
+    /// How many of the likeliest tokens are read; 0: all logits.
+    enough: usize,
+    /// Which piece of the step: a read ends one, and what comes from another device begins the next.
+    piece: u32,
 }
 
 /// A rotary table: frequencies, and cosines and sines of the step's rows.
@@ -97,12 +108,12 @@ const FIELDS: usize = 6;
 impl Step {
     pub(crate) fn new(
         gpu: &Arc<Gpu>,
-        spec: &ModelSpec,
+        part: &PartSpec,
         rows: usize,
         blocks: usize,
         record: bool,
     ) -> Result<Step> {
-        let attn = || spec.layers.iter().map(|l| &l.attn);
+        let attn = || part.attn.iter();
         if attn().any(|a| a.latent.is_some()) {
             return Err(no_latents());
         }
@@ -131,11 +142,14 @@ impl Step {
             ropes: Vec::new(),
             partials: gpu.alloc(4 * partial_floats, "attention")?,
             partial_floats,
-            mixture: Mixture::new(gpu, spec, rows)?,
+            mixture: Mixture::new(gpu, part, rows)?,
+            ranks: None,
             host: Vec::new(),
+            incoming: None,
             mode: Cell::new(Mode::Launch),
             graphs: HashMap::new(),
             key: None,
+            between: false,
             rope_table: gpu.function("rows", "rope_table")?,
             record,
             gpu: gpu.clone(),
@@ -165,20 +179,53 @@ impl Step {
 
         let single = batch.runs.iter().all(|r| r.rows.len() == 1 && r.role == Role::Generated);
         let all_read = batch.outputs.len() == self.rows;
-        self.key = (self.record && single && all_read)
-            .then_some(Key { rows: self.rows, partitions: self.partitions });
-        if let Some(key) = self.key {
-            // The first step of its kind allocates and loads kernels; the second one is recorded, the later ones replay it.
-            match self.graphs.get(&key) {
-                None => {}
-                Some(None) => {
-                    self.gpu.begin_capture()?;
-                    self.mode.set(Mode::Record);
-                }
-                Some(Some(_)) => self.mode.set(Mode::Replay),
+        self.key = (self.record && single && all_read).then_some(Key {
+            rows: self.rows,
+            partitions: self.partitions,
+            enough: batch.enough,
+            piece: 0,
+        });
+        self.begin_piece()
+    }
+
+    /// Begins to record, to replay or just to launch.
+    fn begin_piece(&mut self) -> Result<()> {
+        self.between = false;
+        let Some(key) = self.key else { return Ok(()) };
+        // The first step of its kind allocates and loads kernels; the second one is recorded, the later ones replay it.
+        match self.graphs.get(&key) {
+            None => {}
+            Some(None) => {
+                self.gpu.begin_capture()?;
+                self.mode.set(Mode::Record);
             }
+            Some(Some(_)) => self.mode.set(Mode::Replay),
         }
         Ok(())
+    }
+
+    /// Copies rows from another device to `x`, which has their shape.
+    pub(crate) fn write(&mut self, rows: &[f32], x: &Act) -> Result<()> {
+        self.gpu.current()?;
+        let bytes = size_of_val(rows);
+        if self.incoming.as_ref().is_none_or(|p| p.size() < bytes) {
+            self.incoming = Some(self.gpu.pinned(4 * self.max_rows * x.width())?);
+            // Recorded copies are from the memory that was there before.
+            self.graphs.clear();
+        }
+        if self.between {
+            self.begin_piece()?;
+        }
+        let Some(incoming) = &mut self.incoming else { return Ok(()) };
+        // The last copy from here was waited for when its piece was read.
+        for (to, value) in incoming.bytes().chunks_exact_mut(4).zip(rows) {
+            to.copy_from_slice(&value.to_le_bytes());
+        }
+        match self.mode.get() {
+            Mode::Replay => Ok(()),
+            // SAFETY: it is written again after the piece was read, which waits.
+            Mode::Launch | Mode::Record => unsafe { x.write_from(incoming, bytes) },
+        }
     }
 
     fn upload(&mut self, batch: &Batch) -> Result<()> {
@@ -281,10 +328,13 @@ impl Step {
         }
     }
 
-    /// Ends what was recorded, launches it, and copies `x` here.
-    pub(crate) fn read(&mut self, x: &Act) -> Result<&[f32]> {
+    /// Ends what was recorded, and launches it.
+    pub(crate) fn end_piece(&mut self) -> Result<()> {
+        self.gpu.current()?;
         let mode = self.mode.replace(Mode::Launch);
-        if let Some(key) = self.key.take() {
+        self.between = true;
+        if let Some(key) = self.key {
+            self.key = Some(Key { piece: key.piece + 1, ..key });
             match mode {
                 Mode::Launch => {
                     self.graphs.insert(key, None);
@@ -301,6 +351,12 @@ impl Step {
                 }
             }
         }
+        Ok(())
+    }
+
+    /// Ends the piece and copies `x` here.
+    pub(crate) fn read(&mut self, x: &Act) -> Result<&[f32]> {
+        self.end_piece()?;
         self.host.resize(x.rows() * x.width(), 0.0);
         x.read(&mut self.host)?;
         Ok(&self.host)
@@ -316,8 +372,8 @@ pub(crate) fn no_latents() -> Error {
 }
 
 impl Mixture {
-    fn new(gpu: &Arc<Gpu>, spec: &ModelSpec, rows: usize) -> Result<Option<Mixture>> {
-        let mixtures = || spec.layers.iter().filter_map(|l| l.ffn.experts.map(|e| (e, &l.ffn)));
+    fn new(gpu: &Arc<Gpu>, part: &PartSpec, rows: usize) -> Result<Option<Mixture>> {
+        let mixtures = || part.ffn.iter().filter_map(|f| f.experts.map(|e| (e, f)));
         let Some(used) = mixtures().map(|(e, _)| e.routing.used).max() else { return Ok(None) };
         let up = mixtures().map(|(_, f)| f.up_dim()).max().unwrap_or(0);
         let hidden = mixtures().map(|(_, f)| f.hidden).max().unwrap_or(0);
@@ -326,10 +382,10 @@ impl Mixture {
             chosen: gpu.alloc(4 * n, "experts")?,
             weights: gpu.alloc(4 * n, "experts")?,
             generated: gpu.upload(&vec![1u32; n.max(rows)], "experts")?,
-            input: Act::new(gpu, rows, spec.dim)?,
+            input: Act::new(gpu, rows, part.dim)?,
             up: Act::new(gpu, n, up)?,
             hidden: Act::new(gpu, n, hidden)?,
-            down: Act::new(gpu, n, spec.dim)?,
+            down: Act::new(gpu, n, part.dim)?,
         }))
     }
 }

@@ -2,7 +2,7 @@
 
 use crate::sample::{Candidates, Sampler};
 use crate::scheduler::{Chunk, Scheduler};
-use crate::sequence::{Sequence, Tools};
+use crate::sequence::{Row, Sequence, Tools};
 use crate::{Error, Event, Limits, Request, Result, ScoreRequest, TokenLogprobs, Vocabulary};
 use kinfer_core::batch::BLOCK_LEN;
 use kinfer_core::{Batch, Role, Runner, RunnerLimits};
@@ -166,6 +166,10 @@ impl Engine {
     /// Runs the micro-batch and uses its logits.
     fn compute(&mut self) {
         let Scheduler { running, blocks, .. } = &mut self.scheduler;
+        // The most that one of them needs; a device may then copy so much less.
+        let mut enough = self.runs.iter().map(|run| running[run.sequence].enough());
+        let enough = enough.try_fold(0, |most, enough| Some(most.max(enough?)));
+        self.batch.enough = enough.unwrap_or(0).min(self.options.limits.vocab);
         let logits = match self.runner.step(&self.batch) {
             Ok(logits) => logits,
             Err(e) => {
@@ -190,7 +194,11 @@ impl Engine {
             s.advance(run.rows, blocks);
             for position in start.max(from)..start + run.rows {
                 if !s.ended {
-                    s.output(position, logits.row(output), &mut tools);
+                    let row = match logits.likeliest(output, self.batch.enough) {
+                        Some(likeliest) => Row::Likeliest(likeliest),
+                        None => Row::All(logits.row(output)),
+                    };
+                    s.output(position, row, &mut tools);
                 }
                 output += 1;
             }

@@ -7,6 +7,7 @@ use crate::{
     CancelToken, Done, Error, Event, Finish, LengthLimit, Limits, Params, Request, Result, ScoreRequest,
     StopCause, Timings, TokenLogprobs, Usage, Vocabulary,
 };
+use kinfer_core::Likely;
 use kinfer_core::batch::BLOCK_LEN;
 use std::sync::mpsc::Sender;
 use std::time::{Duration, Instant};
@@ -54,6 +55,15 @@ struct Scoring {
     top: usize,
     scores: Vec<TokenLogprobs>,
     reply: Sender<Result<Vec<TokenLogprobs>>>,
+}
+
+/// What a step found of one position.
+#[derive(Clone, Copy)]
+pub enum Row<'a> {
+    /// Its logits, `[vocab]`.
+    All(&'a [f32]),
+    /// Its likeliest tokens, the likeliest first.
+    Likeliest(&'a [Likely]),
 }
 
 /// What the engine lends to a sequence for working on its logits.
@@ -190,10 +200,21 @@ impl Sequence {
         self.published = (count, serial);
     }
 
+    /// How many of the likeliest tokens are enough for it; `None`: it needs all logits.
+    pub fn enough(&self) -> Option<usize> {
+        match &self.work {
+            Work::Score(_) => None,
+            Work::Generate(g) if g.params.logprobs.is_some() || g.params.ignore_eog => None,
+            Work::Generate(g) => g.params.sampling.enough(),
+        }
+    }
+
     /// Uses the logits of position `position`.
-    pub fn output(&mut self, position: usize, logits: &[f32], tools: &mut Tools<'_>) {
-        let result = match &mut self.work {
-            Work::Score(s) => {
+    pub fn output(&mut self, position: usize, logits: Row<'_>, tools: &mut Tools<'_>) {
+        let result = match (&mut self.work, logits) {
+            // Not asked for: see `enough`.
+            (Work::Score(_), Row::Likeliest(_)) => Err("some logits where all are needed"),
+            (Work::Score(s), Row::All(logits)) => {
                 let next = self.tokens.get(position + 1).copied();
                 logprobs(logits, next, s.top, tools.scratch).map(|scored| {
                     s.scores.push(scored);
@@ -204,7 +225,7 @@ impl Sequence {
                     }
                 })
             }
-            Work::Generate(g) => {
+            (Work::Generate(g), logits) => {
                 g.draw(logits, &mut self.tokens, self.limits, tools).map(|on| self.ended |= !on)
             }
         };
@@ -243,16 +264,20 @@ impl Generating {
     /// Draws the next token and reports it. `false`: the generation has ended.
     fn draw(
         &mut self,
-        logits: &[f32],
+        logits: Row<'_>,
         tokens: &mut Vec<u32>,
         limits: Limits,
         tools: &mut Tools<'_>,
     ) -> Result<bool, &'static str> {
         let banned = if self.params.ignore_eog { tools.eog } else { &[] };
-        let id = tools.sampler.draw(logits, &self.params.sampling, tokens, banned, &mut self.rng)?;
-        let logprobs = match self.params.logprobs {
-            Some(top) => Some(logprobs(logits, Some(id), top, tools.scratch)?),
-            None => None,
+        let (sampling, rng) = (&self.params.sampling, &mut self.rng);
+        let id = match logits {
+            Row::All(logits) => tools.sampler.draw(logits, sampling, tokens, banned, rng)?,
+            Row::Likeliest(likeliest) => tools.sampler.draw_likeliest(likeliest, sampling, rng)?,
+        };
+        let logprobs = match (self.params.logprobs, logits) {
+            (Some(top), Row::All(logits)) => Some(logprobs(logits, Some(id), top, tools.scratch)?),
+            _ => None,
         };
         tokens.push(id);
         self.usage.completion_tokens += 1;

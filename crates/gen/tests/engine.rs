@@ -8,7 +8,7 @@ use kinfer_gen::{
     CancelToken, Engine, Error, Finish, LengthLimit, Limits, Options, Params, Reasoning, Request, Sampling,
     ScoreRequest, StopCause,
 };
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::channel;
 use std::sync::{Arc, Mutex};
 
@@ -45,6 +45,40 @@ fn tokens_do_not_depend_on_batch_mates() {
         assert!(got.ids.len() >= 50);
     }
     assert_ne!(expected[0].ids[..9], expected[1].ids[..9]);
+}
+
+#[test]
+fn the_likeliest_tokens_give_what_all_logits_give() {
+    let steps = Arc::new(AtomicUsize::new(0));
+    let behaviour = Behaviour { likeliest: Some(steps.clone()), ..Behaviour::default() };
+    let short = Setup { behaviour, ..Setup::default() };
+    let sampled = |top_k, seed| {
+        let sampling = Sampling { top_k, seed: Some(seed), ..Sampling::default() };
+        Params { sampling, max_tokens: Some(30), ..Params::default() }
+    };
+    let steps_of = |params: Params| {
+        let before = steps.load(Ordering::Relaxed);
+        let p = prompt(40, 7);
+        assert_eq!(alone(&short, &p, params.clone()).ids, alone(&Setup::default(), &p, params).ids);
+        steps.load(Ordering::Relaxed) - before
+    };
+    for params in [Params { max_tokens: Some(30), ..greedy() }, sampled(1, 1), sampled(5, 2), sampled(40, 3)]
+    {
+        assert_eq!(steps_of(params), 30);
+    }
+    // All logits count for these.
+    let penalised = Sampling { repeat_penalty: 1.3, ..Sampling::greedy() };
+    let with = |sampling| Params { sampling, max_tokens: Some(30), ..greedy() };
+    for params in [sampled(0, 4), with(penalised), Params { logprobs: Some(2), ..sampled(5, 5) }] {
+        assert_eq!(steps_of(params), 0);
+    }
+    // A batch mate that needs all logits changes nothing.
+    let mut engine = short.engine();
+    let alone = alone(&short, &prompt(40, 7), sampled(5, 2)).ids;
+    let events = submit(&mut engine, short.request(&prompt(40, 7), sampled(5, 2)));
+    let _other = submit(&mut engine, short.request(&prompt(9, 8), sampled(0, 4)));
+    run(&mut engine);
+    assert_eq!(collect(&events).ids, alone);
 }
 
 #[test]

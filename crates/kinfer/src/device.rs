@@ -1,10 +1,12 @@
 //! Devices by name. The only place that names backends.
 
-use crate::{Error, LoadOptions, Numerics, Result};
-use kinfer_core::RunnerLimits;
+use crate::{Error, LoadOptions, Numerics, Plan, Result};
+use kinfer_core::{ModelSpec, RunnerLimits};
 use kinfer_cpu::{Cpu, Inputs, Isa, machine};
 use kinfer_cuda::Cuda;
-use kinfer_models::{MemoryPlan, Source};
+pub use kinfer_cuda::{Peak as GpuPeak, Power as GpuPower};
+use kinfer_models::arch::Blueprint;
+use kinfer_models::{Place, Placement, Source};
 use std::borrow::Cow;
 use std::fmt;
 use std::str::FromStr;
@@ -62,12 +64,34 @@ impl Device {
     pub fn unavailable(self) -> Option<Cow<'static, str>> {
         match self {
             Device::Auto | Device::Cpu => None,
-            Device::Candle if cfg!(feature = "candle") => None,
+            Device::Candle if cfg!(any(feature = "candle", target_os = "macos")) => None,
             Device::Candle => {
                 Some("this build has no candle support; build with `--features candle`, or use `cpu`".into())
             }
             Device::Cuda(_) => kinfer_cuda::unavailable().map(Cow::Owned),
-            Device::Metal => Some("this version of kinfer has no Metal support; use `cpu`".into()),
+            Device::Metal if cfg!(target_os = "macos") => None,
+            Device::Metal => Some("Metal is on Apple's machines; use `cpu`".into()),
+        }
+    }
+}
+
+impl Device {
+    /// The most that a GPU reads and computes, measured; `None` for other devices.
+    ///
+    /// # Errors
+    /// [`Error::Device`] when it is not available.
+    pub fn peak(self) -> Result<Option<GpuPeak>> {
+        match self {
+            Device::Cuda(ordinal) => Ok(Some(kinfer_cuda::peak(ordinal.into())?)),
+            _ => Ok(None),
+        }
+    }
+
+    /// A GPU's energy counter, or why there is none; `None` for other devices.
+    pub fn power(self) -> Option<Result<GpuPower, String>> {
+        match self {
+            Device::Cuda(ordinal) => Some(GpuPower::open(ordinal.into())),
+            _ => None,
         }
     }
 }
@@ -88,63 +112,89 @@ impl FromStr for Device {
     }
 }
 
-/// Evaluates an expression with the device's backend.
-macro_rules! on {
-    ($options:expr, |$backend:ident| $use:expr) => {{
-        let options: &LoadOptions = $options;
+/// A model's blueprint, the devices of its parts, and which has what.
+pub(crate) struct Placed {
+    blueprint: Blueprint,
+    places: Vec<Place>,
+    placement: Placement,
+}
+
+impl Placed {
+    /// Opens the devices that `options` name. On the CPU, `inputs` records what weights are multiplied with.
+    pub fn new(source: &dyn Source, options: &LoadOptions, inputs: Option<Arc<Inputs>>) -> Result<Placed> {
         let device = options.device;
+        let refuse = |reason: &str| Err(Error::Device { device: device.to_string(), reason: reason.into() });
         if let Some(reason) = device.unavailable() {
-            return Err(Error::Device { device: device.to_string(), reason: reason.into() });
+            return refuse(&reason);
         }
-        match device {
-            #[cfg(feature = "candle")]
-            Device::Candle => {
-                let $backend = kinfer_candle::Candle::cpu();
-                $use
+        if let Device::Cuda(ordinal) = device {
+            if inputs.is_some() {
+                return refuse("only `cpu` records what weights are multiplied with");
             }
-            Device::Cuda(ordinal) => {
-                let $backend = cuda(ordinal, options)?;
-                $use
-            }
-            _ => {
-                let $backend = cpu(options)?;
-                $use
-            }
+            return on_gpus(source, options, ordinal);
         }
-    }};
-}
-
-/// Loads a model's weights onto the device of `options`.
-pub(crate) fn load(
-    source: &dyn Source,
-    options: &LoadOptions,
-    progress: &mut dyn FnMut(u64, u64),
-) -> Result<Arc<dyn kinfer_core::Model>> {
-    on!(options, |backend| Ok(kinfer_models::load(backend, source, progress)?))
-}
-
-/// The same on the CPU, with the inputs of all products recorded.
-pub(crate) fn load_recording(
-    source: &dyn Source,
-    options: &LoadOptions,
-    inputs: Arc<Inputs>,
-    progress: &mut dyn FnMut(u64, u64),
-) -> Result<Arc<dyn kinfer_core::Model>> {
-    if !matches!(options.device, Device::Auto | Device::Cpu) {
-        let (device, reason) =
-            (options.device.to_string(), "only `cpu` records what weights are multiplied with");
-        return Err(Error::Device { device, reason: reason.into() });
+        if !options.offload.is_default() {
+            let what =
+                "layers and experts can be divided between a GPU and the CPU only where a GPU is asked for";
+            return Err(Error::Usage(format!("{what}: the device is `{device}`, not `cuda`")));
+        }
+        let place = match (device, inputs) {
+            #[cfg(any(feature = "candle", target_os = "macos"))]
+            (Device::Candle, None) => Place::new(kinfer_candle::Candle::cpu()),
+            #[cfg(target_os = "macos")]
+            (Device::Metal, None) => Place::new(kinfer_candle::Candle::metal()?),
+            (Device::Candle | Device::Metal, _) => {
+                return refuse("only `cpu` records what weights are multiplied with");
+            }
+            (_, None) => Place::new(cpu(options)?),
+            (_, Some(inputs)) => Place::new(cpu(options)?.recording(inputs)),
+        };
+        let blueprint = kinfer_models::arch::read(source)?;
+        let placement = Placement::whole(blueprint.spec.layers.len());
+        Ok(Placed { placement, places: vec![place], blueprint })
     }
-    Ok(kinfer_models::load(cpu(options)?.recording(inputs), source, progress)?)
+
+    pub fn spec(&self) -> &ModelSpec {
+        &self.blueprint.spec
+    }
+
+    /// Memory that the model and a runner would take, of each device.
+    pub fn plan(&self, source: &dyn Source, limits: &RunnerLimits) -> Result<Plan> {
+        let Self { blueprint, places, placement } = self;
+        Ok(Plan::new(kinfer_models::plan_parts(places, placement, blueprint, source, limits)?))
+    }
+
+    /// Loads the weights.
+    pub fn load(
+        self,
+        source: &dyn Source,
+        progress: &mut dyn FnMut(u64, u64),
+    ) -> Result<Arc<dyn kinfer_core::Model>> {
+        let Self { blueprint, places, placement } = self;
+        Ok(kinfer_models::build_parts(places, &placement, blueprint, source, progress)?)
+    }
 }
 
-/// Memory that a model and a runner would take there.
-pub(crate) fn plan(source: &dyn Source, options: &LoadOptions, limits: &RunnerLimits) -> Result<MemoryPlan> {
-    // A plan needs no threads.
-    let LoadOptions { device, numerics, ref isa, .. } = *options;
-    let options =
-        LoadOptions { device, numerics, isa: isa.clone(), threads: Some(1), ..LoadOptions::default() };
-    on!(&options, |backend| Ok(kinfer_models::plan(&backend, source, limits)?))
+/// On the GPUs that have a share, from `first` on, and on the CPU what is left.
+fn on_gpus(source: &dyn Source, options: &LoadOptions, first: u16) -> Result<Placed> {
+    let mut shares = options.offload.shares()?;
+    let mut places = Vec::with_capacity(shares.len() + 1);
+    for (ordinal, _) in (usize::from(first)..).zip(&shares).filter(|(_, share)| **share > 0.0) {
+        places.push(Place::new(cuda(ordinal, options)?));
+    }
+    shares.retain(|share| *share > 0.0);
+    places.push(Place::new(cpu(options)?));
+    let blueprint = kinfer_models::arch::read(source)?;
+    let placement = options.offload.placement(&blueprint.spec, &shares, |placement, limits| {
+        Ok(kinfer_models::plan_parts(&places, placement, &blueprint, source, limits)?)
+    })?;
+    if !placement.uses(shares.len()) {
+        places.pop();
+        if options.isa.is_some() {
+            return Err(Error::Usage("an instruction set is the CPU's; the GPU has the whole model".into()));
+        }
+    }
+    Ok(Placed { blueprint, places, placement })
 }
 
 /// Memory that can be allocated now; `None` where it is not known.
@@ -152,7 +202,7 @@ pub(crate) fn available_memory() -> Option<u64> {
     machine::available_memory()
 }
 
-fn cuda(ordinal: u16, options: &LoadOptions) -> Result<Cuda> {
+fn cuda(ordinal: usize, options: &LoadOptions) -> Result<Cuda> {
     let tensor_cores = match options.numerics {
         Numerics::Auto => true,
         Numerics::Int8 => false,
@@ -162,12 +212,8 @@ fn cuda(ordinal: u16, options: &LoadOptions) -> Result<Cuda> {
             return Err(Error::Usage(needs.into()));
         }
     };
-    if options.isa.is_some() {
-        return Err(Error::Usage("an instruction set is the CPU's; a GPU takes none".into()));
-    }
     let threads = options.threads.unwrap_or_else(machine::threads);
-    let options =
-        kinfer_cuda::Options { ordinal: ordinal.into(), tensor_cores, threads, ..Default::default() };
+    let options = kinfer_cuda::Options { ordinal, tensor_cores, graphs: !options.no_graphs, threads };
     Ok(Cuda::new(options)?)
 }
 

@@ -1,5 +1,6 @@
 //! An engine: one running state of a model, on its own thread.
 
+use crate::plan::of_runner;
 use crate::worker::Worker;
 use crate::{Error, Message, Model, Plan, Result, Session, Thinking};
 use kinfer_core::batch::BLOCK_LEN;
@@ -142,7 +143,7 @@ impl EngineBuilder {
         let (options, limits) = self.runner_limits(model.spec())?;
         let what =
             format!("an engine for {} sequences of {} tokens", options.parallel, options.limits.context);
-        Plan::of_model(model, &limits).check(what)?;
+        Plan::of_model(model, &limits).check(&what, of_runner)?;
         let runner = model.inner().clone().runner(limits)?;
         let engine = kinfer_gen::Engine::new(runner, model.vocabulary(), options)?;
         Ok(Engine { worker: Arc::new(Worker::start(engine)?), model: model.clone(), options, limits })

@@ -27,6 +27,7 @@ mod device;
 mod engine;
 mod error;
 mod model;
+mod offload;
 mod plan;
 pub mod quantize;
 mod session;
@@ -34,12 +35,12 @@ mod vocab;
 mod worker;
 
 pub use chat::{Chat, Rendered};
-pub use device::Device;
+pub use device::{Device, GpuPeak, GpuPower};
 pub use engine::{Engine, EngineBuilder, Generation};
 pub use error::{Error, ErrorKind, Result};
 pub use kinfer_core::{
-    Activation, AttnSpec, ExpertSpec, FfnSpec, KvType, KvTypes, LayerSpec, LongContext, ModelSpec, NormKind,
-    NormSpec, RopeSpec,
+    Activation, AttnSpec, DeviceMemory, ExpertSpec, FfnSpec, KvType, KvTypes, LayerSpec, LongContext,
+    ModelSpec, NormKind, NormSpec, RopeSpec,
 };
 /// Facts about this machine, the instruction sets that the CPU's kernels come in, and what those compute at most.
 pub use kinfer_cpu::{Isa, machine, peak};
@@ -53,6 +54,7 @@ pub use kinfer_models::catalog;
 /// Model files of random weights, to measure speed.
 pub use kinfer_models::synthetic;
 pub use model::{LoadOptions, Model, Numerics, Progress};
+pub use offload::{GpuLayers, Offload};
 pub use plan::Plan;
 pub use session::{Message, Reply, Role, Session, Thinking};
 

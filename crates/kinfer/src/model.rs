@@ -1,10 +1,11 @@
 //! A loaded model.
 
 use crate::chat::{Chat, Prompt};
-use crate::plan::Plan;
+use crate::device::Placed;
+use crate::plan::{Plan, of_runner};
 use crate::quantize::Recoded;
 use crate::vocab::Vocab;
-use crate::{Device, Engine, Error, Message, Result, Thinking, device};
+use crate::{Device, Engine, Error, Message, Offload, Result, Thinking};
 use kinfer_core::{KvTypes, ModelSpec, Runner, RunnerLimits};
 use kinfer_cpu::Inputs;
 use kinfer_gen::{Sampling, SamplingOverrides, Vocabulary};
@@ -36,6 +37,10 @@ pub type Progress = Box<dyn FnMut(u64, u64) + Send>;
 pub struct LoadOptions {
     /// What it runs on.
     pub device: Device,
+    /// How much of it, where that is a GPU.
+    pub offload: Offload,
+    /// On a GPU, launch each kernel of a decode step, instead of recording the step once: to see what recording saves.
+    pub no_graphs: bool,
     /// Threads that compute; `None`: as many as this process may run at once.
     pub threads: Option<usize>,
     /// Instruction set, instead of the best one that was detected (or that `KINFER_ISA` names).
@@ -55,9 +60,22 @@ pub struct LoadOptions {
 
 impl std::fmt::Debug for LoadOptions {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let Self { device, threads, isa, numerics, chat_template, pre_tokenizer, quant, progress } = self;
+        let Self {
+            device,
+            offload,
+            no_graphs,
+            threads,
+            isa,
+            numerics,
+            chat_template,
+            pre_tokenizer,
+            quant,
+            progress,
+        } = self;
         f.debug_struct("LoadOptions")
             .field("device", device)
+            .field("offload", offload)
+            .field("no_graphs", no_graphs)
             .field("threads", threads)
             .field("isa", isa)
             .field("numerics", numerics)
@@ -105,37 +123,24 @@ impl Model {
     /// # Errors
     /// As [`Model::load`].
     pub fn load_gguf(gguf: Gguf, options: LoadOptions) -> Result<Arc<Self>> {
-        Self::load_by(gguf, options, device::load)
+        Self::load_by(gguf, options, None)
     }
 
     /// [`Model::load_gguf`], with the inputs of all products recorded.
     pub(crate) fn load_recording(gguf: Gguf, options: LoadOptions, inputs: Arc<Inputs>) -> Result<Arc<Self>> {
-        Self::load_by(gguf, options, |source, options, progress| {
-            device::load_recording(source, options, inputs, progress)
-        })
+        Self::load_by(gguf, options, Some(inputs))
     }
 
-    fn load_by(
-        gguf: Gguf,
-        mut options: LoadOptions,
-        load: impl FnOnce(
-            &dyn Source,
-            &LoadOptions,
-            kinfer_models::Progress<'_>,
-        ) -> Result<Arc<dyn kinfer_core::Model>>,
-    ) -> Result<Arc<Self>> {
+    fn load_by(gguf: Gguf, mut options: LoadOptions, inputs: Option<Arc<Inputs>>) -> Result<Arc<Self>> {
         let tokenizer = tokenizer(&gguf, &options)?;
         let nothing = RunnerLimits { rows: 0, outputs: 0, blocks: 0, context: 0, kv: KvTypes::default() };
         let recoded = options.quant.as_ref().map(|recipe| Recoded::new(&gguf, recipe, options.threads));
         let recoded = recoded.transpose()?;
         let source: &dyn Source = recoded.as_ref().map_or(&gguf, |recoded| recoded);
-        let plan = device::plan(source, &options, &nothing)?;
-        let needed = plan.weights;
-        if let Some(available) = plan.available.or_else(device::available_memory).filter(|&a| a < needed) {
-            return Err(Error::Memory { what: "the model's weights".into(), needed, available });
-        }
+        let placed = Placed::new(source, &options, inputs)?;
+        placed.plan(source, &nothing)?.check("the model's weights", |memory| memory.weights)?;
         let mut progress = options.progress.take();
-        let inner = load(source, &options, &mut |done, all| {
+        let inner = placed.load(source, &mut |done, all| {
             if let Some(report) = &mut progress {
                 report(done, all);
             }
@@ -278,7 +283,7 @@ impl Model {
         if [rows, outputs, blocks, context].into_iter().any(|n| u32::try_from(n).is_err()) {
             return Err(Error::Usage(format!("{what} is too large to count")));
         }
-        Plan::of_model(self, &limits).check(what)?;
+        Plan::of_model(self, &limits).check(&what, of_runner)?;
         Ok(self.inner.clone().runner(limits)?)
     }
 

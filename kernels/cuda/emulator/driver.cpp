@@ -1,14 +1,15 @@
 // A stand-in for libcuda.so.1: the part of the CUDA driver API that crates/cuda uses, over host memory and the emulator. It keeps the
 // driver's limits: sizes of grids and blocks, bounds of copies, names in the loaded PTX, what may happen while a stream is captured.
 //   CUDA_EMULATOR_CAPABILITY  compute capability, two digits: 80 unless set
-//   CUDA_EMULATOR_MEMORY      bytes of device memory: 16 GiB unless set
+//   CUDA_EMULATOR_MEMORY      bytes of each device's memory: 16 GiB unless set
+//   CUDA_EMULATOR_DEVICES     number of devices: 1 unless set
 //   CUDA_EMULATOR_COUNT       file to which the launches of each kernel are written at exit
 #include "kernels.cpp"
 #include <functional>
 #include <mutex>
 #define API extern "C" __attribute__((visibility("default"))) int
 typedef unsigned long long Pointer;
-enum { SUCCESS = 0, INVALID_VALUE = 1, OUT_OF_MEMORY = 2, INVALID_DEVICE = 101, INVALID_PTX = 218, NOT_FOUND = 500, CAPTURE_UNSUPPORTED = 900 };
+enum { SUCCESS = 0, INVALID_VALUE = 1, OUT_OF_MEMORY = 2, INVALID_DEVICE = 101, INVALID_CONTEXT = 201, INVALID_PTX = 218, NOT_FOUND = 500, CAPTURE_UNSUPPORTED = 900 };
 
 struct Function {
   std::string name;
@@ -20,19 +21,22 @@ struct Module {
   std::map<std::string, Function> functions;
 };
 struct Graph { std::vector<std::function<int()>> nodes; };
-struct Stream { Graph *capture = nullptr; };
 
 static std::mutex mutex;
-static std::map<Pointer, size_t> allocations;
-static size_t used;
+struct Allocation { size_t bytes; int device; };
+static std::map<Pointer, Allocation> allocations;
+static std::map<int, size_t> used;
 static std::map<std::string, size_t> launches;
+// A device's context is its number and 1.
 static thread_local void *current;
+static int current_device() { return (int)(size_t)current - 1; }
 
 static size_t setting(const char *name, size_t otherwise) {
   const char *value = getenv(name);
   return value ? strtoull(value, nullptr, 10) : otherwise;
 }
 static size_t memory() { return setting("CUDA_EMULATOR_MEMORY", 16ull << 30); }
+static int devices() { return (int)setting("CUDA_EMULATOR_DEVICES", 1); }
 static int capability() { return (int)setting("CUDA_EMULATOR_CAPABILITY", 80); }
 
 struct Count {
@@ -45,16 +49,19 @@ struct Count {
   }
 } static count_at_exit;
 
-// Whether a copy lies inside one allocation.
+struct Stream { Graph *capture = nullptr; int device = current_device(); };
+
+// Whether a copy lies inside one allocation of the current device.
 static bool inside(Pointer p, size_t n) {
   std::lock_guard lock(mutex);
   auto it = allocations.upper_bound(p);
   if (it == allocations.begin()) return false;
   --it;
-  return p + n <= it->first + it->second;
+  return p + n <= it->first + it->second.bytes && it->second.device == current_device();
 }
 static int act(void *stream, std::function<int()> node) {
   Stream *s = (Stream *)stream;
+  if (s && s->device != current_device()) return INVALID_CONTEXT;
   if (!s || !s->capture) return node();
   s->capture->nodes.push_back(std::move(node));
   return SUCCESS;
@@ -62,11 +69,13 @@ static int act(void *stream, std::function<int()> node) {
 
 API cuInit(unsigned) { return SUCCESS; }
 API cuDriverGetVersion(int *v) { *v = 12080; return SUCCESS; }
-API cuDeviceGetCount(int *n) { *n = 1; return SUCCESS; }
-API cuDeviceGet(int *d, int i) { *d = i; return i ? INVALID_DEVICE : SUCCESS; }
+API cuDeviceGetCount(int *n) { *n = devices(); return SUCCESS; }
+API cuDeviceGet(int *d, int i) { *d = i; return i < 0 || i >= devices() ? INVALID_DEVICE : SUCCESS; }
 API cuDeviceGetName(char *s, int n, int) { snprintf(s, n, "emulated GPU, compute capability %d.%d", capability() / 10, capability() % 10); return SUCCESS; }
+API cuDeviceGetUuid_v2(void *uuid, int d) { memset(uuid, 0xe0 + d, 16); return SUCCESS; }
+API cuDeviceGetUuid(void *uuid, int d) { return cuDeviceGetUuid_v2(uuid, d); }
 API cuDeviceTotalMem_v2(size_t *n, int) { *n = memory(); return SUCCESS; }
-API cuMemGetInfo_v2(size_t *available, size_t *total) { std::lock_guard lock(mutex); *total = memory(); *available = *total - std::min(used, *total); return SUCCESS; }
+API cuMemGetInfo_v2(size_t *available, size_t *total) { std::lock_guard lock(mutex); *total = memory(); *available = *total - std::min(used[current_device()], *total); return SUCCESS; }
 API cuDeviceGetAttribute(int *v, int attribute, int) {
   switch (attribute) {
     case 16: *v = 4; break;                    // multiprocessors
@@ -77,7 +86,7 @@ API cuDeviceGetAttribute(int *v, int attribute, int) {
   }
   return SUCCESS;
 }
-API cuDevicePrimaryCtxRetain(void **c, int) { *c = (void *)1; return SUCCESS; }
+API cuDevicePrimaryCtxRetain(void **c, int d) { *c = (void *)(size_t)(d + 1); return SUCCESS; }
 API cuDevicePrimaryCtxRelease_v2(int) { return SUCCESS; }
 API cuCtxSetCurrent(void *c) { current = c; return SUCCESS; }
 API cuCtxGetCurrent(void **c) { *c = current; return SUCCESS; }
@@ -92,7 +101,8 @@ API cuStreamIsCapturing(void *s, int *status) { *status = s && ((Stream *)s)->ca
 API cuGraphInstantiateWithFlags(void **exec, void *graph, unsigned long long) { *exec = new Graph(*(Graph *)graph); return SUCCESS; }
 API cuGraphDestroy(void *graph) { delete (Graph *)graph; return SUCCESS; }
 API cuGraphExecDestroy(void *graph) { delete (Graph *)graph; return SUCCESS; }
-API cuGraphLaunch(void *graph, void *) {
+API cuGraphLaunch(void *graph, void *stream) {
+  if (((Stream *)stream)->device != current_device()) return INVALID_CONTEXT;
   for (auto &node : ((Graph *)graph)->nodes) if (int error = node()) return error;
   return SUCCESS;
 }
@@ -106,12 +116,13 @@ API cuMemAlloc_v2(Pointer *p, size_t n) {
   std::lock_guard lock(mutex);
   if (!n) return INVALID_VALUE;
   void *m = nullptr;
-  if (used + n > memory() || posix_memalign(&m, 256, n)) return OUT_OF_MEMORY;
+  if (!current) return INVALID_VALUE;
+  if (used[current_device()] + n > memory() || posix_memalign(&m, 256, n)) return OUT_OF_MEMORY;
   // Fresh memory holds anything: here NaN.
   memset(m, 0xff, n);
   *p = (Pointer)m;
-  allocations[*p] = n;
-  used += n;
+  allocations[*p] = {n, current_device()};
+  used[current_device()] += n;
   return SUCCESS;
 }
 API cuMemFree_v2(Pointer p) {
@@ -119,7 +130,7 @@ API cuMemFree_v2(Pointer p) {
     std::lock_guard lock(mutex);
     auto it = allocations.find(p);
     if (it == allocations.end()) return INVALID_VALUE;
-    used -= it->second;
+    used[it->second.device] -= it->second.bytes;
     allocations.erase(it);
   }
   free((void *)p);
@@ -188,6 +199,7 @@ static const char *name(int error) {
   switch (error) {
     case INVALID_VALUE: return "CUDA_ERROR_INVALID_VALUE";
     case OUT_OF_MEMORY: return "CUDA_ERROR_OUT_OF_MEMORY";
+    case INVALID_CONTEXT: return "CUDA_ERROR_INVALID_CONTEXT";
     case INVALID_DEVICE: return "CUDA_ERROR_INVALID_DEVICE";
     case INVALID_PTX: return "CUDA_ERROR_INVALID_PTX";
     case NOT_FOUND: return "CUDA_ERROR_NOT_FOUND";

@@ -20,10 +20,14 @@ namespace rows {
 #include "../rows.cu"
 EMULATE(norm_rows) EMULATE(round_rows) EMULATE(add_norm) EMULATE(norm_heads) EMULATE(rope_table) EMULATE(rope_rows) EMULATE(activate)
 EMULATE(add_rows) EMULATE(add_bias) EMULATE(add_positions) EMULATE(gather_rows) EMULATE(softcap) EMULATE(route) EMULATE(gate_rows)
-EMULATE(mix)
+EMULATE(mix) EMULATE(likeliest)
 } // namespace rows
 namespace attention {
 #include "../attention.cu"
 EMULATE(kv_write) EMULATE(qkv_finish) EMULATE(attend_partition) EMULATE(attend_merge)
 EMULATE(attend_prompt_64) EMULATE(attend_prompt_128) EMULATE(attend_prompt_256)
 } // namespace attention
+namespace peak {
+#include "../peak.cu"
+EMULATE(peak_read) EMULATE(peak_int8) EMULATE(peak_bf16)
+} // namespace peak

@@ -51,6 +51,14 @@ pub static SHAPES: &[Shape] = &[
         head_dim: 64, vocab: 512, tied: true, context: 8192, rope_base: 1e4, window: None, experts: None,
     },
     Shape {
+        name: "tiny-gemma3", about: "two layers with a window, for tests", arch: "gemma3", layers: 2, dim: 256, hidden: 512, heads: 2,
+        kv_heads: 1, head_dim: 256, vocab: 512, tied: true, context: 8192, rope_base: 1e6, window: Some(32), experts: None,
+    },
+    Shape {
+        name: "tiny-moe", about: "two layers with experts, for tests", arch: "granitemoe", layers: 2, dim: 256, hidden: 256, heads: 4,
+        kv_heads: 2, head_dim: 64, vocab: 512, tied: true, context: 8192, rope_base: 1e4, window: None, experts: Some((8, 2)),
+    },
+    Shape {
         name: "smollm2-135m", about: "SmolLM2 135M", arch: "llama", layers: 30, dim: 576, hidden: 1536, heads: 9, kv_heads: 3,
         head_dim: 64, vocab: 49152, tied: true, context: 8192, rope_base: 1e5, window: None, experts: None,
     },

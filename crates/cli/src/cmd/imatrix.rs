@@ -7,6 +7,7 @@ use crate::input::read;
 use crate::model::{self, LoadArgs};
 use crate::{progress, term};
 use clap::builder::FalseyValueParser;
+use kinfer::EngineBuilder;
 use kinfer::gguf::Gguf;
 use kinfer::quantize::{Collected, Collector};
 use kinfer::tokenizer::Encode;
@@ -87,7 +88,8 @@ pub fn run(args: ImatrixArgs, ctx: &Ctx) -> anyhow::Result<()> {
     }
     let text = read(&args.file)?;
     let load = |path: &Path, options| Collector::load(Gguf::open(path)?, options, size, args.process_output);
-    let mut collector = args.load.load_as(ctx, Some(&args.model), load, Collector::model)?;
+    let mut collector =
+        args.load.load_as(ctx, Some(&args.model), EngineBuilder::default(), load, Collector::model)?;
     let there = path.canonicalize().ok();
     if there.is_some()
         && [collector.model().path(), &args.file].iter().any(|p| p.canonicalize().ok() == there)

@@ -1,4 +1,5 @@
 pub mod bench;
+pub mod check;
 pub mod completions;
 pub mod doctor;
 pub mod imatrix;

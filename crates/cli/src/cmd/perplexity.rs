@@ -10,7 +10,7 @@ use anyhow::Context;
 use clap::builder::FalseyValueParser;
 use kinfer::step::{BLOCK_LEN, Batch, Role, Runner, RunnerLimits};
 use kinfer::tokenizer::Encode;
-use kinfer::{KvTypes, Model};
+use kinfer::{EngineBuilder, KvTypes, Model};
 use serde_json::json;
 use std::fs::File;
 use std::io::{BufReader, BufWriter, Read, Write};
@@ -72,7 +72,7 @@ Examples:
 /// Runs it.
 pub fn run(args: PerplexityArgs, ctx: &Ctx) -> anyhow::Result<()> {
     let text = read(&args.text)?;
-    let model = args.load.load(ctx, Some(&args.model))?;
+    let model = args.load.load(ctx, Some(&args.model), EngineBuilder::default())?;
     let tokenizer = model.tokenizer();
     // As data: what looks like a control token in the text is text.
     let options = Encode { special: false, bos: None, eos: Some(false) };

@@ -9,7 +9,7 @@ use crate::nfc::{NfcArg, NfcArgs};
 use crate::{progress, term};
 use clap::builder::FalseyValueParser;
 use kinfer::tokenizer::Encode;
-use kinfer::{Engine, Model, TokenLogprobs};
+use kinfer::{Engine, EngineBuilder, Model, TokenLogprobs};
 use serde::Serialize;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -81,7 +81,7 @@ pub fn run(args: ScoreArgs, ctx: &Ctx) -> anyhow::Result<()> {
     if let Some(ids) = &given {
         enough(ids)?;
     }
-    let model = args.load.load(ctx, Some(&args.model))?;
+    let model = args.load.load(ctx, Some(&args.model), EngineBuilder::default())?;
     let tokenizer = model.tokenizer();
     let ids = match given {
         Some(ids) => ids,

@@ -220,12 +220,12 @@ impl Shown<'_> {
         let mut table = Table::new(["", ">", ""]);
         let mut row =
             |name: &str, bytes: u64, note: String| table.row([name.into(), human_size(bytes), note]);
-        row("weights", plan.weights, "as packed for this machine".into());
-        row("keys and values", plan.kv, self.kv.to_string());
-        row("buffers", plan.scratch, String::new());
+        row("weights", plan.weights(), "as packed for this machine".into());
+        row("keys and values", plan.kv(), self.kv.to_string());
+        row("buffers", plan.scratch(), String::new());
         row("total", plan.total(), String::new());
-        if let Some(available) = plan.available {
-            let verdict = if plan.total() <= available { "it fits" } else { "it does not fit" };
+        if let (Some(available), Some(fits)) = (plan.available(), plan.fits()) {
+            let verdict = if fits { "it fits" } else { "it does not fit" };
             row("available", available, verdict.into());
         }
         table.to_string()
@@ -244,9 +244,9 @@ impl Shown<'_> {
         });
         let memory = match &self.plan {
             Ok(plan) => {
-                json!({ "context": self.context, "type_k": self.kv.k.name(), "type_v": self.kv.v.name(), "weights": plan.weights,
-                "kv": plan.kv, "scratch": plan.scratch, "total": plan.total(), "available": plan.available,
-                "fits": plan.available.map(|a| plan.total() <= a) })
+                json!({ "context": self.context, "type_k": self.kv.k.name(), "type_v": self.kv.v.name(), "weights": plan.weights(),
+                "kv": plan.kv(), "scratch": plan.scratch(), "total": plan.total(), "available": plan.available(),
+                "fits": plan.fits() })
             }
             Err(reason) => json!({ "error": reason }),
         };

@@ -19,6 +19,8 @@ mod temperature;
 mod top_k;
 mod top_p;
 
+use kinfer_core::Likely;
+
 pub use candidates::{Candidate, Candidates};
 pub use logprobs::logprobs;
 pub use params::{Sampling, SamplingOverrides};
@@ -66,8 +68,34 @@ impl Sampler {
         if sampling.temperature == 0.0 {
             return greedy::argmax(&self.logits).ok_or(NONE_LEFT);
         }
+        top_k::gather(&self.logits, sampling.top_k, &mut self.candidates);
+        self.finish(sampling, rng)
+    }
+
+    /// The same from the likeliest tokens alone, the likeliest first: as many as [`Sampling::enough`] says.
+    ///
+    /// # Errors
+    /// As [`Sampler::draw`], for the logits that are there.
+    pub fn draw_likeliest(
+        &mut self,
+        likeliest: &[Likely],
+        sampling: &Sampling,
+        rng: &mut Rng,
+    ) -> Result<u32, &'static str> {
+        if likeliest.iter().any(|l| l.logit.is_nan() || l.logit == f32::INFINITY) {
+            return Err(NOT_FINITE);
+        }
+        if sampling.temperature == 0.0 {
+            let first = likeliest.first().filter(|l| l.logit > f32::NEG_INFINITY);
+            return first.map(|l| l.id).ok_or(NONE_LEFT);
+        }
+        top_k::take(likeliest, sampling.top_k, &mut self.candidates);
+        self.finish(sampling, rng)
+    }
+
+    /// What follows top-k.
+    fn finish(&mut self, sampling: &Sampling, rng: &mut Rng) -> Result<u32, &'static str> {
         let c = &mut self.candidates;
-        top_k::gather(&self.logits, sampling.top_k, c);
         top_p::apply(c, sampling.top_p);
         min_p::apply(c, sampling.min_p);
         temperature::apply(c, sampling.temperature);
@@ -75,12 +103,26 @@ impl Sampler {
     }
 }
 
+impl Sampling {
+    /// How many of the likeliest tokens a draw looks at; `None`: it may be any.
+    pub fn enough(&self) -> Option<usize> {
+        let unchanged = self.logit_bias.is_empty() && !penalties::any(self);
+        match (self.temperature == 0.0, self.top_k) {
+            _ if !unchanged => None,
+            (true, _) => Some(1),
+            (false, 0) => None,
+            (false, k) => Some(k),
+        }
+    }
+}
+
 const NONE_LEFT: &str = "no token that may be drawn";
+const NOT_FINITE: &str = "a logit that is NaN or infinite";
 
 /// Refuses logits that have no softmax. A fold without an early exit, so that it vectorises.
 fn check(logits: &[f32]) -> Result<(), &'static str> {
     let bad = logits.iter().fold(false, |bad, &l| bad | l.is_nan() | (l == f32::INFINITY));
-    if bad { Err("a logit that is NaN or infinite") } else { Ok(()) }
+    if bad { Err(NOT_FINITE) } else { Ok(()) }
 }
 
 #[cfg(test)]

@@ -2,9 +2,14 @@
 
 use super::Sampling;
 
+/// Whether there are any.
+pub(super) fn any(s: &Sampling) -> bool {
+    s.repeat_penalty != 1.0 || s.frequency_penalty != 0.0 || s.presence_penalty != 0.0
+}
+
 /// Applies the three penalties to the tokens among the last `repeat_last_n` of `history`. `recent` is scratch.
 pub(super) fn apply(logits: &mut [f32], s: &Sampling, history: &[u32], recent: &mut Vec<u32>) {
-    if s.repeat_penalty == 1.0 && s.frequency_penalty == 0.0 && s.presence_penalty == 0.0 {
+    if !any(s) {
         return;
     }
     let n = s.repeat_last_n.unwrap_or(usize::MAX).min(history.len());

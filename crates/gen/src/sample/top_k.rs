@@ -1,12 +1,14 @@
 //! Top-k (Fan et al. 2018): keeps the k likeliest tokens.
 
 use super::{Candidate, Candidates};
+use kinfer_core::Likely;
 
-/// Collects the `k` tokens with the largest logits, or all for `k == 0`; `-inf` is never among them.
+/// Collects the `k` tokens with the largest logits in order of rank, or all in any order for `k == 0`; `-inf` is never among them.
 ///
 /// For small `k` one pass keeps at most `2k` tokens above a rising floor, instead of sorting the vocabulary.
 pub(super) fn gather(logits: &[f32], k: usize, out: &mut Candidates) {
-    let k = if k == 0 { logits.len() } else { k.min(logits.len()) };
+    let all = k == 0;
+    let k = if all { logits.len() } else { k.min(logits.len()) };
     out.clear();
     let mut floor = f32::NEG_INFINITY;
     for (id, &logit) in logits.iter().enumerate() {
@@ -20,8 +22,16 @@ pub(super) fn gather(logits: &[f32], k: usize, out: &mut Candidates) {
             }
         }
     }
-    if out.items.len() > k {
+    if !all {
         out.sort(k);
         out.truncate(k);
     }
+}
+
+/// The same of what a device found: the `k` likeliest tokens are at the front of `likeliest`.
+pub(super) fn take(likeliest: &[Likely], k: usize, out: &mut Candidates) {
+    out.clear();
+    let some = likeliest.iter().take(k).filter(|l| l.logit > f32::NEG_INFINITY);
+    out.items.extend(some.map(|l| Candidate { id: l.id, logit: l.logit }));
+    out.sort(k);
 }

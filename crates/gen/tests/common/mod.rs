@@ -4,7 +4,7 @@
 #![allow(dead_code)]
 
 use kinfer_core::batch::BLOCK_LEN;
-use kinfer_core::{Batch, Error, KvType, Logits, Runner, RunnerLimits};
+use kinfer_core::{Batch, Error, KvType, Likely, Logits, Runner, RunnerLimits};
 use kinfer_gen::{Done, Engine, Event, Limits, Options, Params, Request, Sampling, Vocabulary};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, channel};
@@ -43,6 +43,8 @@ pub struct Behaviour {
     pub fail: Vec<usize>,
     /// All logits are NaN from this position on.
     pub nan_from: Option<usize>,
+    /// Gives only the likeliest tokens where they are enough, and counts these steps.
+    pub likeliest: Option<Arc<AtomicUsize>>,
     /// Called before each step.
     pub before: Option<Hook>,
     /// Steps so far.
@@ -56,6 +58,7 @@ pub struct Mock {
     /// Per block and place: the token that was written. // [blocks, BLOCK_LEN]
     cache: Vec<Option<(usize, u32)>>,
     logits: Vec<f32>,
+    likeliest: Vec<Likely>,
     behaviour: Behaviour,
 }
 
@@ -63,7 +66,13 @@ impl Mock {
     pub fn new(rows: usize, outputs: usize, blocks: usize, behaviour: Behaviour) -> Self {
         let limits =
             RunnerLimits { rows, outputs, blocks, context: blocks * BLOCK_LEN, kv: KvType::F16.into() };
-        Self { limits, cache: vec![None; blocks * BLOCK_LEN], logits: Vec::new(), behaviour }
+        Self {
+            limits,
+            cache: vec![None; blocks * BLOCK_LEN],
+            logits: Vec::new(),
+            likeliest: Vec::new(),
+            behaviour,
+        }
     }
 }
 
@@ -118,7 +127,19 @@ impl Runner for Mock {
                 }
             }
         }
-        Ok(Logits { data: &self.logits, vocab: VOCAB })
+        match &self.behaviour.likeliest {
+            Some(steps) if batch.enough > 0 => {
+                steps.fetch_add(1, Ordering::Relaxed);
+                self.likeliest.clear();
+                for row in self.logits.chunks_exact(VOCAB) {
+                    let mut all: Vec<_> = (0..).zip(row).map(|(id, &logit)| Likely { id, logit }).collect();
+                    all.sort_by(|a, b| b.logit.total_cmp(&a.logit).then(a.id.cmp(&b.id)));
+                    self.likeliest.extend_from_slice(&all[..batch.enough]);
+                }
+                Ok(Logits { data: &[], vocab: VOCAB, likeliest: &self.likeliest })
+            }
+            _ => Ok(Logits { data: &self.logits, vocab: VOCAB, likeliest: &[] }),
+        }
     }
 }
 

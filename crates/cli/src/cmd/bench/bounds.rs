@@ -3,20 +3,20 @@
 use crate::bandwidth;
 use crate::ctx::Ctx;
 use crate::progress;
-use kinfer::Isa;
 use kinfer::peak::{self, Arithmetic};
+use kinfer::{GpuPeak, Isa};
 use std::sync::Barrier;
 use std::thread;
 use std::time::{Duration, Instant};
 
-/// The bounds for one number of threads.
+/// The bounds for one number of threads, or of a GPU.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Bounds {
-    /// Threads that were measured with.
-    pub threads: usize,
+    /// Threads that were measured with; `None`: a GPU.
+    pub threads: Option<usize>,
     /// Bytes read from memory per second, in 10^9; `None` where memory is too short to measure.
     pub gb_per_s: Option<f64>,
-    /// Single-precision operations per second, in 10^9.
+    /// Single-precision operations per second, in 10^9; 0 where nothing is computed so.
     pub f32_gops: f64,
     /// Integer operations on bytes per second, in 10^9.
     pub int8_gops: f64,
@@ -24,7 +24,23 @@ pub struct Bounds {
     pub bf16_gops: f64,
 }
 
+impl From<GpuPeak> for Bounds {
+    fn from(GpuPeak { gb_per_s, int8_gops, bf16_gops }: GpuPeak) -> Self {
+        let bf16_gops = bf16_gops.unwrap_or(0.0);
+        Bounds { threads: None, gb_per_s: Some(gb_per_s), f32_gops: 0.0, int8_gops, bf16_gops }
+    }
+}
+
 impl Bounds {
+    /// Whose they are, for people.
+    pub fn of(&self) -> String {
+        match self.threads {
+            None => "the GPU".into(),
+            Some(1) => "1 thread".into(),
+            Some(n) => format!("{n} threads"),
+        }
+    }
+
     /// Operations per second, in 10^9.
     pub fn gops(&self, arithmetic: Arithmetic) -> f64 {
         match arithmetic {
@@ -44,7 +60,7 @@ pub fn measure(ctx: &Ctx, isa: Isa, threads: &[usize]) -> Vec<Bounds> {
     let memory =
         bandwidth::bytes().map(|bytes| bandwidth::measure(bytes, threads, TIME * threads.len() as u32));
     let bounds = |(i, &threads): (usize, &usize)| Bounds {
-        threads,
+        threads: Some(threads),
         gb_per_s: memory.as_ref().and_then(|m| m.get(i)).map(|b| b.gb_per_s),
         f32_gops: compute(isa, Arithmetic::F32, threads),
         int8_gops: compute(isa, Arithmetic::Int8, threads),

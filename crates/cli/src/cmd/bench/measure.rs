@@ -102,14 +102,8 @@ impl Bench {
         Ok(Self { runner, vocab, blocks, filled: vec![0; sequences], batch: Batch::default() })
     }
 
-    /// Runs a test `repetitions` times; `tick` is called after each.
-    pub fn run(
-        &mut self,
-        case: &Case,
-        repetitions: usize,
-        warm_up: bool,
-        mut tick: impl FnMut(),
-    ) -> anyhow::Result<Vec<Run>> {
+    /// Fills the cache to the test's depth, and computes something.
+    pub fn prepare(&mut self, case: &Case, warm_up: bool) -> anyhow::Result<()> {
         for sequence in 0..case.parallel {
             if self.filled[sequence] != case.depth {
                 self.prefill(sequence, 0, case.depth, case.ubatch)?;
@@ -124,6 +118,16 @@ impl Bench {
             };
             self.once(&Case { tokens, ..*case })?;
         }
+        Ok(())
+    }
+
+    /// Runs a test `repetitions` times; `tick` is called after each.
+    pub fn run(
+        &mut self,
+        case: &Case,
+        repetitions: usize,
+        mut tick: impl FnMut(),
+    ) -> anyhow::Result<Vec<Run>> {
         let mut runs = Vec::new();
         for _ in 0..repetitions {
             runs.push(self.once(case)?);
@@ -171,10 +175,15 @@ impl Bench {
 
     /// Times the batch's step and appends the likeliest tokens of its outputs.
     fn step(&mut self, run: &mut Run) -> anyhow::Result<()> {
+        // Greedy.
+        self.batch.enough = 1;
         let start = Instant::now();
         let logits = self.runner.step(&self.batch).map_err(kinfer::Error::from)?;
         run.time += start.elapsed();
-        run.tokens.extend((0..self.batch.outputs.len()).map(|i| likeliest(logits.row(i))));
+        run.tokens.extend((0..self.batch.outputs.len()).map(|i| match logits.likeliest(i, 1) {
+            Some(found) => found[0].id,
+            None => likeliest(logits.row(i)),
+        }));
         Ok(())
     }
 }

@@ -4,18 +4,18 @@ mod bounds;
 mod measure;
 mod plot;
 mod report;
-mod synthetic;
+pub mod synthetic;
 mod work;
 
 use crate::ctx::Ctx;
 use crate::exit::CliError;
-use crate::model::{CacheArgs, LoadArgs, NumericsArg};
+use crate::model::{CacheArgs, LoadArgs, NumericsArg, OffloadArgs};
 use crate::{model, progress, term};
 use bounds::Bounds;
 use clap::builder::FalseyValueParser;
 use kinfer::peak::Arithmetic;
 use kinfer::synthetic::Synthetic;
-use kinfer::{Device, Isa, Model, machine};
+use kinfer::{Device, EngineBuilder, GpuPower, Isa, Model, machine};
 use measure::{Bench, Case, Kind};
 use report::{Format, Group, Measured};
 use std::path::PathBuf;
@@ -105,9 +105,11 @@ pub struct BenchArgs {
     ubatch_size: Vec<usize>,
     #[command(flatten)]
     cache: CacheArgs,
-    /// Run on this device: auto, cpu, candle
+    /// Run on this device: auto (the CPU), cpu, candle, cuda, cuda:1, …
     #[arg(long, env = "KINFER_DEVICE", value_name = "NAME", default_value = "auto", value_parser = model::device)]
     device: Device,
+    #[command(flatten)]
+    offload: OffloadArgs,
     /// Instruction set instead of the best one: scalar, avx2, avxvnni, avx512vnni, amx, neon, dotprod, i8mm
     #[arg(long, env = "KINFER_ISA", value_name = "NAME")]
     isa: Option<String>,
@@ -134,7 +136,7 @@ pub fn run(args: BenchArgs, ctx: &Ctx) -> anyhow::Result<()> {
     if cases.is_empty() {
         return Err(CliError::usage("nothing to measure: give -p or -n a number above 0"));
     }
-    args.load_args(None).options()?;
+    args.load_args(None).options(EngineBuilder::default())?;
     model::check_names(&args.models)?;
     let threads: Vec<Option<u16>> =
         if args.threads.is_empty() { vec![None] } else { args.threads.iter().map(|&t| Some(t)).collect() };
@@ -146,22 +148,27 @@ pub fn run(args: BenchArgs, ctx: &Ctx) -> anyhow::Result<()> {
     }
     let total = models.len() * threads.len() * cases.len() * args.repetitions;
     let bar = progress::steps(ctx, "measuring", total as u64);
+    let power = args.power(ctx);
     let mut groups = Vec::new();
     for (name, path) in &models {
         for (i, &threads) in threads.iter().enumerate() {
             let start = Instant::now();
-            let model = args.load_args(threads).load(ctx, Some(path))?;
+            let model = args.load_args(threads).load(ctx, Some(path), args.engine(&cases))?;
             let load = start.elapsed();
             fits(&cases, model.spec().context)?;
             let kv = args.cache.into();
-            let bounds = bounds.get(i).map(|&b| anyhow::Ok((b, args.arithmetic(&model)?)));
+            let bounds = bounds.get(i).map(|&b| anyhow::Ok((b, args.arithmetic(&model, b)?)));
             let bounds = bounds.transpose()?;
             let mut group = Group::new(name, &model, threads, kv, load, bounds);
             let mut bench = Bench::new(&model, &cases, kv)?;
             for case in &cases {
-                let runs = bench.run(case, args.repetitions, !args.no_warmup, || bar.inc(1))?;
+                bench.prepare(case, !args.no_warmup)?;
+                let joules = || power.as_ref().and_then(|p| p.joules().ok());
+                let before = joules();
+                let runs = bench.run(case, args.repetitions, || bar.inc(1))?;
+                let joules = joules().zip(before).map(|(after, before)| after - before);
                 let work = Work::of(case, model.spec(), Weights::of(&model), kv);
-                group.tests.push(Measured::new(*case, &runs, work));
+                group.tests.push(Measured::new(*case, &runs, work, joules));
             }
             groups.push(group);
         }
@@ -226,10 +233,24 @@ impl BenchArgs {
         if self.no_bounds || cfg!(debug_assertions) {
             return Ok(Vec::new());
         }
+        if let Some(peak) = self.device.peak()? {
+            return Ok(vec![peak.into(); threads.len()]);
+        }
         let isa = self.instruction_set()?;
         let counts: Vec<usize> =
             threads.iter().map(|t| t.map_or_else(machine::threads, usize::from)).collect();
         Ok(bounds::measure(ctx, isa, &counts))
+    }
+
+    /// A GPU's energy counter.
+    fn power(&self, ctx: &Ctx) -> Option<GpuPower> {
+        match self.device.power()? {
+            Ok(power) => Some(power),
+            Err(reason) => {
+                ctx.note(&format!("no power is measured: {reason}"));
+                None
+            }
+        }
     }
 
     fn instruction_set(&self) -> anyhow::Result<Isa> {
@@ -240,10 +261,13 @@ impl BenchArgs {
     }
 
     /// What a model's prompts are computed in, for the most part.
-    fn arithmetic(&self, model: &Model) -> anyhow::Result<Arithmetic> {
+    fn arithmetic(&self, model: &Model, bounds: Bounds) -> anyhow::Result<Arithmetic> {
         let quantised = model.gguf().tensors().any(|t| t.tensor_type().is_some_and(|t| t.block_len() > 1));
         let cpu = matches!(self.device, Device::Auto | Device::Cpu);
+        let tensor_cores = bounds.threads.is_none() && bounds.bf16_gops > 0.0;
         Ok(match self.numerics {
+            NumericsArg::Auto if tensor_cores => Arithmetic::Bf16,
+            NumericsArg::Auto | NumericsArg::Int8 if bounds.threads.is_none() => Arithmetic::Int8,
             NumericsArg::Auto if cpu && quantised && self.instruction_set()? == Isa::Amx => Arithmetic::Bf16,
             NumericsArg::Auto | NumericsArg::Int8 if cpu && quantised => Arithmetic::Int8,
             _ => Arithmetic::F32,
@@ -256,7 +280,20 @@ impl BenchArgs {
             threads,
             isa: self.isa.clone(),
             numerics: self.numerics,
+            offload: self.offload.clone(),
             ..LoadArgs::default()
         }
+    }
+
+    /// What a GPU has to have room for beside layers.
+    fn engine(&self, cases: &[Case]) -> EngineBuilder {
+        let most = |of: fn(&Case) -> usize| cases.iter().map(of).max().unwrap_or(1);
+        let (context, parallel) = (most(|c| c.depth + c.tokens), most(|c| c.parallel));
+        EngineBuilder::default()
+            .context(context)
+            .parallel(parallel)
+            .ubatch(most(|c| c.ubatch))
+            .batch(most(|c| c.ubatch).max(parallel))
+            .kv(self.cache)
     }
 }

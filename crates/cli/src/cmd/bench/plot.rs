@@ -231,9 +231,7 @@ fn roofline(area: &Area<'_>, series: &[Series<'_>]) -> anyhow::Result<()> {
     let mut roofs: Vec<(f64, f64, String)> = Vec::new();
     for (bounds, arithmetic) in series.iter().filter_map(|s| s.group.bounds) {
         let (Some(gb_per_s), gops) = (bounds.gb_per_s, bounds.gops(arithmetic)) else { continue };
-        let s = if bounds.threads == 1 { "" } else { "s" };
-        let label =
-            format!("{} thread{s}: {gb_per_s:.1} GB/s, {gops:.0} GOPS {}", bounds.threads, arithmetic.name());
+        let label = format!("{}: {gb_per_s:.1} GB/s, {gops:.0} GOPS {}", bounds.of(), arithmetic.name());
         if !roofs.iter().any(|(_, _, other)| *other == label) {
             roofs.push((gb_per_s, gops, label));
         }

@@ -76,7 +76,8 @@ impl Group {
 
     /// The share of the arithmetic's peak that a test used.
     pub fn peak_share(&self, test: &Measured) -> Option<f64> {
-        self.bounds.map(|(b, arithmetic)| test.gops() / b.gops(arithmetic))
+        let bound = self.bounds.map(|(b, arithmetic)| b.gops(arithmetic)).filter(|&bound| bound > 0.0)?;
+        Some(test.gops() / bound)
     }
 }
 
@@ -91,14 +92,19 @@ pub struct Measured {
     rates: Vec<f64>,
     /// Whether all repetitions gave the same tokens.
     pub same_tokens: bool,
+    /// Energy that the GPU took for a token, joules, and its mean power in watts.
+    energy: Option<(f64, f64)>,
 }
 
 impl Measured {
-    /// Sums up the repetitions.
-    pub fn new(case: Case, runs: &[Run], work: Work) -> Self {
+    /// Sums up the repetitions, during all of which a GPU took so many joules.
+    pub fn new(case: Case, runs: &[Run], work: Work, joules: Option<f64>) -> Self {
         let rate = |r: &Run| case.all_tokens() as f64 / r.time.as_secs_f64().max(1e-9);
         let same_tokens = runs.windows(2).all(|w| w[0].tokens == w[1].tokens);
-        Self { case, work, rates: runs.iter().map(rate).collect(), same_tokens }
+        let (tokens, seconds) =
+            (case.all_tokens() * runs.len(), runs.iter().map(|r| r.time.as_secs_f64()).sum::<f64>());
+        let energy = joules.map(|j| (j / tokens.max(1) as f64, j / seconds.max(1e-9)));
+        Self { case, work, rates: runs.iter().map(rate).collect(), same_tokens, energy }
     }
 
     /// Tokens per second.
@@ -176,20 +182,19 @@ fn table(groups: &[Group]) -> String {
             g.name, g.device
         );
         if let Some((bounds, arithmetic)) = g.bounds {
-            let Bounds { threads, gb_per_s, .. } = bounds;
-            let memory = gb_per_s.map_or_else(String::new, |gb| format!("memory {gb:.1} GB/s, "));
+            let memory = bounds.gb_per_s.map_or_else(String::new, |gb| format!("memory {gb:.1} GB/s, "));
             let gops = bounds.gops(arithmetic);
-            let s = if threads == 1 { "" } else { "s" };
-            let _ =
-                writeln!(out, "bounds of {threads} thread{s}: {memory}{} {gops:.0} GOPS", arithmetic.name());
+            let _ = writeln!(out, "bounds of {}: {memory}{} {gops:.0} GOPS", bounds.of(), arithmetic.name());
         }
-        let mut table =
-            Table::new(["test", ">tok/s", ">min", ">max", ">GB/s", ">of memory", ">GOPS", ">of peak"]);
+        let has_energy = g.tests.iter().any(|t| t.energy.is_some());
+        let heads = ["test", ">tok/s", ">min", ">max", ">GB/s", ">of memory", ">GOPS", ">of peak"];
+        let energy = [">J/token", ">W"];
+        let mut table = Table::new(heads.into_iter().chain(energy.into_iter().filter(|_| has_energy)));
         for t in &g.tests {
             let number = |n: f64| if n < 100.0 { format!("{n:.2}") } else { format!("{n:.1}") };
             let percent =
                 |share: Option<f64>| share.map_or_else(String::new, |s| format!("{:.0} %", 100.0 * s));
-            table.row([
+            let mut row = vec![
                 t.case.to_string(),
                 number(t.median()),
                 number(t.min()),
@@ -198,7 +203,12 @@ fn table(groups: &[Group]) -> String {
                 percent(g.memory_share(t)),
                 number(t.gops()),
                 percent(g.peak_share(t)),
-            ]);
+            ];
+            if has_energy {
+                let of = |f: fn((f64, f64)) -> f64| t.energy.map_or_else(String::new, |e| number(f(e)));
+                row.extend([of(|e| e.0), of(|e| e.1)]);
+            }
+            table.row(row);
         }
         let _ = write!(out, "{table}");
     }
@@ -259,6 +269,8 @@ fn json(groups: &[Group]) -> Value {
                     })),
                     "memory_share": g.memory_share(t),
                     "peak_share": g.peak_share(t),
+                    "joules_per_token": t.energy.map(|e| e.0),
+                    "watts": t.energy.map(|e| e.1),
                     "same_tokens": t.same_tokens,
                 })
             })
@@ -280,7 +292,7 @@ fn csv(groups: &[Group]) -> String {
     let mut out = String::from(
         "version,cpu,model,device,threads,type_k,type_v,weight_bytes,bytes_per_token,load_s,test,kind,tokens,depth,parallel,\
          ubatch,repetitions,mean_tok_s,median_tok_s,min_tok_s,max_tok_s,stddev_tok_s,gb_per_s,memory_share,gops,peak_share,\
-         same_tokens\n",
+         same_tokens,joules_per_token,watts\n",
     );
     let cpu = system::cpu_name();
     for g in groups {
@@ -292,7 +304,7 @@ fn csv(groups: &[Group]) -> String {
             let share = |share: Option<f64>| share.map_or_else(String::new, |s| format!("{s:.4}"));
             let _ = writeln!(
                 out,
-                "{texts},{},{},{:.3},{},{},{tokens},{depth},{parallel},{ubatch},{},{:.3},{:.3},{:.3},{:.3},{:.3},{:.3},{},{:.3},{},{}",
+                "{texts},{},{},{:.3},{},{},{tokens},{depth},{parallel},{ubatch},{},{:.3},{:.3},{:.3},{:.3},{:.3},{:.3},{},{:.3},{},{},{},{}",
                 g.weight_bytes,
                 g.bytes_per_token,
                 g.load.as_secs_f64(),
@@ -308,7 +320,9 @@ fn csv(groups: &[Group]) -> String {
                 share(g.memory_share(t)),
                 t.gops(),
                 share(g.peak_share(t)),
-                t.same_tokens
+                t.same_tokens,
+                share(t.energy.map(|e| e.0)),
+                share(t.energy.map(|e| e.1)),
             );
         }
     }
@@ -332,7 +346,7 @@ mod tests {
         let case = Case { kind: Kind::Decode, tokens: 10, depth: 0, parallel: 2, ubatch: 8 };
         let run = |(ms, token): (&u64, &u32)| Run { time: Duration::from_millis(*ms), tokens: vec![*token] };
         let work = Work { operations: 2e9, bytes: 1e9 };
-        Measured::new(case, &ms.iter().zip(tokens).map(run).collect::<Vec<_>>(), work)
+        Measured::new(case, &ms.iter().zip(tokens).map(run).collect::<Vec<_>>(), work, Some(9.0))
     }
 
     #[test]
@@ -345,6 +359,9 @@ mod tests {
         // Five times in a second, at the median.
         assert!((m.gb_per_s() - 5.0).abs() < 1e-9 && (m.gops() - 10.0).abs() < 1e-9);
         assert!(m.same_tokens);
+        // 9 joules for 30 tokens in 0.7 seconds.
+        let (each, watts) = m.energy.unwrap();
+        assert!((each - 0.15).abs() < 1e-9 && (watts - 9.0 / 0.7).abs() < 1e-9);
         assert_eq!(median(&[1.0, 2.0, 3.0, 10.0]), 2.5);
         assert_eq!(measured(&[100], &[7]).standard_deviation(), 0.0);
     }

@@ -127,7 +127,7 @@ pub fn run(args: RunArgs, ctx: &Ctx) -> anyhow::Result<()> {
     let mut params = args.params()?;
 
     let start = Instant::now();
-    let model = args.load.load(ctx, model.as_deref())?;
+    let model = args.load.load(ctx, model.as_deref(), args.engine.builder())?;
     let loaded_in = start.elapsed();
     if !args.prompt.raw {
         // Before anything is typed.

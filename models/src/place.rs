@@ -1,0 +1,60 @@
+//! Backends whose type is erased, so that parts of a model can be put on several kinds.
+
+use crate::arch::Blueprint;
+use crate::build::Loading;
+use crate::parts::{Has, Part};
+use crate::plan;
+use crate::source::Source;
+use kinfer_core::{Backend, DeviceMemory, Result, RunnerLimits};
+use std::sync::Arc;
+
+/// A device that a part of a model can be put on: any [`Backend`].
+pub struct Place(Box<dyn AnyBackend>);
+
+trait AnyBackend {
+    fn load(self: Box<Self>, loading: &mut Loading<'_>, has: Has) -> Result<Arc<dyn Part>>;
+    fn plan(
+        &self,
+        blueprint: &Blueprint,
+        source: &dyn Source,
+        has: &Has,
+        limits: &RunnerLimits,
+    ) -> Result<DeviceMemory>;
+}
+
+impl<B: Backend> AnyBackend for B {
+    fn load(self: Box<Self>, loading: &mut Loading<'_>, has: Has) -> Result<Arc<dyn Part>> {
+        Ok(Arc::new(loading.part(*self, has)?))
+    }
+
+    fn plan(
+        &self,
+        blueprint: &Blueprint,
+        source: &dyn Source,
+        has: &Has,
+        limits: &RunnerLimits,
+    ) -> Result<DeviceMemory> {
+        plan::of_part(self, blueprint, source, has, limits)
+    }
+}
+
+impl Place {
+    /// The device of that backend.
+    pub fn new<B: Backend>(backend: B) -> Self {
+        Place(Box::new(backend))
+    }
+
+    pub(crate) fn load(self, loading: &mut Loading<'_>, has: Has) -> Result<Arc<dyn Part>> {
+        self.0.load(loading, has)
+    }
+
+    pub(crate) fn plan(
+        &self,
+        blueprint: &Blueprint,
+        source: &dyn Source,
+        has: &Has,
+        limits: &RunnerLimits,
+    ) -> Result<DeviceMemory> {
+        self.0.plan(blueprint, source, has, limits)
+    }
+}

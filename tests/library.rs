@@ -56,6 +56,7 @@ fn spec() -> ModelSpec {
         ropes: Vec::new(),
         long: None,
         layers: Vec::new(),
+        pooling: None,
     }
 }
 

@@ -42,6 +42,17 @@ pub(crate) fn decoder<B: Backend>(
 
     let embed = b.weight(&[Part::whole(names.embed, spec.vocab, spec.dim)])?;
     let embed_bytes = std::mem::take(&mut b.read_per_token);
+    let embed_bias = match names.token_types {
+        // Some encoders have no types.
+        Some(name) if b.has(&weight(name))? => {
+            let name = weight(name);
+            let types = b.source.tensor(&name)?.and_then(|t| t.shape.first().copied()).unwrap_or(1).max(1);
+            // Every token is of the first type: a text is not one of a pair.
+            let values = b.values(&name, &[types, spec.dim])?;
+            Some(b.upload(&values[..spec.dim])?)
+        }
+        _ => None,
+    };
     let positions = match names.positions {
         Some(name) => {
             let values = b.values(&weight(name), &[spec.context, spec.dim])?;
@@ -54,8 +65,14 @@ pub(crate) fn decoder<B: Backend>(
     for (i, layer) in spec.layers.iter().enumerate() {
         layers.push(b.layer(&names, i, layer, spec.dim)?);
     }
-    let norm = b.norm(names.norm, spec.norm, spec.dim, logit_scale)?;
+    let last = spec.layers.len().saturating_sub(1);
+    let norm = match names.stream_norms {
+        Some([_, after_ffn]) => format!("blk.{last}.{after_ffn}"),
+        None => names.norm.into(),
+    };
+    let norm = b.norm(&norm, spec.norm, spec.dim, logit_scale)?;
     let head = match b.has(&weight(names.head))? {
+        _ if !spec.generates() => None,
         true => Some(b.weight(&[Part::whole(names.head, spec.vocab, spec.dim)])?),
         false => {
             b.read_per_token += embed_bytes;
@@ -72,6 +89,7 @@ pub(crate) fn decoder<B: Backend>(
         backend,
         spec,
         embed,
+        embed_bias,
         positions,
         layers,
         norm,
@@ -141,9 +159,22 @@ impl<B: Backend> Builder<'_, B> {
             Some(experts) => Ffn::Mixture(self.mixture(names, &name, ffn, experts, dim)?),
             None => Ffn::Dense(self.dense(names, &name, ffn, dim)?),
         };
+        let before_attn = match names.stream_norms {
+            _ if i == 0 => names.embed_norm.map(String::from),
+            Some([_, after_ffn]) => Some(format!("blk.{}.{after_ffn}", i - 1)),
+            None => None,
+        };
+        let before_attn = before_attn.map(|name| self.norm(&name, attn.norm, dim, 1.0)).transpose()?;
+        let before_ffn = names.stream_norms.map(|[after_attn, _]| after_attn);
+        // What was just normed may go without another norm.
+        let attn_norm = match names.attn_norm {
+            Some(part) if before_attn.is_some() && !self.has(&weight(&name(part)))? => None,
+            part => part,
+        };
         Ok(Layer {
+            stream_norms: [before_attn, self.block_norm(before_ffn, &name, ffn.norm, dim)?],
             attn: AttnWeights {
-                norm: self.block_norm(names.attn_norm, &name, attn.norm, dim)?,
+                norm: self.block_norm(attn_norm, &name, attn.norm, dim)?,
                 qkv,
                 qkv_bias,
                 q_norm: qk_norm(self, "attn_q_norm", attn.q_dim())?,

@@ -1,17 +1,20 @@
-//! The forward pass of every decoder-only transformer: one function over any [`Backend`].
+//! The forward pass of every transformer, decoder or encoder: one function over any [`Backend`].
 
 use kinfer_core::backend::{Ffn, HeadWeights, LatentScratch, Layer, NormWeights, Scratch};
 use kinfer_core::{
-    AttnSpec, Backend, Batch, Error, LatentSpec, Logits, Model, ModelSpec, Result, Runner, RunnerLimits,
+    AttnSpec, Backend, Batch, Error, LatentSpec, Model, ModelSpec, NormSpec, Outputs, Result, Runner,
+    RunnerLimits,
 };
 use std::sync::Arc;
 
-/// A decoder's weights on a device.
+/// A transformer's weights on a device.
 pub struct Decoder<B: Backend> {
     pub(crate) backend: B,
     pub(crate) spec: ModelSpec,
     /// `[vocab, dim]`.
     pub(crate) embed: B::Weight,
+    /// Added to each embedding, `[dim]`.
+    pub(crate) embed_bias: Option<B::Vector>,
     /// Learned positions, `[context, dim]`.
     pub(crate) positions: Option<B::Vector>,
     pub(crate) layers: Vec<Layer<B>>,
@@ -26,10 +29,12 @@ pub struct Decoder<B: Backend> {
 }
 
 impl<B: Backend> Decoder<B> {
-    /// The forward: embeds the batch's tokens, runs the layers, leaves the wanted logits in `s.logits`.
+    /// The forward: embeds the batch's tokens, runs the layers, leaves the wanted rows' logits in `s.logits`; without a head
+    /// (`logits` is false) their normed hidden states in `s.last_norm`.
     fn forward(
         &self,
         context: usize,
+        logits: bool,
         batch: &Batch,
         step: &mut B::Step,
         kv: &mut B::Kv,
@@ -38,10 +43,15 @@ impl<B: Backend> Decoder<B> {
         let b = &self.backend;
         b.begin(step, self.spec.ropes_for(context), batch)?;
         b.embed(step, &self.embed, self.spec.embed_scale, &mut s.x)?;
+        if let Some(bias) = &self.embed_bias {
+            b.add_bias(step, &mut s.x, bias)?;
+        }
         if let Some(table) = &self.positions {
             b.add_positions(step, table, &mut s.x)?;
         }
         for (i, (spec, w)) in self.spec.layers.iter().zip(&self.layers).enumerate() {
+            let [before_attn, before_ffn] = &w.stream_norms;
+            norm_stream(b, step, spec.attn.norm, before_attn, s)?;
             b.attn_in(step, &spec.attn, &w.attn, kv, i, s)?;
             b.attend(step, kv, i, &spec.attn, w.attn.sinks.as_ref(), &s.qkv, &mut s.attn)?;
             let ffn = |step: &mut B::Step, s: &mut Scratch<B>| match &w.ffn {
@@ -54,11 +64,17 @@ impl<B: Backend> Decoder<B> {
                 b.attn_out(step, &spec.attn, &w.attn, s)?;
             } else {
                 b.attn_out(step, &spec.attn, &w.attn, s)?;
+                norm_stream(b, step, spec.ffn.norm, before_ffn, s)?;
                 ffn(step, s)?;
             }
         }
         if batch.outputs.is_empty() {
             return Ok(());
+        }
+        if !logits {
+            b.gather(step, &s.x, &mut s.last)?;
+            let NormWeights { weight, bias } = &self.norm;
+            return b.norm(step, &s.last, self.spec.norm, weight, bias.as_ref(), &mut s.last_norm);
         }
         let head = HeadWeights {
             norm: &self.norm,
@@ -67,6 +83,22 @@ impl<B: Backend> Decoder<B> {
         };
         b.head(step, &self.spec, &head, s)
     }
+}
+
+/// `s.x = norm(s.x)`. The residual connection of a transformer with post-norms (Vaswani et al. 2017), `norm(x + block(x))`, is this at the
+/// next block's beginning.
+fn norm_stream<B: Backend>(
+    b: &B,
+    step: &B::Step,
+    spec: NormSpec,
+    w: &Option<NormWeights<B>>,
+    s: &mut Scratch<B>,
+) -> Result<()> {
+    if let Some(NormWeights { weight, bias }) = w {
+        b.norm(step, &s.x, spec, weight, bias.as_ref(), &mut s.norm)?;
+        std::mem::swap(&mut s.x, &mut s.norm);
+    }
+    Ok(())
 }
 
 /// `(rows, width)` of each buffer of [`Scratch`], in the order of its fields.
@@ -95,7 +127,7 @@ pub(crate) fn scratch_shapes(spec: &ModelSpec, limits: &RunnerLimits) -> [(usize
         (rows * heads, latent(|_, l| l.rank.max(l.value))),
         (outputs, spec.dim),
         (outputs, spec.dim),
-        (outputs, spec.vocab),
+        (outputs, if limits.logits { spec.vocab } else { 0 }),
     ]
 }
 
@@ -171,6 +203,9 @@ impl<B: Backend> Model for Decoder<B> {
         kv + scratch
     }
     fn runner(self: Arc<Self>, limits: RunnerLimits) -> Result<Box<dyn Runner>> {
+        if limits.logits {
+            self.spec.check_generates()?;
+        }
         Ok(Box::new(DecoderRunner {
             kv: self.backend.kv(&self.spec, limits.blocks, limits.kv)?,
             step: self.backend.step(&self.spec, limits.rows, limits.blocks)?,
@@ -194,24 +229,34 @@ impl<B: Backend> Runner for DecoderRunner<B> {
     fn limits(&self) -> RunnerLimits {
         self.limits
     }
-    fn step(&mut self, batch: &Batch) -> Result<Logits<'_>> {
-        let RunnerLimits { rows, outputs, blocks, context, kv: _ } = self.limits;
-        let vocab = self.model.spec.vocab;
-        batch.check(rows, outputs, blocks, vocab).map_err(Error::Batch)?;
+    fn step(&mut self, batch: &Batch) -> Result<Outputs<'_>> {
+        let RunnerLimits { rows, outputs, logits, blocks, context, kv: _ } = self.limits;
+        let spec = &self.model.spec;
+        batch.check(rows, outputs, blocks, spec.vocab).map_err(Error::Batch)?;
+        if let Some(run) = batch.runs.iter().find(|r| r.start > 0 && !spec.generates()) {
+            return Err(Error::Batch(format!(
+                "run {:?} begins at position {}; every position of `{}` models sees the whole text, so all of it must be one run",
+                run.rows, run.start, spec.arch
+            )));
+        }
         // Learned positions end with their table.
         let context = match &self.model.positions {
-            Some(_) => context.min(self.model.spec.context),
+            Some(_) => context.min(spec.context),
             None => context,
         };
         let longest = batch.runs.iter().map(|r| r.start + r.rows.len()).max().unwrap_or(0);
         if longest > context {
             return Err(Error::Batch(format!("{longest} positions; this runner's context is {context}")));
         }
-        self.model.forward(context, batch, &mut self.step, &mut self.kv, &mut self.scratch)?;
+        self.model.forward(context, logits, batch, &mut self.step, &mut self.kv, &mut self.scratch)?;
+        let (width, from) = match logits {
+            true => (spec.vocab, &self.scratch.logits),
+            false => (spec.dim, &self.scratch.last_norm),
+        };
         if batch.outputs.is_empty() {
-            return Ok(Logits { data: &[], vocab });
+            return Ok(Outputs { data: &[], width });
         }
-        let data = self.model.backend.read(&mut self.step, &self.scratch.logits)?;
-        Ok(Logits { data, vocab })
+        let data = self.model.backend.read(&mut self.step, from)?;
+        Ok(Outputs { data, width })
     }
 }

@@ -16,7 +16,7 @@ pub struct Batch {
     pub runs: Vec<Run>,
     /// Block ids of all runs, concatenated; a run names its range.
     pub blocks: Vec<u32>,
-    /// Rows whose logits are wanted, ascending. The head is computed for these rows only.
+    /// Rows whose outputs are wanted, ascending. The head is computed for these rows only.
     pub outputs: Vec<u32>,
 }
 

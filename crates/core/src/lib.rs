@@ -18,9 +18,9 @@ pub use batch::{Batch, Role, Run};
 pub use error::{Error, Result};
 pub use kinfer_kernels::ops::{KvType, KvTypes, Routing, Scores};
 pub use kinfer_kernels::quant::{Format, MAX_VALUE, Quant, dequantize, encode};
-pub use model::{Logits, Model, Runner, RunnerLimits};
+pub use model::{Model, Outputs, Runner, RunnerLimits};
 pub use spec::{
-    Activation, AttnSpec, ExpertSpec, FfnSpec, LatentSpec, LayerSpec, LongContext, ModelSpec, NormKind,
-    NormSpec, RopeSpec,
+    Activation, AttnSpec, ExpertSpec, FfnSpec, LatentSpec, LayerSpec, LongContext, Mask, ModelSpec, NormKind,
+    NormSpec, Pooling, RopeSpec,
 };
 pub use unfused::Unfused;

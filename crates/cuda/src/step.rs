@@ -106,6 +106,9 @@ impl Step {
         if attn().any(|a| a.latent.is_some()) {
             return Err(no_latents());
         }
+        if !spec.generates() {
+            return Err(no_encoders());
+        }
         if let Some(wide) = attn().find(|a| a.head_dim > MAX_HEAD_DIM) {
             return Err(Error::Unsupported {
                 what: format!("heads of {} elements on CUDA", wide.head_dim),
@@ -312,6 +315,13 @@ pub(crate) fn no_latents() -> Error {
     Error::Unsupported {
         what: "latent attention on CUDA".into(),
         supported: "the other kinds; `--device cpu` has this one".into(),
+    }
+}
+
+fn no_encoders() -> Error {
+    Error::Unsupported {
+        what: "bidirectional attention on CUDA".into(),
+        supported: "causal attention; `--device cpu` has both".into(),
     }
 }
 

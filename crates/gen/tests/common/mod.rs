@@ -4,7 +4,7 @@
 #![allow(dead_code)]
 
 use kinfer_core::batch::BLOCK_LEN;
-use kinfer_core::{Batch, Error, KvType, Logits, Runner, RunnerLimits};
+use kinfer_core::{Batch, Error, KvType, Outputs, Runner, RunnerLimits};
 use kinfer_gen::{Done, Engine, Event, Limits, Options, Params, Request, Sampling, Vocabulary};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, channel};
@@ -61,8 +61,14 @@ pub struct Mock {
 
 impl Mock {
     pub fn new(rows: usize, outputs: usize, blocks: usize, behaviour: Behaviour) -> Self {
-        let limits =
-            RunnerLimits { rows, outputs, blocks, context: blocks * BLOCK_LEN, kv: KvType::F16.into() };
+        let limits = RunnerLimits {
+            rows,
+            outputs,
+            logits: true,
+            blocks,
+            context: blocks * BLOCK_LEN,
+            kv: KvType::F16.into(),
+        };
         Self { limits, cache: vec![None; blocks * BLOCK_LEN], logits: Vec::new(), behaviour }
     }
 }
@@ -78,7 +84,7 @@ impl Runner for Mock {
         self.limits
     }
 
-    fn step(&mut self, batch: &Batch) -> kinfer_core::Result<Logits<'_>> {
+    fn step(&mut self, batch: &Batch) -> kinfer_core::Result<Outputs<'_>> {
         let l = self.limits;
         batch.check(l.rows, l.outputs, l.blocks, VOCAB).map_err(Error::Batch)?;
         let b = &self.behaviour;
@@ -118,7 +124,7 @@ impl Runner for Mock {
                 }
             }
         }
-        Ok(Logits { data: &self.logits, vocab: VOCAB })
+        Ok(Outputs { data: &self.logits, width: VOCAB })
     }
 }
 

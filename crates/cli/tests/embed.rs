@@ -4,6 +4,7 @@ mod common;
 
 use common::{Run, World, smollm2};
 use kinfer::gguf::write::Writer;
+use kinfer_core::Format;
 use serde_json::Value;
 
 const WORDS: [&str; 14] = [
@@ -74,7 +75,7 @@ fn bert(world: &World) -> String {
     let data: Vec<Vec<u8>> = tensors
         .iter()
         .map(|(name, shape)| {
-            writer.tensor(name, shape, kinfer::gguf::TensorType::F32).unwrap();
+            writer.tensor(name, shape, Format::F32.tensor_type()).unwrap();
             let mut value = || {
                 state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
                 (state >> 8) as f32 / (1 << 23) as f32 - 1.0

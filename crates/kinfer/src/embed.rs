@@ -202,8 +202,8 @@ fn steps(texts: &[&[u32]], rows: usize) -> Vec<Vec<Piece>> {
         for from in (0..len).step_by(rows) {
             steps.push(vec![Piece { text, range: from..len.min(from + rows) }]);
         }
-        // The blocks of a text in pieces are its own until its last piece.
-        room = if len <= rows { rows - len } else { 0 };
+        // A text in pieces shares none of its steps.
+        room = rows.saturating_sub(len);
     }
     steps
 }

@@ -8,7 +8,7 @@ use crate::nfc::NfcArgs;
 use crate::term;
 use clap::builder::FalseyValueParser;
 use kinfer::{EmbedOptions, Embedding, Pooling};
-use serde_json::{Value, json};
+use serde::Serialize;
 use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
 
@@ -99,19 +99,16 @@ pub fn run(args: EmbedArgs, ctx: &Ctx) -> anyhow::Result<()> {
         ctx.warn(&format!("text {}: {} of its tokens were cut off, {} are left", i + 1, e.cut, e.tokens));
     }
     if args.json {
-        let all: Vec<Value> = embeddings.iter().enumerate().map(|(i, e)| object(i, e)).collect();
-        let mut out = json!({
-            "model": model.path().display().to_string(),
-            "device": model.device(),
-            "pooling": pooling.or(model.spec().pooling).map(name),
-            "normalised": options.normalise,
-            "dimensions": embeddings.first().map_or(0, |e| e.values.len()),
-            "embeddings": all,
-        });
-        if args.similarity {
-            out["similarity"] = json!(similarities(&embeddings));
-        }
-        return Ok(term::out_line(&serde_json::to_string(&out)?)?);
+        let report = Report {
+            model: model.path().display().to_string(),
+            device: model.device(),
+            pooling: pooling.or(model.spec().pooling).map(name),
+            normalised: options.normalise,
+            dimensions: embeddings.first().map_or(0, |e| e.values.len()),
+            embeddings: embeddings.iter().enumerate().map(Object::new).collect(),
+            similarity: args.similarity.then(|| similarities(&embeddings)),
+        };
+        return Ok(term::out_line(&serde_json::to_string(&report)?)?);
     }
     if args.similarity {
         for (row, text) in similarities(&embeddings).iter().zip(&texts) {
@@ -122,7 +119,7 @@ pub fn run(args: EmbedArgs, ctx: &Ctx) -> anyhow::Result<()> {
     }
     for (i, e) in embeddings.iter().enumerate() {
         let line = match args.jsonl {
-            true => object(i, e).to_string(),
+            true => serde_json::to_string(&Object::new((i, e)))?,
             false => e.values.iter().map(f32::to_string).collect::<Vec<_>>().join(" "),
         };
         term::out_line(&line)?;
@@ -156,12 +153,34 @@ fn name(pooling: Pooling) -> &'static str {
     }
 }
 
-fn object(index: usize, e: &Embedding) -> Value {
-    let mut object = json!({ "index": index, "tokens": e.tokens, "embedding": e.values });
-    if e.cut > 0 {
-        object["cut"] = json!(e.cut);
+/// What `--json` prints.
+#[derive(Serialize)]
+struct Report<'a> {
+    model: String,
+    device: String,
+    pooling: Option<&'static str>,
+    normalised: bool,
+    dimensions: usize,
+    embeddings: Vec<Object<'a>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    similarity: Option<Vec<Vec<f32>>>,
+}
+
+/// A text's vector as an object.
+#[derive(Serialize)]
+struct Object<'a> {
+    index: usize,
+    tokens: usize,
+    /// Tokens that were cut off.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    cut: Option<usize>,
+    embedding: &'a [f32],
+}
+
+impl<'a> Object<'a> {
+    fn new((index, e): (usize, &'a Embedding)) -> Self {
+        Self { index, tokens: e.tokens, cut: (e.cut > 0).then_some(e.cut), embedding: &e.values }
     }
-    object
 }
 
 /// The cosine of each two vectors.

@@ -332,6 +332,48 @@ fn every_class_of_safetensors_has_a_toy() {
     }
 }
 
+/// An encoder's texts are whole, and what one is does not depend on those beside it.
+#[test]
+fn encoders_see_whole_texts() {
+    for name in ["bert", "modern-bert", "gemma-embedding"] {
+        let toy = Toy::all().into_iter().find(|toy| toy.name == name).unwrap();
+        let model =
+            kinfer_models::load(cpu(Numerics::Auto), &toy.gguf(Format::Q8_0), &mut |_, _| {}).unwrap();
+        let tokens = toy.tokens();
+        let (long, short) = (&tokens[..], &tokens[3..9]);
+        let limits = RunnerLimits {
+            rows: 64,
+            outputs: 64,
+            logits: false,
+            blocks: 3,
+            context: CONTEXT,
+            kv: KvType::F16.into(),
+        };
+        let mut runner = model.clone().runner(limits).unwrap();
+        let mut hidden = |texts: &[(&[u32], &[u32])]| {
+            let mut batch = Batch::default();
+            for (ids, blocks) in texts {
+                batch.push(Role::of_prompt(ids.len()), ids, 0, blocks, false);
+            }
+            batch.outputs = (0..batch.rows() as u32).collect();
+            runner.step(&batch).unwrap().data.to_vec()
+        };
+        let apart = [hidden(&[(long, &[0, 1])]), hidden(&[(short, &[1])])].concat();
+        assert_eq!(hidden(&[(long, &[2, 0]), (short, &[1])]), apart, "{name}");
+        let changed = [&long[..39], &[long[39] ^ 1]].concat();
+        let other = hidden(&[(&changed, &[0, 1])]);
+        assert_ne!(other[..96], apart[..96], "{name}: the first position does not see the last");
+
+        let mut batch = Batch::default();
+        batch.push(Role::Prompt, &long[32..], 32, &[0, 1], true);
+        let error = runner.step(&batch).unwrap_err().to_string();
+        assert!(error.contains("begins at position 32") && error.contains("one run"), "{error}");
+        let logits = RunnerLimits { logits: true, ..limits };
+        let error = model.runner(logits).err().unwrap();
+        assert!(matches!(&error, Error::Unsupported { what, .. } if what.contains("encoder")), "{error}");
+    }
+}
+
 /// A change of one detail; `None` where the model does not have it.
 type Change = fn(&mut Blueprint) -> Option<()>;
 

@@ -42,7 +42,7 @@ pub struct Embedding {
 
 impl Model {
     /// The embeddings of `texts`, in their order. Texts are computed together where they are short; what a text's vector is does
-    /// not depend on the others.
+    /// not depend on the others. A call has a cache and buffers of its own, so many texts are better given at once.
     ///
     /// # Errors
     /// [`Error::TextTooLong`] for a text that exceeds the model's context; [`Error::Usage`] where neither file nor options say how

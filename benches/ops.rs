@@ -56,6 +56,7 @@ impl Cache {
             q_stride: group * self.layout.head_dim,
             rows,
             start: keys - rows,
+            whole: None,
             window: None,
             scale: 1.0 / (self.layout.head_dim as f32).sqrt(),
             softcap: None,

@@ -33,7 +33,14 @@ fn a_warm_step_allocates_nothing() {
         let gguf = Gguf::open(common::model(file)).unwrap();
         let cpu = Cpu::new(2, Isa::best(), Numerics::Auto).unwrap();
         let model = kinfer_models::load(cpu, &gguf, &mut |_, _| {}).unwrap();
-        let limits = RunnerLimits { rows: 128, outputs: 4, blocks: 16, context: 512, kv: KvType::F16.into() };
+        let limits = RunnerLimits {
+            rows: 128,
+            outputs: 4,
+            logits: true,
+            blocks: 16,
+            context: 512,
+            kv: KvType::F16.into(),
+        };
         let mut runner = model.runner(limits).unwrap();
         let blocks: Vec<u32> = (0..16).collect();
         let ids: Vec<u32> = (300..400).collect();

@@ -167,6 +167,7 @@ fn limits(kv: KvTypes) -> RunnerLimits {
     RunnerLimits {
         rows: ROWS,
         outputs: SEQUENCES,
+        logits: true,
         blocks: SEQUENCES * BLOCKS,
         context: BLOCKS * BLOCK_LEN,
         kv,
@@ -195,7 +196,7 @@ fn mixed(model: &Arc<dyn Model>, kv: KvTypes) -> Vec<f32> {
             sequences[i].push(&mut batch, role, n, output);
         }
         let logits = runner.step(&batch).unwrap();
-        assert_eq!(logits.data.len(), batch.outputs.len() * logits.vocab);
+        assert_eq!(logits.data.len(), batch.outputs.len() * logits.width);
         all.extend_from_slice(logits.data);
     }
     all

@@ -32,6 +32,7 @@ fn runner(model: &Arc<dyn Model>, kv: KvTypes, sequences: usize) -> Box<dyn Runn
     let limits = RunnerLimits {
         rows: 600,
         outputs: 16,
+        logits: true,
         blocks: sequences * TABLE + 1,
         context: TABLE * BLOCK_LEN,
         kv,

@@ -10,7 +10,7 @@ use kinfer_core::backend::{
     AttnWeights, ExpertWeights, LatentScratch, Matrix, NormWeights, RowOrder, Scratch,
 };
 use kinfer_core::{
-    Activation, AttnSpec, Backend, Batch, ExpertSpec, FfnSpec, Format, KvTypes, LayerSpec, ModelSpec,
+    Activation, AttnSpec, Backend, Batch, ExpertSpec, FfnSpec, Format, KvTypes, LayerSpec, Mask, ModelSpec,
     NormKind, NormSpec, Role, RopeSpec, Routing, RunnerLimits, Scores,
 };
 use kinfer_cuda::{Cuda, Options};
@@ -25,6 +25,7 @@ fn spec(vocab: usize, dim: usize, heads: usize, head_dim: usize, experts: Option
         kv_heads: 1,
         head_dim,
         scale: 1.0 / (head_dim as f32).sqrt(),
+        mask: Mask::Causal,
         window: None,
         softcap: None,
         rope: None,
@@ -43,6 +44,7 @@ fn spec(vocab: usize, dim: usize, heads: usize, head_dim: usize, experts: Option
         ropes: Vec::new(),
         long: None,
         layers: vec![LayerSpec { attn, ffn, parallel: false }],
+        pooling: None,
     }
 }
 
@@ -360,7 +362,14 @@ fn whole_models_generate_the_tokens_of_the_cpu() {
             Model::load(common::model(file), LoadOptions { device, ..LoadOptions::default() }).unwrap()
         };
         let (cpu, cuda) = (load(Device::Cpu), load(Device::Cuda(0)));
-        let limits = RunnerLimits { rows: 32, outputs: 1, blocks: 4, context: 128, kv: KvTypes::default() };
+        let limits = RunnerLimits {
+            rows: 32,
+            outputs: 1,
+            logits: true,
+            blocks: 4,
+            context: 128,
+            kv: KvTypes::default(),
+        };
         let (mut on_cpu, mut on_cuda) = (cpu.runner(limits).unwrap(), cuda.runner(limits).unwrap());
         let mut tokens = cpu.encode(prompt).unwrap();
         let (mut start, mut equal, mut ties, mut worst) = (0, 0, 0, 0f64);

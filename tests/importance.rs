@@ -49,8 +49,14 @@ fn sums_of_dense_and_of_expert_weights_equal_a_plain_computation() {
     let model =
         toy.load(Cpu::new(2, Isa::from_env().unwrap(), Numerics::F32).unwrap().recording(inputs.clone()));
     let blocks: Vec<u32> = (0..TOKENS.div_ceil(BLOCK_LEN) as u32).collect();
-    let limits =
-        RunnerLimits { rows: 32, outputs: 4, blocks: blocks.len(), context: TOKENS, kv: KvTypes::default() };
+    let limits = RunnerLimits {
+        rows: 32,
+        outputs: 4,
+        logits: true,
+        blocks: blocks.len(),
+        context: TOKENS,
+        kv: KvTypes::default(),
+    };
     let mut runner = model.runner(limits).unwrap();
     let mut batch = Batch::default();
     for (i, part) in tokens.chunks(32).enumerate() {

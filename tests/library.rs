@@ -57,6 +57,7 @@ fn spec() -> ModelSpec {
         ropes: Vec::new(),
         long: None,
         layers: Vec::new(),
+        pooling: None,
     }
 }
 

@@ -13,7 +13,8 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 const KV: KvTypes = KvTypes { k: KvType::F32, v: KvType::F32 };
-const LIMITS: RunnerLimits = RunnerLimits { rows: 8, outputs: 1, blocks: 1, context: 32, kv: KV };
+const LIMITS: RunnerLimits =
+    RunnerLimits { rows: 8, outputs: 1, logits: true, blocks: 1, context: 32, kv: KV };
 
 /// Tensors of a small `llama` file: name, `[rows, cols]` or `[len]`, bytes.
 type Tensors = Vec<(String, Vec<u64>, Vec<u8>)>;

@@ -1,4 +1,4 @@
-//! Every architecture against transformers: tiny random models whose logits transformers computed in float32
+//! Every architecture against transformers: tiny random models whose logits, or of models that embed hidden states, transformers computed in float32
 //! (`tests/models/make_toys.py`), at every position of a text longer than their windows.
 //!
 //! The files hold no weights: both sides compute them from the tensors' names, see [`Toy::weights`].
@@ -9,7 +9,8 @@ use kinfer_candle::Candle;
 use kinfer_core::backend::RowOrder;
 use kinfer_core::batch::BLOCK_LEN;
 use kinfer_core::{
-    Activation, Backend, Batch, Error, Format, KvType, LayerSpec, Model, NormKind, Role, RunnerLimits, Scores,
+    Activation, Backend, Batch, Error, Format, KvType, LayerSpec, Mask, Model, NormKind, Role, RunnerLimits,
+    Scores,
 };
 use kinfer_cpu::{Cpu, Isa, Numerics};
 use kinfer_load::gguf::{Gguf, Value, write::Writer};
@@ -57,9 +58,15 @@ impl Toy {
         self.json["tokens"].as_array().unwrap().iter().map(|t| t.as_u64().unwrap() as u32).collect()
     }
 
-    /// `[tokens, vocab]`.
-    fn logits(&self) -> Vec<f32> {
-        let rows = self.json["logits"].as_array().unwrap().iter();
+    /// Whether the model embeds: its hidden states are compared, not its logits.
+    fn embeds(&self) -> bool {
+        self.json["hidden"].is_array()
+    }
+
+    /// `[tokens, vocab]`, or of models that embed `[tokens, dim]`.
+    fn outputs(&self) -> Vec<f32> {
+        let key = if self.embeds() { "hidden" } else { "logits" };
+        let rows = self.json[key].as_array().unwrap().iter();
         let digits: String = rows.map(|row| row.as_str().unwrap()).collect();
         let word = |at: usize| u32::from_str_radix(&digits[at..at + 8], 16).unwrap();
         (0..digits.len()).step_by(8).map(|at| f32::from_bits(word(at))).collect()
@@ -172,18 +179,24 @@ impl Toy {
         let Some(folder) = self.folder() else { return Ok(None) };
         let gguf = Gguf::open(folder.path()).unwrap_or_else(|e| panic!("{}: {e}", self.name));
         let model = kinfer_models::load(cpu(Numerics::F32), &gguf, &mut |_, _| {})?;
-        let tokens = self.tokens();
-        Ok(Some(nmse(&run(&model, &tokens, tokens.len()), &self.logits())))
+        Ok(Some(nmse(&self.run(&model, self.tokens().len()), &self.outputs())))
+    }
+
+    /// [`run`] of its text.
+    fn run(&self, model: &Arc<dyn Model>, chunk: usize) -> Vec<f32> {
+        run(model, &self.tokens(), chunk, !self.embeds())
     }
 
     /// The worst of three ways to compute the text on `backend`: at once, in chunks, token by token. The error, and how
     /// many positions have another likeliest token.
     fn worst<B: Backend>(&self, backend: B, format: Format) -> Result<(f64, usize), Error> {
         let model = kinfer_models::load(backend, &self.gguf(format), &mut |_, _| {})?;
-        let (tokens, want, vocab) = (self.tokens(), self.logits(), model.spec().vocab);
-        let runs = [tokens.len(), 7, 1].map(|chunk| run(&model, &tokens, chunk));
-        Ok(runs.iter().fold((0.0, 0), |(error, other), got| {
-            (worse(error, nmse(got, &want)), other.max(other_choices(got, &want, vocab)))
+        let (tokens, want) = (self.tokens().len(), self.outputs());
+        // Encoders see whole texts only.
+        let chunks = if model.spec().generates() { &[tokens, 7, 1][..] } else { &[tokens] };
+        let runs = chunks.iter().map(|&chunk| self.run(&model, chunk));
+        Ok(runs.fold((0.0, 0), |(error, other), got| {
+            (worse(error, nmse(&got, &want)), other.max(other_choices(&got, &want, want.len() / tokens)))
         }))
     }
 
@@ -242,11 +255,17 @@ fn q8_0(values: &[f32]) -> Vec<u8> {
     out
 }
 
-/// Logits at every position, the text computed `chunk` tokens at a time; chunks of one as generated tokens.
-fn run(model: &Arc<dyn Model>, tokens: &[u32], chunk: usize) -> Vec<f32> {
+/// Logits, or else hidden states, at every position, the text computed `chunk` tokens at a time; chunks of one as generated tokens.
+fn run(model: &Arc<dyn Model>, tokens: &[u32], chunk: usize, logits: bool) -> Vec<f32> {
     let kv = KvType::F32.into();
-    let limits =
-        RunnerLimits { rows: CONTEXT, outputs: CONTEXT, blocks: CONTEXT / BLOCK_LEN, context: CONTEXT, kv };
+    let limits = RunnerLimits {
+        rows: CONTEXT,
+        outputs: CONTEXT,
+        logits,
+        blocks: CONTEXT / BLOCK_LEN,
+        context: CONTEXT,
+        kv,
+    };
     let mut runner = model.clone().runner(limits).unwrap();
     let blocks: Vec<u32> = (0..(CONTEXT / BLOCK_LEN) as u32).rev().collect();
     let (mut all, mut batch) = (Vec::new(), Batch::default());
@@ -313,6 +332,48 @@ fn every_class_of_safetensors_has_a_toy() {
     }
 }
 
+/// An encoder's texts are whole, and what one is does not depend on those beside it.
+#[test]
+fn encoders_see_whole_texts() {
+    for name in ["bert", "modern-bert", "gemma-embedding"] {
+        let toy = Toy::all().into_iter().find(|toy| toy.name == name).unwrap();
+        let model =
+            kinfer_models::load(cpu(Numerics::Auto), &toy.gguf(Format::Q8_0), &mut |_, _| {}).unwrap();
+        let tokens = toy.tokens();
+        let (long, short) = (&tokens[..], &tokens[3..9]);
+        let limits = RunnerLimits {
+            rows: 64,
+            outputs: 64,
+            logits: false,
+            blocks: 3,
+            context: CONTEXT,
+            kv: KvType::F16.into(),
+        };
+        let mut runner = model.clone().runner(limits).unwrap();
+        let mut hidden = |texts: &[(&[u32], &[u32])]| {
+            let mut batch = Batch::default();
+            for (ids, blocks) in texts {
+                batch.push(Role::of_prompt(ids.len()), ids, 0, blocks, false);
+            }
+            batch.outputs = (0..batch.rows() as u32).collect();
+            runner.step(&batch).unwrap().data.to_vec()
+        };
+        let apart = [hidden(&[(long, &[0, 1])]), hidden(&[(short, &[1])])].concat();
+        assert_eq!(hidden(&[(long, &[2, 0]), (short, &[1])]), apart, "{name}");
+        let changed = [&long[..39], &[long[39] ^ 1]].concat();
+        let other = hidden(&[(&changed, &[0, 1])]);
+        assert_ne!(other[..96], apart[..96], "{name}: the first position does not see the last");
+
+        let mut batch = Batch::default();
+        batch.push(Role::Prompt, &long[32..], 32, &[0, 1], true);
+        let error = runner.step(&batch).unwrap_err().to_string();
+        assert!(error.contains("begins at position 32") && error.contains("one run"), "{error}");
+        let logits = RunnerLimits { logits: true, ..limits };
+        let error = model.runner(logits).err().unwrap();
+        assert!(matches!(&error, Error::Unsupported { what, .. } if what.contains("encoder")), "{error}");
+    }
+}
+
 /// A change of one detail; `None` where the model does not have it.
 type Change = fn(&mut Blueprint) -> Option<()>;
 
@@ -340,6 +401,16 @@ const CHANGES: &[(&str, Change)] = &[
     ("attention scale", |b| layer(b, |l| times(&mut l.attn.scale, 1.01))),
     ("no window", |b| layer(b, |l| l.attn.window.take().map(drop))),
     ("window", |b| layer(b, |l| l.attn.window.as_mut().map(|w| *w += 1))),
+    ("mask", |b| {
+        b.spec.pooling?;
+        layer(b, |l| {
+            l.attn.mask = match l.attn.mask {
+                Mask::Causal => Mask::Bidirectional,
+                Mask::Bidirectional => Mask::Causal,
+            };
+            Some(())
+        })
+    }),
     ("soft cap of scores", |b| layer(b, |l| l.attn.softcap.as_mut().map(|cap| *cap *= 1.1))),
     ("no positions", |b| layer(b, |l| l.attn.rope.take().map(drop))),
     ("positions", |b| {
@@ -347,7 +418,7 @@ const CHANGES: &[(&str, Change)] = &[
         layer(b, |l| l.attn.rope.is_none().then(|| l.attn.rope = Some(any)))
     }),
     ("kind of attention's norm", |b| {
-        let has_norm = b.names.attn_norm.is_some();
+        let has_norm = b.names.attn_norm.or(b.names.embed_norm).is_some();
         layer(b, |l| has_norm.then_some(&mut l.attn.norm.kind).and_then(swap))
     }),
     ("epsilon of attention's norm", |b| layer(b, |l| times(&mut l.attn.norm.eps, 4.0))),
@@ -406,7 +477,7 @@ fn swap(kind: &mut NormKind) -> Option<()> {
 fn every_detail_is_felt() {
     let mut unfelt = Vec::new();
     for toy in Toy::all() {
-        let (tokens, want) = (toy.tokens(), toy.logits());
+        let (tokens, want) = (toy.tokens().len(), toy.outputs());
         let gguf = toy.gguf(Format::F32);
         for (what, change) in CHANGES {
             let mut blueprint = arch::read(&gguf).unwrap();
@@ -417,7 +488,7 @@ fn every_detail_is_felt() {
             let Ok(model) = kinfer_models::build(cpu(Numerics::F32), blueprint, &gguf, &mut |_, _| {}) else {
                 continue;
             };
-            let error = nmse(&run(&model, &tokens, tokens.len()), &want);
+            let error = nmse(&toy.run(&model, tokens), &want);
             println!("{}: {what}: NMSE {error:.1e}", toy.name);
             if error.is_nan() || error < FELT {
                 unfelt.push(format!("{}: {what}: NMSE {error:.1e}", toy.name));

@@ -15,6 +15,8 @@ struct Case {
     layout: KvLayout,
     group: usize,
     len: usize,
+    /// Rows see the keys behind them, too.
+    whole: bool,
     window: Option<usize>,
     softcap: Option<f32>,
     /// `[kv_heads * group]`
@@ -63,17 +65,26 @@ struct Shape {
     kv_heads: usize,
     group: usize,
     len: usize,
+    whole: bool,
     window: Option<usize>,
     softcap: Option<f32>,
     sinks: bool,
 }
 
-const SMALL: Shape =
-    Shape { head_dim: 64, kv_heads: 2, group: 3, len: 70, window: None, softcap: None, sinks: false };
+const SMALL: Shape = Shape {
+    head_dim: 64,
+    kv_heads: 2,
+    group: 3,
+    len: 70,
+    whole: false,
+    window: None,
+    softcap: None,
+    sinks: false,
+};
 
 impl Case {
     fn new(kind: impl Into<KvTypes>, s: Shape) -> Case {
-        let Shape { head_dim, kv_heads, group, len, window, softcap, sinks } = s;
+        let Shape { head_dim, kv_heads, group, len, whole, window, softcap, sinks } = s;
         let mut rng = Rng::new((head_dim * 1000 + group * 100 + len) as u64);
         let layout = KvLayout { kv_heads, head_dim, types: kind.into() };
         let q = rng.normals(len * kv_heads * group * head_dim);
@@ -88,7 +99,8 @@ impl Case {
         let scale = 1.0 / (head_dim as f32).sqrt();
         // About as large as the scores, so that neither side is lost.
         let sinks = sinks.then(|| rng.normals(kv_heads * group));
-        let mut case = Case { layout, group, len, window, softcap, sinks, scale, q, k, v, table, cache };
+        let mut case =
+            Case { layout, group, len, whole, window, softcap, sinks, scale, q, k, v, table, cache };
         case.write(all_ops()[0], 0..len);
         case
     }
@@ -127,6 +139,7 @@ impl Case {
             q_stride,
             rows: rows.len(),
             start: rows.start,
+            whole: self.whole.then_some(self.len),
             window: self.window,
             scale: self.scale,
             softcap: self.softcap,
@@ -171,12 +184,16 @@ impl Case {
         let mut out = vec![0.0; self.len * self.q_stride()];
         for p in 0..self.len {
             let first = self.window.map_or(0, |w| (p + 1).saturating_sub(w));
+            let end = match self.whole {
+                false => p + 1,
+                true => self.window.map_or(self.len, |w| self.len.min(p.saturating_add(w))),
+            };
             for h in 0..kv_heads * self.group {
                 let q = &self.q[p * self.q_stride() + h * hd..][..hd];
                 let row = |x: &[f32], key: usize, d: usize| {
                     f64::from(x[key * kv_heads * hd + h / self.group * hd + d])
                 };
-                let s: Vec<f64> = (first..=p)
+                let s: Vec<f64> = (first..end)
                     .map(|key| {
                         let dot: f64 = (0..hd).map(|d| f64::from(q[d]) * row(&k, key, d)).sum();
                         let s = dot * f64::from(self.scale);
@@ -214,8 +231,8 @@ fn check(kind: impl Into<KvTypes>, s: Shape, chunks: &[usize]) {
     let types = kind.into();
     let case = Case::new(types, s);
     let what = format!(
-        "{types}, head_dim {}, group {}, {} keys, window {:?}, softcap {:?}, sinks {}",
-        s.head_dim, s.group, s.len, s.window, s.softcap, s.sinks
+        "{types}, head_dim {}, group {}, {} keys, whole {}, window {:?}, softcap {:?}, sinks {}",
+        s.head_dim, s.group, s.len, s.whole, s.window, s.softcap, s.sinks
     );
     let want = case.run(all_ops()[0], chunks[0]);
     let oracle = case.oracle(true);
@@ -293,6 +310,20 @@ fn windows() {
         for kind in [KvType::F32, KvType::Bf16, KvType::Q8_0, KvType::Q4_0] {
             check(kind, Shape { group: 1, len: 100, ..s }, &[100, 1, 3, 40]);
         }
+    }
+}
+
+#[test]
+fn keys_behind_a_row() {
+    for len in [1, 33, 300] {
+        let s = Shape { len, whole: true, head_dim: 40, kv_heads: 1, ..SMALL };
+        for kind in [KvType::F16, KvType::F32, KvType::Q8_0] {
+            check(kind, s, &[len, 1, 16]);
+        }
+    }
+    for window in [1, 33, 257, usize::MAX] {
+        let s = Shape { window: Some(window), whole: true, len: 560, head_dim: 16, kv_heads: 1, ..SMALL };
+        check(KvType::F16, s, &[560, 40]);
     }
 }
 
@@ -441,26 +472,31 @@ fn partitions_apart() {
 
 #[test]
 fn live_partitions_are_those_with_a_visible_key() {
-    for (start, rows, window) in [
-        (0, 1, None),
-        (255, 1, None),
-        (256, 1, None),
-        (250, 10, Some(3)),
-        (700, 5, Some(445)),
-        (700, 5, Some(444)),
-        (5, 3, Some(0)),
+    for (start, rows, whole, window) in [
+        (0, 1, None, None),
+        (255, 1, None, None),
+        (256, 1, None, None),
+        (250, 10, None, Some(3)),
+        (700, 5, None, Some(445)),
+        (700, 5, None, Some(444)),
+        (5, 3, None, Some(0)),
+        (0, 16, Some(600), None),
+        (590, 10, Some(600), Some(200)),
+        (240, 16, Some(257), Some(1)),
+        (240, 16, Some(257), Some(2)),
     ] {
-        let live = live_partitions(start, rows, window);
+        let live = live_partitions(start, rows, whole, window);
         for p in 0..6 {
             let keys = p * PARTITION_LEN..(p + 1) * PARTITION_LEN;
             let seen = (start..start + rows).any(|q| {
                 let from = window.map_or(0, |w| (q + 1usize).saturating_sub(w));
-                from.max(keys.start) < (q + 1).min(keys.end)
+                let to = whole.map_or(q + 1, |len: usize| window.map_or(len, |w| len.min(q + w)));
+                from.max(keys.start) < to.min(keys.end)
             });
-            assert!(!seen || live.contains(&p), "{start} {rows} {window:?}: {live:?} misses {p}");
+            assert!(!seen || live.contains(&p), "{start} {rows} {whole:?} {window:?}: {live:?} misses {p}");
             assert!(
                 seen || !live.contains(&p) || window == Some(0),
-                "{start} {rows} {window:?}: {live:?} has {p}"
+                "{start} {rows} {whole:?} {window:?}: {live:?} has {p}"
             );
         }
     }

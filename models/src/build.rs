@@ -51,7 +51,7 @@ impl<'a> Loading<'a> {
     /// Loads the weights of the blocks that `has` names onto `backend`.
     pub fn part<B: Backend>(&mut self, backend: B, has: Has) -> Result<Decoder<B>> {
         let (spec, names) = (self.spec.clone(), self.names);
-        let tied = self.source.tensor(&weight(names.head))?.is_none();
+        let tied = spec.generates() && self.source.tensor(&weight(names.head))?.is_none();
         let mut b = Builder { backend: &backend, all: self, read_per_token: 0, bytes: 0 };
         let mut embed = None;
         if has.embed || has.head && tied {
@@ -61,6 +61,16 @@ impl<'a> Loading<'a> {
             embed = Some(b.weight(&[Part::whole(names.embed, spec.vocab, spec.dim)])?);
         }
         let embed_bytes = std::mem::take(&mut b.read_per_token);
+        let embed_bias = match names.token_types.filter(|_| has.embed).map(weight) {
+            // Some encoders have no types.
+            Some(name) if b.has(&name)? => {
+                let types = b.all.source.tensor(&name)?.and_then(|t| t.shape.first().copied());
+                // Every token is of the first type: a text is not one of a pair.
+                let values = b.values(&name, &[types.unwrap_or(1).max(1), spec.dim])?;
+                Some(b.upload(&values[..spec.dim])?)
+            }
+            _ => None,
+        };
         let positions = match names.positions.filter(|_| has.embed) {
             Some(name) => {
                 let values = b.values(&weight(name), &[spec.context, spec.dim])?;
@@ -75,8 +85,14 @@ impl<'a> Loading<'a> {
         }
         let mut head = None;
         if has.head {
-            let norm = b.norm(names.norm, spec.norm, spec.dim, b.all.logit_scale)?;
+            let last = spec.layers.len().saturating_sub(1);
+            let norm = match names.stream_norms {
+                Some([_, after_ffn]) => format!("blk.{last}.{after_ffn}"),
+                None => names.norm.into(),
+            };
+            let norm = b.norm(&norm, spec.norm, spec.dim, b.all.logit_scale)?;
             let weight = match tied {
+                _ if !spec.generates() => None,
                 false => Some(b.weight(&[Part::whole(names.head, spec.vocab, spec.dim)])?),
                 true => {
                     b.read_per_token += embed_bytes;
@@ -93,6 +109,7 @@ impl<'a> Loading<'a> {
             has,
             part,
             embed,
+            embed_bias,
             positions,
             layers,
             head,
@@ -170,13 +187,31 @@ impl<B: Backend> Builder<'_, '_, B> {
     ) -> Result<Layer<B>> {
         let LayerSpec { attn, ffn, parallel: _ } = spec;
         let name = |part: &str| format!("blk.{i}.{part}");
-        let attn = if has[0] { Some(self.attention(names, &name, attn, dim)?) } else { None };
-        let ffn = match ffn.experts {
-            _ if !has[1] => None,
-            Some(experts) => Some(Ffn::Mixture(self.mixture(names, &name, ffn, experts, dim)?)),
-            None => Some(Ffn::Dense(self.dense(names, &name, ffn, dim)?)),
+        let before_attn = match names.stream_norms {
+            _ if !has[0] => None,
+            _ if i == 0 => names.embed_norm.map(String::from),
+            Some([_, after_ffn]) => Some(format!("blk.{}.{after_ffn}", i - 1)),
+            None => None,
         };
-        Ok(Layer { attn, ffn })
+        let before_attn = before_attn.map(|name| self.norm(&name, attn.norm, dim, 1.0)).transpose()?;
+        let before_ffn = names.stream_norms.filter(|_| has[1]).map(|[after_attn, _]| after_attn);
+        // What was just normed may go without another norm.
+        let attn_norm = match names.attn_norm {
+            Some(part) if before_attn.is_some() && !self.has(&weight(&name(part)))? => None,
+            part => part,
+        };
+        Ok(Layer {
+            stream_norms: [before_attn, self.block_norm(before_ffn, &name, ffn.norm, dim)?],
+            attn: match has[0] {
+                true => Some(self.attention(names, &name, attn, attn_norm, dim)?),
+                false => None,
+            },
+            ffn: match ffn.experts {
+                _ if !has[1] => None,
+                Some(experts) => Some(Ffn::Mixture(self.mixture(names, &name, ffn, experts, dim)?)),
+                None => Some(Ffn::Dense(self.dense(names, &name, ffn, dim)?)),
+            },
+        })
     }
 
     fn attention(
@@ -184,6 +219,7 @@ impl<B: Backend> Builder<'_, '_, B> {
         names: &Names,
         name: &dyn Fn(&str) -> String,
         attn: &AttnSpec,
+        norm: Option<&str>,
         dim: usize,
     ) -> Result<AttnWeights<B>> {
         let qk_norm = |b: &mut Self, part: &str, width| match names.qk_norm {
@@ -194,7 +230,7 @@ impl<B: Backend> Builder<'_, '_, B> {
         let (qkv, qkv_bias) = self.projection(name, names.fused_qkv, &qkv_parts(names, attn), dim)?;
         let latent = attn.latent.map(|latent| self.latent(name, attn, latent)).transpose()?;
         Ok(AttnWeights {
-            norm: self.block_norm(names.attn_norm, name, attn.norm, dim)?,
+            norm: self.block_norm(norm, name, attn.norm, dim)?,
             qkv,
             qkv_bias,
             q_norm: qk_norm(self, "attn_q_norm", attn.q_dim())?,

@@ -1,15 +1,15 @@
-//! The forward pass of every decoder-only transformer, block by block, over any [`Backend`].
+//! The forward pass of every transformer, decoder or encoder, block by block, over any [`Backend`].
 
 use crate::parts::{Block, Has, Part, PartRunner};
 use kinfer_core::backend::{Ffn, HeadWeights, LatentScratch, Layer, NormWeights, Read, Scratch};
 use kinfer_core::{
-    AttnSpec, Backend, Batch, DeviceMemory, FfnSpec, LatentSpec, Logits, ModelSpec, PartSpec, Result,
-    RunnerLimits,
+    AttnSpec, Backend, Batch, DeviceMemory, FfnSpec, LatentSpec, ModelSpec, NormSpec, Outputs, PartSpec,
+    Result, RunnerLimits,
 };
 use std::ops::Range;
 use std::sync::Arc;
 
-/// The weights of a decoder, or of the part of it that one device computes.
+/// The weights of a transformer, or of the part of it that one device computes.
 pub struct Decoder<B: Backend> {
     pub(crate) backend: B,
     pub(crate) spec: Arc<ModelSpec>,
@@ -17,6 +17,8 @@ pub struct Decoder<B: Backend> {
     pub(crate) part: PartSpec,
     /// `[vocab, dim]`; the first block needs it, and a head that is tied to it.
     pub(crate) embed: Option<B::Weight>,
+    /// Added to each embedding, `[dim]`.
+    pub(crate) embed_bias: Option<B::Vector>,
     /// Learned positions, `[context, dim]`.
     pub(crate) positions: Option<B::Vector>,
     pub(crate) layers: Vec<Layer<B>>,
@@ -28,7 +30,7 @@ pub struct Decoder<B: Backend> {
 /// Final norm and output head.
 pub(crate) struct Head<B: Backend> {
     pub norm: NormWeights<B>,
-    /// `[vocab, dim]`; `None` where the embedding table is the head too.
+    /// `[vocab, dim]`; `None` where the embedding table is the head too, or there is none.
     pub weight: Option<B::Weight>,
     /// `[vocab]`.
     pub bias: Option<B::Vector>,
@@ -40,19 +42,23 @@ struct PartState<B: Backend> {
     kv: B::Kv,
     step: B::Step,
     scratch: Scratch<B>,
+    /// [`RunnerLimits::logits`].
+    logits: bool,
 }
 
 impl<B: Backend> PartState<B> {
     /// Computes blocks `blocks` of layer `i`, whose attention is number `cached` of the cache.
     fn layer(&mut self, i: usize, cached: usize, blocks: [bool; 2]) -> Result<()> {
-        let Self { decoder, kv, step, scratch: s } = self;
+        let Self { decoder, kv, step, scratch: s, .. } = self;
         let (b, spec, w) = (&decoder.backend, &decoder.spec.layers[i], &decoder.layers[i]);
+        let [before_attn, before_ffn] = &w.stream_norms;
         let ffn = |step: &mut B::Step, s: &mut Scratch<B>| match &w.ffn {
             Some(Ffn::Dense(w)) => b.ffn(step, &spec.ffn, w, s),
             Some(Ffn::Mixture(w)) => b.moe(step, &spec.ffn, w, s),
             None => Ok(()),
         };
         if let Some(w) = w.attn.as_ref().filter(|_| blocks[0]) {
+            norm_stream(b, step, spec.attn.norm, before_attn, s)?;
             b.attn_in(step, &spec.attn, w, kv, cached, s)?;
             b.attend(step, kv, cached, &spec.attn, w.sinks.as_ref(), &s.qkv, &mut s.attn)?;
             // In a parallel layer both blocks read the same `x`: the second one to read it comes before the first adds to it.
@@ -62,6 +68,7 @@ impl<B: Backend> PartState<B> {
             b.attn_out(step, &spec.attn, w, s)?;
         }
         if blocks[1] && !spec.parallel {
+            norm_stream(b, step, spec.ffn.norm, before_ffn, s)?;
             ffn(step, s)?;
         }
         Ok(())
@@ -88,6 +95,9 @@ impl<B: Backend> PartRunner for PartState<B> {
                     if let Some(table) = &decoder.embed {
                         b.embed(step, table, spec.embed_scale, &mut s.x)?;
                     }
+                    if let Some(bias) = &decoder.embed_bias {
+                        b.add_bias(step, &mut s.x, bias)?;
+                    }
                     if let Some(table) = &decoder.positions {
                         b.add_positions(step, table, &mut s.x)?;
                     }
@@ -95,6 +105,12 @@ impl<B: Backend> PartRunner for PartState<B> {
                 Block::Layer(i, blocks) => self.layer(i, decoder.has.cached(i), blocks)?,
                 Block::Head => {
                     let Some(head) = &decoder.head else { continue };
+                    if !self.logits {
+                        b.gather(step, &s.x, &mut s.last)?;
+                        let NormWeights { weight, bias } = &head.norm;
+                        b.norm(step, &s.last, spec.norm, weight, bias.as_ref(), &mut s.last_norm)?;
+                        continue;
+                    }
                     let Some(weight) = head.weight.as_ref().or(decoder.embed.as_ref()) else { continue };
                     let weights = HeadWeights { norm: &head.norm, head: weight, bias: head.bias.as_ref() };
                     b.head(step, spec, &weights, s)?;
@@ -108,16 +124,20 @@ impl<B: Backend> PartRunner for PartState<B> {
         self.decoder.backend.read(&mut self.step, &self.scratch.x)
     }
 
-    fn logits(&mut self, enough: usize) -> Result<Logits<'_>> {
-        let Self { decoder, step, scratch: Scratch { logits, .. }, .. } = self;
+    fn outputs(&mut self, enough: usize) -> Result<Outputs<'_>> {
+        let Self { decoder, step, scratch: Scratch { logits, last_norm, .. }, .. } = self;
+        if !self.logits {
+            let data = decoder.backend.read(step, last_norm)?;
+            return Ok(Outputs { data, width: decoder.spec.dim, likeliest: &[] });
+        }
         let read = match enough {
             0 => Read::All(decoder.backend.read(step, logits)?),
             k => decoder.backend.read_likeliest(step, logits, k)?,
         };
-        let vocab = decoder.spec.vocab;
+        let width = decoder.spec.vocab;
         Ok(match read {
-            Read::All(data) => Logits { data, vocab, likeliest: &[] },
-            Read::Likeliest(likeliest) => Logits { data: &[], vocab, likeliest },
+            Read::All(data) => Outputs { data, width, likeliest: &[] },
+            Read::Likeliest(likeliest) => Outputs { data: &[], width, likeliest },
         })
     }
 }
@@ -140,9 +160,26 @@ impl<B: Backend> Part for Decoder<B> {
             kv: self.backend.kv(&self.part, limits.blocks, limits.kv)?,
             step: self.backend.step(&self.part, limits.rows, limits.blocks)?,
             scratch: scratch(&self.backend, &self.spec, &self.has, &limits)?,
+            logits: limits.logits,
             decoder: self,
         }))
     }
+}
+
+/// `s.x = norm(s.x)`. The residual connection of a transformer with post-norms (Vaswani et al. 2017), `norm(x + block(x))`, is this at the
+/// next block's beginning.
+fn norm_stream<B: Backend>(
+    b: &B,
+    step: &B::Step,
+    spec: NormSpec,
+    w: &Option<NormWeights<B>>,
+    s: &mut Scratch<B>,
+) -> Result<()> {
+    if let Some(NormWeights { weight, bias }) = w {
+        b.norm(step, &s.x, spec, weight, bias.as_ref(), &mut s.norm)?;
+        std::mem::swap(&mut s.x, &mut s.norm);
+    }
+    Ok(())
 }
 
 /// `(rows, width)` of each buffer of [`Scratch`], in the order of its fields, for the blocks that a part has.
@@ -174,7 +211,7 @@ fn scratch_shapes(spec: &ModelSpec, has: &Has, limits: &RunnerLimits) -> [(usize
         (rows * heads, latent(|_, l| l.rank.max(l.value))),
         (outputs, spec.dim),
         (outputs, spec.dim),
-        (outputs, spec.vocab),
+        (outputs, if limits.logits { spec.vocab } else { 0 }),
     ]
 }
 

@@ -1,7 +1,7 @@
 //! A model as parts, each on a device of its own, and the step that leads the residual stream through them.
 
 use kinfer_core::{
-    Batch, DeviceMemory, Error, Logits, Model, ModelSpec, PartSpec, Result, Runner, RunnerLimits,
+    Batch, DeviceMemory, Error, Model, ModelSpec, Outputs, PartSpec, Result, Runner, RunnerLimits,
 };
 use std::fmt::Write as _;
 use std::ops::Range;
@@ -174,8 +174,8 @@ pub(crate) trait PartRunner: Send {
     fn run(&mut self, blocks: Range<usize>, stream: Option<&[f32]>) -> Result<()>;
     /// The residual stream, `[rows, dim]`.
     fn stream(&mut self) -> Result<&[f32]>;
-    /// The logits of the wanted rows, or so many of them as are enough.
-    fn logits(&mut self, enough: usize) -> Result<Logits<'_>>;
+    /// The wanted rows' logits, or so many of them as are enough; or, where there is no head, their hidden states.
+    fn outputs(&mut self, enough: usize) -> Result<Outputs<'_>>;
 }
 
 /// A model whose parts are loaded.
@@ -226,6 +226,9 @@ impl Model for Parts {
         self.parts.iter().map(|(part, _)| part.memory(limits)).collect()
     }
     fn runner(self: Arc<Self>, limits: RunnerLimits) -> Result<Box<dyn Runner>> {
+        if limits.logits {
+            self.spec.check_generates()?;
+        }
         let parts = self.parts.iter().map(|(part, _)| part.clone().runner(limits));
         Ok(Box::new(PartsRunner { parts: parts.collect::<Result<_>>()?, limits, model: self }))
     }
@@ -242,11 +245,16 @@ impl Runner for PartsRunner {
         self.limits
     }
 
-    fn step(&mut self, batch: &Batch) -> Result<Logits<'_>> {
-        let RunnerLimits { rows, outputs, blocks, context, kv: _ } = self.limits;
+    fn step(&mut self, batch: &Batch) -> Result<Outputs<'_>> {
+        let RunnerLimits { rows, outputs, logits, blocks, context, kv: _ } = self.limits;
         let Parts { spec, segments, positions_end, .. } = &*self.model;
-        let vocab = spec.vocab;
-        batch.check(rows, outputs, blocks, vocab).map_err(Error::Batch)?;
+        batch.check(rows, outputs, blocks, spec.vocab).map_err(Error::Batch)?;
+        if let Some(run) = batch.runs.iter().find(|r| r.start > 0 && !spec.generates()) {
+            return Err(Error::Batch(format!(
+                "run {:?} begins at position {}; every position of `{}` models sees the whole text, so all of it must be one run",
+                run.rows, run.start, spec.arch
+            )));
+        }
         let context = if *positions_end { context.min(spec.context) } else { context };
         let longest = batch.runs.iter().map(|r| r.start + r.rows.len()).max().unwrap_or(0);
         if longest > context {
@@ -276,8 +284,11 @@ impl Runner for PartsRunner {
             last = Some(*device);
         }
         match last {
-            Some(device) if end > head => self.parts[device].logits(batch.enough),
-            _ => Ok(Logits { data: &[], vocab, likeliest: &[] }),
+            Some(device) if end > head => self.parts[device].outputs(batch.enough),
+            _ => {
+                let width = if logits { spec.vocab } else { spec.dim };
+                Ok(Outputs { data: &[], width, likeliest: &[] })
+            }
         }
     }
 }

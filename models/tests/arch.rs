@@ -1,7 +1,7 @@
 //! Metadata to blueprints: what the architectures read, and what they refuse.
 
 use kinfer_core::backend::RowOrder;
-use kinfer_core::{Activation, Error, ExpertSpec, Format, Routing, Scores};
+use kinfer_core::{Activation, Error, ExpertSpec, Format, Mask, Pooling, Routing, Scores};
 use kinfer_load::gguf::{Gguf, Value, write::Writer};
 use kinfer_models::SamplingDefaults;
 use kinfer_models::arch::{self, Blueprint, QkRows};
@@ -240,8 +240,30 @@ fn granite_scales_the_stream_instead_of_each_block() {
 }
 
 #[test]
+fn encoders_and_poolings() {
+    let poolings =
+        [(0u32, None), (1, Some(Pooling::Mean)), (2, Some(Pooling::Cls)), (3, Some(Pooling::Last))];
+    for (number, pooling) in poolings {
+        let spec = llama().set("llama.pooling_type", number).read().spec;
+        assert_eq!((spec.pooling, spec.generates()), (pooling, true));
+    }
+    let spec = llama().set("llama.attention.causal", false).read().spec;
+    assert!(!spec.generates() && spec.check_generates().is_err());
+    assert!(llama().set("llama.attention.causal", true).read().spec.generates());
+    // Half of an encoder's window, and the position itself, to either side.
+    let layers = decoder("gemma-embedding", 2)
+        .set("gemma-embedding.attention.sliding_window", 512u32)
+        .read()
+        .spec
+        .layers;
+    assert_eq!((layers[0].attn.window, layers[0].attn.mask), (Some(257), Mask::Bidirectional));
+}
+
+#[test]
 fn refusals_name_key_and_value() {
-    let refused: [(File, &[&str]); 22] = [
+    let refused: [(File, &[&str]); 24] = [
+        (llama().set("llama.pooling_type", 4u32), &["llama.pooling_type", "rank", "reranker"]),
+        (llama().set("llama.pooling_type", 9u32), &["llama.pooling_type", "9", "cls"]),
         (
             decoder("gptneox", 2).without("gptneox.attention.layer_norm_rms_epsilon"),
             &["gptneox.attention.layer_norm_epsilon", "missing"],
@@ -250,7 +272,7 @@ fn refusals_name_key_and_value() {
             decoder("stablelm", 2).set("stablelm.attention.layer_norm_epsilon", 1e-5f32),
             &["stablelm.use_parallel_residual", "missing"],
         ),
-        (decoder("mamba", 2), &["mamba", "gemma3, glm4", "llama"]),
+        (decoder("mamba", 2), &["mamba", "gemma3, gemma-embedding, glm4", "llama"]),
         (llama().without("general.architecture"), &["general.architecture", "missing"]),
         (llama().without("llama.block_count"), &["llama.block_count", "missing"]),
         (llama().set("llama.block_count", 0u32), &["llama.block_count", "0"]),

@@ -1,5 +1,6 @@
 #!/usr/bin/env python3
-"""Makes tests/models/toys/*.json: tiny models of each architecture, with the logits that transformers gives in float32.
+"""Makes tests/models/toys/*.json: tiny models of each architecture, with the logits, or of models that embed the hidden states, that
+transformers gives in float32.
 
     make_toys.py CONVERTER [NAME...]
 
@@ -52,6 +53,10 @@ def longrope(original):
 
 
 WINDOW = dict(sliding_window=12)
+ENCODER = dict(
+    vocab_size=VOCAB, hidden_size=96, intermediate_size=160, num_hidden_layers=3, num_attention_heads=4,
+    max_position_embeddings=64, pad_token_id=2,
+)  # fmt: skip
 LAYER = {k: v for k, v in LLAMA.items() if k != "rms_norm_eps"} | dict(layer_norm_eps=EPS)
 
 # What configurations on the hub have and transformers no longer writes, and keys of the file that the converter forgets.
@@ -61,12 +66,24 @@ HUB = {
     "gptneox-serial": dict(rotary_pct=0.5),
     "gpt2": dict(n_ctx=64),
     "deepseek2-sigmoid": dict(scoring_func="sigmoid"),
+    "modern-bert": dict(global_attn_every_n_layers=3),
+    "nomic-bert": dict(n_positions=8192, max_trained_positions=2048, activation_function="swiglu", causal=False,
+                       qkv_proj_bias=False, mlp_fc1_bias=False, mlp_fc2_bias=False, prenorm=False,
+                       rotary_emb_fraction=1.0, rotary_emb_interleaved=False, rotary_emb_scale_base=None,
+                       rotary_emb_base=500.0),
 }
 KEYS = {
     "mistral": {"llama.attention.sliding_window": 12},
     "starcoder2": {"starcoder2.attention.sliding_window": 12},
     "olmoe": {"olmoe.attention.layer_norm_rms_epsilon": EPS},  # the converter writes 1e-5
+    # It is half as wide, and 1, in the configuration that transformers saves.
+    "gemma-embedding": {"gemma-embedding.attention.sliding_window": 12},
 }
+# Models that embed, and how sentence-transformers pools their hidden states.
+EMBEDDERS = {
+    "bert": "mean_tokens", "nomic-bert": "mean_tokens", "modern-bert": "cls_token", "gemma-embedding": "mean_tokens",
+    "qwen3-embedding": "lasttoken",
+}  # fmt: skip
 
 # Name: transformers' class, and its configuration.
 FAMILIES = {
@@ -212,6 +229,25 @@ FAMILIES = {
         | rope(500.0, rope_type="yarn", factor=8.0, beta_fast=8.0, beta_slow=1.0, truncate=False,
                original_max_position_embeddings=32),
     ),
+    "bert": ("Bert", ENCODER | dict(layer_norm_eps=EPS)),
+    "nomic-bert": ("NomicBert", ENCODER | dict(layer_norm_eps=EPS) | rope(500.0)),
+    "modern-bert": (
+        "ModernBert",
+        ENCODER | dict(num_hidden_layers=5, norm_eps=EPS, local_attention=12, bos_token_id=0, eos_token_id=1,
+                       cls_token_id=0, sep_token_id=1,
+                       rope_parameters={
+                           "full_attention": {"rope_type": "default", "rope_theta": 500.0},
+                           "sliding_attention": {"rope_type": "default", "rope_theta": 100.0}}),
+    ),
+    "gemma-embedding": (
+        "Gemma3Text",
+        LLAMA | WINDOW | dict(head_dim=32, num_hidden_layers=7, query_pre_attn_scalar=32,
+                              use_bidirectional_attention=True,
+                              rope_parameters={
+                                  "full_attention": {"rope_type": "default", "rope_theta": 500.0},
+                                  "sliding_attention": {"rope_type": "default", "rope_theta": 100.0}}),
+    ),
+    "qwen3-embedding": ("Qwen3", LLAMA | dict(head_dim=32) | rope(500.0)),
     "granitemoe": (
         "GraniteMoe",
         LLAMA | dict(embedding_multiplier=6.0, residual_multiplier=0.25, attention_multiplier=0.125,
@@ -258,8 +294,15 @@ def convert(converter, model, name):
         folder = Path(folder)
         model.save_pretrained(folder)
         # Gemma's converter counts the tokens in it.
-        vocabulary = {"model": {"vocab": {str(i): i for i in range(VOCAB)}}, "added_tokens": []}
+        vocabulary = {"model": {"type": "WordPiece", "vocab": {str(i): i for i in range(VOCAB)}}, "added_tokens": []}
         (folder / "tokenizer.json").write_text(json.dumps(vocabulary))
+        if name in EMBEDDERS:
+            config = json.loads((folder / "config.json").read_text()) | HUB.get(name, {})
+            (folder / "config.json").write_text(json.dumps(config))
+            (folder / "modules.json").write_text(json.dumps([{"type": "Pooling", "path": "1_Pooling"}]))
+            (folder / "1_Pooling").mkdir()
+            pooling = {f"pooling_mode_{EMBEDDERS[name]}": True}
+            (folder / "1_Pooling" / "config.json").write_text(json.dumps(pooling))
         cls = get_model_class(get_model_architecture(ModelBase.load_hparams(folder, False), ModelType.TEXT))
         cls.set_vocab = lambda self: None  # toys have no tokenizer
         if hasattr(cls, "undo_permute"):  # the class is that of other toys, too
@@ -324,9 +367,13 @@ def fill(model, values):
 
 def make(converter, name, kind, config):
     config_class = getattr(transformers, kind + ("TextConfig" if kind == "Gemma3" else "Config"))
-    heads = [kind + end for end in ("ForCausalLM", "LMHeadModel")]
+    embeds = name in EMBEDDERS
+    heads = [kind + end for end in (["Model"] if embeds else ["ForCausalLM", "LMHeadModel"])]
     model_class = next(getattr(transformers, h) for h in heads if hasattr(transformers, h))
-    model = model_class(config_class(**config, attn_implementation="eager", experts_implementation="eager")).eval().to(torch.float32)
+    # BERT's pooler is for its training.
+    without = dict(add_pooling_layer=False) if name in ("bert", "nomic-bert") else {}
+    config = config_class(**config, attn_implementation="eager", experts_implementation="eager")
+    model = model_class(config, **without).eval().to(torch.float32)
     count = sum(p.numel() for p in parameters(model))
     assert count < 1 << 24, "numbers beyond float32's integers"
     fill(model, np.zeros(count))
@@ -348,9 +395,11 @@ def make(converter, name, kind, config):
         flat[where.flatten() - 1] = weights(tensor, where.shape).astype(np.float64).flatten() - zeros[tensor].flatten()
     assert not np.isnan(flat).any(), f"{np.isnan(flat).sum()} weights of {name} are not in the file"
     fill(model, flat)
+    compute = lambda: model(torch.tensor([IDS]), **({} if embeds else dict(use_cache=False)))[0][0].numpy()
     with torch.no_grad():
-        logits = model(torch.tensor([IDS]), use_cache=False).logits[0].numpy()
-        exact = model.double()(torch.tensor([IDS]), use_cache=False).logits[0].numpy()
+        logits = compute()
+        model.double()
+        exact = compute()
     error = ((logits - exact) ** 2).sum() / (exact**2).sum()
     arch = metadata["general.architecture"]
     keys = {k: v for k, v in metadata.items() if k.startswith(arch + ".") or k == "general.architecture"}
@@ -363,13 +412,13 @@ def make(converter, name, kind, config):
         "config": hub_config,
         "safetensors": origins(numbered, filled, zeros),
         "tokens": IDS,
-        "logits": ["".join(f"{int(b):08x}" for b in row.astype(np.float32).view(np.uint32)) for row in logits],
+        "hidden" if embeds else "logits": ["".join(f"{int(b):08x}" for b in row.astype(np.float32).view(np.uint32)) for row in logits],
     }
     lines = ",\n".join(f" {json.dumps(k)}: " + (dump(v) if isinstance(v, (dict, list)) else json.dumps(v))
                        for k, v in toy.items())  # fmt: skip
     (OUT / f"{name}.json").write_text("{\n" + lines + "\n}\n")
     top = np.sort(exact, axis=1)
-    print(f"{name}: {arch}, {count} weights, logits rms {np.sqrt((exact**2).mean()):.2f}, "
+    print(f"{name}: {arch}, {count} weights, outputs rms {np.sqrt((exact**2).mean()):.2f}, "
           f"smallest lead {np.min(top[:, -1] - top[:, -2]):.4f}, float32 off by {error:.1e}")  # fmt: skip
 
 

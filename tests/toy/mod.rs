@@ -3,8 +3,8 @@
 
 use crate::common::Random;
 use kinfer_core::{
-    Activation, AttnSpec, Backend, ExpertSpec, FfnSpec, Format, LatentSpec, LayerSpec, Model, ModelSpec,
-    NormKind, NormSpec, RopeSpec, Routing, Scores, dequantize,
+    Activation, AttnSpec, Backend, ExpertSpec, FfnSpec, Format, LatentSpec, LayerSpec, Mask, Model,
+    ModelSpec, NormKind, NormSpec, RopeSpec, Routing, Scores, dequantize,
 };
 use kinfer_load::gguf::{Gguf, write::Writer};
 use kinfer_models::arch::{Blueprint, Names, QkNorm, QkRows};
@@ -245,6 +245,7 @@ impl Shape {
                 kv_heads: self.kv_heads,
                 head_dim: self.head_dim,
                 scale: 1.0 / (self.head_dim as f32).sqrt(),
+                mask: Mask::Causal,
                 window: self.window.filter(|_| i.is_multiple_of(2)),
                 softcap: self.softcap,
                 rope: (!self.unturned_layer || i + 1 < LAYERS).then_some(i % 2),
@@ -271,6 +272,7 @@ impl Shape {
             ropes: vec![rope(10_000.0, 1.0), rope(500.0, 1.1)],
             long: None,
             layers: (0..LAYERS).map(layer).collect(),
+            pooling: None,
         };
         let names = Names {
             qk_rows: if self.pairs { QkRows::Pairs { turned: rope_dim } } else { QkRows::Halves },

@@ -3,7 +3,7 @@
 use crate::softcap;
 use candle_core::{D, DType, Device, Result, Tensor};
 use kinfer_core::batch::BLOCK_LEN;
-use kinfer_core::{AttnSpec, Error, KvType, KvTypes, PartSpec, Run};
+use kinfer_core::{AttnSpec, Error, KvType, KvTypes, Mask, PartSpec, Run};
 
 /// Keys and values of the attention blocks of a part, by block id.
 pub struct Kv {
@@ -112,8 +112,18 @@ fn attend_run(
     blocks: &[u32],
     qkv: &Tensor,
 ) -> Result<Tensor> {
-    let AttnSpec { heads, kv_heads, head_dim, scale, window, softcap: cap, rope: _, norm: _, latent: _ } =
-        spec;
+    let AttnSpec {
+        heads,
+        kv_heads,
+        head_dim,
+        scale,
+        mask,
+        window,
+        softcap: cap,
+        rope: _,
+        norm: _,
+        latent: _,
+    } = spec;
     let (rows, group) = (run.rows.len(), heads / kv_heads);
     let end = run.start + rows;
     let oldest = |p: usize| window.map_or(0, |w| (p + 1).saturating_sub(w));
@@ -138,9 +148,13 @@ fn attend_run(
     if let Some(cap) = cap {
         scores = softcap(&scores, *cap)?;
     }
+    let newest = |p: usize| match mask {
+        Mask::Causal => p,
+        Mask::Bidirectional => window.map_or(end - 1, |w| (p + w - 1).min(end - 1)),
+    };
     let mut mask = vec![f32::NEG_INFINITY; rows * keys];
     for (row, p) in mask.chunks_exact_mut(keys).zip(run.start..) {
-        row[oldest(p) - first..=p - first].fill(0.0);
+        row[oldest(p) - first..=newest(p) - first].fill(0.0);
     }
     let mask = Tensor::from_vec(mask, (1, rows, 1, keys), device)?;
     let scores = scores.reshape((*kv_heads, rows, group, keys))?.broadcast_add(&mask)?;

@@ -41,6 +41,7 @@ Examples:
 #[derive(Subcommand)]
 enum Command {
     Run(Box<cmd::run::RunArgs>),
+    Embed(cmd::embed::EmbedArgs),
     Score(cmd::score::ScoreArgs),
     Perplexity(cmd::perplexity::PerplexityArgs),
     Imatrix(cmd::imatrix::ImatrixArgs),
@@ -82,6 +83,7 @@ fn main() -> ExitCode {
     };
     let done = match cli.command {
         Command::Run(args) => cmd::run::run(*args, &ctx),
+        Command::Embed(args) => cmd::embed::run(args, &ctx),
         Command::Perplexity(args) => cmd::perplexity::run(args, &ctx),
         Command::Score(args) => cmd::score::run(args, &ctx),
         Command::Imatrix(args) => cmd::imatrix::run(args, &ctx),

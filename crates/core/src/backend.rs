@@ -128,7 +128,7 @@ pub enum Heads {
 pub enum Read<'a> {
     /// All of them, `[rows, vocab]`.
     All(&'a [f32]),
-    /// `[rows, k]`, see [`crate::Logits::likeliest`].
+    /// `[rows, k]`, see [`crate::Outputs::likeliest`].
     Likeliest(&'a [Likely]),
 }
 

@@ -16,9 +16,9 @@ pub struct Batch {
     pub runs: Vec<Run>,
     /// Block ids of all runs, concatenated; a run names its range.
     pub blocks: Vec<u32>,
-    /// Rows whose logits are wanted, ascending. The head is computed for these rows only.
+    /// Rows whose outputs are wanted, ascending. The head is computed for these rows only.
     pub outputs: Vec<u32>,
-    /// So many of each output's likeliest tokens are enough, and less to copy; 0: all logits are wanted. [`crate::Logits`] says which
+    /// So many of each output's likeliest tokens are enough, and less to copy; 0: all logits are wanted. [`crate::Outputs`] says which
     /// of the two came.
     pub enough: usize,
 }

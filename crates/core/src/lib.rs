@@ -18,9 +18,9 @@ pub use batch::{Batch, Role, Run};
 pub use error::{Error, Result};
 pub use kinfer_kernels::ops::{KvType, KvTypes, Routing, Scores};
 pub use kinfer_kernels::quant::{Format, MAX_VALUE, Quant, dequantize, encode};
-pub use model::{DeviceMemory, Likely, Logits, Model, Runner, RunnerLimits};
+pub use model::{DeviceMemory, Likely, Model, Outputs, Runner, RunnerLimits};
 pub use spec::{
-    Activation, AttnSpec, ExpertSpec, FfnSpec, LatentSpec, LayerSpec, LongContext, ModelSpec, NormKind,
-    NormSpec, PartSpec, RopeSpec,
+    Activation, AttnSpec, ExpertSpec, FfnSpec, LatentSpec, LayerSpec, LongContext, Mask, ModelSpec, NormKind,
+    NormSpec, PartSpec, Pooling, RopeSpec,
 };
 pub use unfused::Unfused;

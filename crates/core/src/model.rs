@@ -18,7 +18,8 @@ pub trait Model: Send + Sync {
     /// Allocates a runner.
     ///
     /// # Errors
-    /// [`crate::Error::OutOfMemory`] when the cache or the scratch does not fit.
+    /// [`crate::Error::OutOfMemory`] when the cache or the scratch does not fit, [`crate::Error::Unsupported`] for logits of a model
+    /// that has none ([`ModelSpec::generates`]).
     fn runner(self: Arc<Self>, limits: RunnerLimits) -> Result<Box<dyn Runner>>;
 }
 
@@ -49,8 +50,10 @@ impl DeviceMemory {
 pub struct RunnerLimits {
     /// Most rows of one step.
     pub rows: usize,
-    /// Most rows of one step whose logits are wanted.
+    /// Most rows of one step whose outputs are wanted.
     pub outputs: usize,
+    /// What a row's output is: its logits, or, without the output head, its hidden state.
+    pub logits: bool,
     /// KV blocks of [`crate::batch::BLOCK_LEN`] positions.
     pub blocks: usize,
     /// Most positions of one sequence. Models with rotary tables for long contexts choose by it.
@@ -63,22 +66,22 @@ pub struct RunnerLimits {
 pub trait Runner: Send {
     /// The limits it was made with.
     fn limits(&self) -> RunnerLimits;
-    /// Computes one step: writes the rows' keys and values into the cache, returns the wanted logits.
+    /// Computes one step: writes the rows' keys and values into the cache, returns the wanted outputs.
     ///
     /// # Errors
     /// [`crate::Error::Batch`] when the batch breaks a limit; a device's own error otherwise. After an error the
     /// cache contents of the batch's positions are undefined, all others are kept.
-    fn step(&mut self, batch: &Batch) -> Result<Logits<'_>>;
+    fn step(&mut self, batch: &Batch) -> Result<Outputs<'_>>;
 }
 
-/// Logits of a step's output rows, in the order of [`Batch::outputs`].
+/// What a step computed of its output rows, in the order of [`Batch::outputs`]: see [`RunnerLimits::logits`].
 #[derive(Clone, Copy, Debug)]
-pub struct Logits<'a> {
-    /// `[outputs, vocab]`, row-major; empty where `likeliest` is not.
+pub struct Outputs<'a> {
+    /// `[outputs, width]`, row-major; empty where `likeliest` is not.
     pub data: &'a [f32],
-    /// Values per row.
-    pub vocab: usize,
-    /// Where a batch is content with it and the device has a quick way: the [`Batch::enough`] likeliest tokens, `[outputs, enough]`.
+    /// Values per row: the vocabulary, or the width of the model.
+    pub width: usize,
+    /// Of logits, where a batch is content with it and the device has a quick way: the [`Batch::enough`] likeliest tokens, `[outputs, enough]`.
     pub likeliest: &'a [Likely],
 }
 
@@ -91,10 +94,10 @@ pub struct Likely {
     pub logit: f32,
 }
 
-impl<'a> Logits<'a> {
-    /// The logits of output `i`, `[vocab]`.
+impl<'a> Outputs<'a> {
+    /// The values of output `i`, `[width]`.
     pub fn row(&self, i: usize) -> &'a [f32] {
-        &self.data[i * self.vocab..(i + 1) * self.vocab]
+        &self.data[i * self.width..(i + 1) * self.width]
     }
 
     /// The `enough` likeliest tokens of output `i`, the likeliest first and of equals the one with the lower id; `None`: there are

@@ -1,10 +1,11 @@
 //! The blueprint of a model. An architecture is a function from metadata to a [`ModelSpec`]; everything that the
 //! forward does is decided by these fields.
 
+use crate::{Error, Result};
 use kinfer_kernels::ops::Routing;
 use std::sync::Arc;
 
-/// The blueprint of a decoder-only transformer.
+/// The blueprint of a transformer: a decoder, or an encoder, which differs in its [`Mask`] and in having no output head.
 #[derive(Clone, Debug)]
 pub struct ModelSpec {
     /// Architecture name as in the file, e.g. `llama`.
@@ -27,6 +28,8 @@ pub struct ModelSpec {
     pub long: Option<LongContext>,
     /// The layers, first to last.
     pub layers: Vec<LayerSpec>,
+    /// How the file makes one vector of a text's hidden states; `None`: it does not say.
+    pub pooling: Option<Pooling>,
 }
 
 /// One transformer block.
@@ -69,7 +72,10 @@ pub struct AttnSpec {
     pub head_dim: usize,
     /// Multiplier of the scores, usually `1 / sqrt(head_dim)`.
     pub scale: f32,
-    /// Sliding window: a query at position `p` sees keys at positions `> p - window`.
+    /// Which keys a query sees.
+    pub mask: Mask,
+    /// Sliding window: a query at position `p` sees keys at positions `> p - window`, and where the mask lets it see those behind it,
+    /// at positions `< p + window`.
     pub window: Option<usize>,
     /// Scores become `cap * tanh(scores / cap)` (Gemma 2).
     pub softcap: Option<f32>,
@@ -79,6 +85,27 @@ pub struct AttnSpec {
     pub norm: NormSpec,
     /// Keys and values are made of one vector per position; `kv_heads` is then 1, and `head_dim` that vector's width.
     pub latent: Option<LatentSpec>,
+}
+
+/// Which keys a query sees.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Mask {
+    /// Those up to its own: the text can be continued.
+    #[default]
+    Causal,
+    /// Those of the whole sequence, which therefore is one run of one step.
+    Bidirectional,
+}
+
+/// How the hidden states of a text become one vector.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Pooling {
+    /// Their mean.
+    Mean,
+    /// The first one, of the token `[CLS]`.
+    Cls,
+    /// The last one.
+    Last,
 }
 
 /// Multi-head latent attention (DeepSeek-V2, arXiv 2405.04434, section 2.1), with the keys' projection absorbed in the queries.
@@ -128,6 +155,26 @@ impl ModelSpec {
     /// The part that is the whole model.
     pub fn whole(&self) -> PartSpec {
         self.part(|_| [true; 2])
+    }
+
+    /// Whether the model says what comes next. An encoder does not: its positions have seen what follows them.
+    pub fn generates(&self) -> bool {
+        self.layers.iter().all(|l| l.attn.mask == Mask::Causal)
+    }
+
+    /// # Errors
+    /// [`Error::Unsupported`] where it does not generate.
+    pub fn check_generates(&self) -> Result<()> {
+        match self.generates() {
+            true => Ok(()),
+            false => Err(Error::Unsupported {
+                what: format!(
+                    "generating or scoring text with an encoder such as this `{}` model",
+                    self.arch
+                ),
+                supported: "embeddings, by `kinfer embed` or `Model::embed`".into(),
+            }),
+        }
     }
 
     /// The rotary tables of an engine whose sequences have at most `context` tokens.

@@ -115,6 +115,8 @@ pub struct HeadWeights<'a, B: Backend> {
 
 /// One layer's weights; `None`: another device computes that block.
 pub struct Layer<B: Backend> {
+    /// Norms that the residual stream itself goes through, before attention and before the feed-forward.
+    pub stream_norms: [Option<NormWeights<B>>; 2],
     /// Attention.
     pub attn: Option<AttnWeights<B>>,
     /// Feed-forward.

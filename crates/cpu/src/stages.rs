@@ -7,7 +7,7 @@ use crate::weight::{Input, Weight};
 use crate::{Act, Cpu, Kv, Step};
 use kinfer_core::backend::{AttnWeights, FfnWeights, NormWeights, Scratch};
 use kinfer_core::batch::{BLOCK_LEN, Role};
-use kinfer_core::{AttnSpec, FfnSpec, NormSpec};
+use kinfer_core::{AttnSpec, FfnSpec, Mask, NormSpec};
 use kinfer_kernels::amx::TileAttend;
 use kinfer_kernels::ops::{Attend, KvRows, partial_len};
 use kinfer_kernels::pack::ROWS;
@@ -38,6 +38,7 @@ pub(crate) fn attn_in(
         kv_heads: _,
         head_dim,
         scale: _,
+        mask: _,
         window: _,
         softcap: _,
         rope,
@@ -188,7 +189,8 @@ pub(crate) fn attend(
     qkv: &Act,
     out: &mut Act,
 ) {
-    let AttnSpec { heads, kv_heads, head_dim, scale, window, softcap, rope: _, norm: _, latent: _ } = *spec;
+    let AttnSpec { heads, kv_heads, head_dim, scale, mask, window, softcap, rope: _, norm: _, latent: _ } =
+        *spec;
     out.shape(qkv.rows(), spec.q_dim());
     let cache = kv.layer(layer);
     // SAFETY: nobody writes the cache in this stage.
@@ -210,6 +212,7 @@ pub(crate) fn attend(
             q_stride: qkv.stride(),
             rows: n as usize,
             start: run.start + first - run.rows.start,
+            whole: (mask == Mask::Bidirectional).then_some(run.start + run.rows.len()),
             window,
             scale,
             softcap,

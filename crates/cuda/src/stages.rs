@@ -82,7 +82,8 @@ pub(crate) fn attend(
     qkv: &Act,
     out: &mut Act,
 ) -> Result<()> {
-    let AttnSpec { heads, kv_heads, head_dim, scale, window, softcap, rope: _, norm: _, latent: _ } = *spec;
+    let AttnSpec { heads, kv_heads, head_dim, scale, mask: _, window, softcap, rope: _, norm: _, latent: _ } =
+        *spec;
     out.shape(qkv.rows(), spec.q_dim())?;
     let group = heads / kv_heads;
     let cache = kv.cache(layer, spec, step.blocks());
@@ -194,6 +195,7 @@ pub(crate) fn attn_in(
         rope,
         norm: block_norm,
         scale: _,
+        mask: _,
         window: _,
         softcap: _,
         latent: _,

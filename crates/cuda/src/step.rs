@@ -5,7 +5,7 @@ use crate::driver::{Buffer, Function, Gpu, Graph, Pinned};
 use crate::kv::MAX_HEAD_DIM;
 use crate::likeliest::Ranks;
 use kinfer_core::batch::Role;
-use kinfer_core::{Batch, Error, PartSpec, Result, RopeSpec, Run};
+use kinfer_core::{Batch, Error, Mask, PartSpec, Result, RopeSpec, Run};
 use std::cell::Cell;
 use std::collections::HashMap;
 use std::ops::Range;
@@ -116,6 +116,9 @@ impl Step {
         let attn = || part.attn.iter();
         if attn().any(|a| a.latent.is_some()) {
             return Err(no_latents());
+        }
+        if attn().any(|a| a.mask != Mask::Causal) {
+            return Err(no_encoders());
         }
         if let Some(wide) = attn().find(|a| a.head_dim > MAX_HEAD_DIM) {
             return Err(Error::Unsupported {
@@ -368,6 +371,13 @@ pub(crate) fn no_latents() -> Error {
     Error::Unsupported {
         what: "latent attention on CUDA".into(),
         supported: "the other kinds; `--device cpu` has this one".into(),
+    }
+}
+
+fn no_encoders() -> Error {
+    Error::Unsupported {
+        what: "bidirectional attention on CUDA".into(),
+        supported: "causal attention; `--device cpu` has both".into(),
     }
 }
 

@@ -68,6 +68,18 @@ pub enum Error {
     /// A conversation cannot be written as JSON, or read from it.
     #[error("not a saved conversation: {0}")]
     Transcript(#[from] serde_json::Error),
+    /// A text to be embedded exceeds the model's context.
+    #[error(
+        "text {number} has {tokens} tokens; the model's context is {limit}: split it, or ask for its beginning only (truncate)"
+    )]
+    TextTooLong {
+        /// Which of the texts, counted from 1.
+        number: usize,
+        /// Its tokens.
+        tokens: usize,
+        /// Most tokens of a text.
+        limit: usize,
+    },
     /// A thread of the library could not be started.
     #[error("a thread could not be started: {0}")]
     Thread(io::Error),
@@ -100,7 +112,9 @@ impl Error {
         use kinfer_core::Error as C;
         use kinfer_gen::Error as G;
         match self {
-            Error::Usage(_) | Error::Transcript(_) | Error::Catalog(_) => ErrorKind::Usage,
+            Error::Usage(_) | Error::TextTooLong { .. } | Error::Transcript(_) | Error::Catalog(_) => {
+                ErrorKind::Usage
+            }
             Error::Generate(G::Logits { .. } | G::Step(_) | G::Stopped | G::Cancelled) => ErrorKind::Runtime,
             Error::Generate(_) => ErrorKind::Usage,
             Error::Model(

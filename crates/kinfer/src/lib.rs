@@ -24,6 +24,7 @@
 
 mod chat;
 mod device;
+mod embed;
 mod engine;
 mod error;
 mod model;
@@ -36,11 +37,12 @@ mod worker;
 
 pub use chat::{Chat, Rendered};
 pub use device::{Device, GpuPeak, GpuPower};
+pub use embed::{EmbedOptions, Embedding};
 pub use engine::{Engine, EngineBuilder, Generation};
 pub use error::{Error, ErrorKind, Result};
 pub use kinfer_core::{
-    Activation, AttnSpec, DeviceMemory, ExpertSpec, FfnSpec, KvType, KvTypes, LayerSpec, LongContext,
-    ModelSpec, NormKind, NormSpec, RopeSpec,
+    Activation, AttnSpec, DeviceMemory, ExpertSpec, FfnSpec, KvType, KvTypes, LayerSpec, LongContext, Mask,
+    ModelSpec, NormKind, NormSpec, Pooling, RopeSpec,
 };
 /// Facts about this machine, the instruction sets that the CPU's kernels come in, and what those compute at most.
 pub use kinfer_cpu::{Isa, machine, peak};
@@ -61,5 +63,5 @@ pub use session::{Message, Reply, Role, Session, Thinking};
 /// Single steps of a model, below the engine: for benchmarks and for tests of numerics.
 pub mod step {
     pub use kinfer_core::batch::BLOCK_LEN;
-    pub use kinfer_core::{Batch, Logits, Role, Run, Runner, RunnerLimits};
+    pub use kinfer_core::{Batch, Outputs, Role, Run, Runner, RunnerLimits};
 }

@@ -269,3 +269,82 @@ fn merges_that_sentencepiece_did_not_make_are_refused() {
         assert!(error.contains("model.merges"), "{merges}: {error}");
     }
 }
+
+/// A tokenizer.json of BERT.
+fn wordpiece(changes: Json) -> Json {
+    let vocab =
+        ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "the", "cat", "##s", "cafe", "!", "한국", "##어"];
+    let vocab: BTreeMap<&str, usize> = vocab.into_iter().zip(0..).collect();
+    let added: Vec<Json> = (0..5)
+        .map(|i| vocab.iter().find(|(_, id)| **id == i).unwrap().0)
+        .zip(0..)
+        .map(|(content, id)| json!({ "id": id, "content": content, "special": true, "lstrip": id == 4 }))
+        .collect();
+    let mut json = json!({
+        "added_tokens": added,
+        "normalizer": { "type": "BertNormalizer", "clean_text": true, "handle_chinese_chars": true,
+            "strip_accents": null, "lowercase": true },
+        "pre_tokenizer": { "type": "BertPreTokenizer" },
+        "post_processor": { "type": "TemplateProcessing", "single": [
+            { "SpecialToken": { "id": "[CLS]", "type_id": 0 } }, { "Sequence": { "id": "A", "type_id": 0 } },
+            { "SpecialToken": { "id": "[SEP]", "type_id": 0 } } ] },
+        "model": { "type": "WordPiece", "unk_token": "[UNK]", "continuing_subword_prefix": "##", "vocab": vocab },
+    });
+    json.as_object_mut().unwrap().extend(changes.as_object().unwrap().clone());
+    json
+}
+
+#[test]
+fn wordpiece_is_read_from_tokenizer_json() {
+    let read = |tokenizer: Json, text: &str| {
+        let folder = folder(&config(json!({})));
+        std::fs::write(folder.path().join("tokenizer.json"), tokenizer.to_string()).unwrap();
+        let gguf = Gguf::open(folder.path()).map_err(|e| e.to_string())?;
+        let spec = VocabSpec::from_metadata(gguf.metadata()).unwrap();
+        let options = Encode { special: false, bos: None, eos: None };
+        Ok::<_, String>(Tokenizer::new(&spec).unwrap().encode(text, options).unwrap())
+    };
+    assert_eq!(read(wordpiece(json!({})), "The CATS café! dog").unwrap(), [2, 5, 6, 7, 8, 9, 1, 3]);
+    let cased = json!({ "type": "BertNormalizer", "clean_text": true, "handle_chinese_chars": true,
+        "strip_accents": null, "lowercase": false });
+    assert_eq!(
+        read(wordpiece(json!({ "normalizer": cased })), "The cats café 한국어").unwrap(),
+        [2, 1, 6, 7, 1, 10, 11, 3]
+    );
+    let processing = json!({ "type": "BertProcessing", "cls": ["[CLS]", 2], "sep": ["[SEP]", 3] });
+    assert_eq!(read(wordpiece(json!({ "post_processor": processing })), "the").unwrap(), [2, 5, 3]);
+    for (part, value) in [
+        ("normalizer", json!({ "type": "Lowercase" })),
+        ("pre_tokenizer", json!({ "type": "Whitespace" })),
+        ("post_processor", json!(null)),
+    ] {
+        let error = read(wordpiece(json!({ part: value })), "the").unwrap_err();
+        assert!(error.contains(part), "{error}");
+    }
+}
+
+#[test]
+fn poolings_of_sentence_transformers() {
+    let read = |pooling: Json| {
+        let folder = folder(&config(json!({})));
+        std::fs::create_dir(folder.path().join("1_Pooling")).unwrap();
+        std::fs::write(folder.path().join("1_Pooling/config.json"), pooling.to_string()).unwrap();
+        let gguf = Gguf::open(folder.path()).map_err(|e| e.to_string())?;
+        Ok::<_, String>(gguf.metadata().get::<u32>("llama.pooling_type").unwrap())
+    };
+    let of = |mode: &str| {
+        read(json!({ "word_embedding_dimension": 8, "pooling_mode_cls_token": false, mode: true }))
+    };
+    assert_eq!(of("pooling_mode_mean_tokens"), Ok(1));
+    assert_eq!(of("pooling_mode_cls_token"), Ok(2));
+    assert_eq!(of("pooling_mode_lasttoken"), Ok(3));
+    assert_eq!(read(json!({ "pooling_mode": "mean" })), Ok(1));
+    for wrong in [
+        json!({ "pooling_mode_max_tokens": true }),
+        json!({ "pooling_mode_mean_tokens": true, "pooling_mode_cls_token": true }),
+        json!({}),
+    ] {
+        let error = read(wrong).unwrap_err();
+        assert!(error.contains("1_Pooling") && error.contains("lasttoken"), "{error}");
+    }
+}

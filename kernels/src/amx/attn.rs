@@ -75,7 +75,7 @@ pub(super) unsafe fn attend(a: &Attend<'_>, partition: usize, partials: &mut [f3
                 a.table.get(position / BLOCK_LEN).and_then(|&b| a.cache.get(layout.head(b, a.kv_head)));
             let (false, Some(head)) = (rows.is_empty(), head) else { continue };
             // Behind the last row's own key lies what another sequence left.
-            let live = (a.start + a.rows - position).min(BLOCK_LEN);
+            let live = (a.end() - position).min(BLOCK_LEN);
             let (keys, first_value) = (head.as_ptr(), head.as_ptr().add(layout.keys_bytes()));
             by_type!(layout.types.k, key_tiles(keys, head_dim, k));
             by_type!(layout.types.v, value_tiles(first_value, head_dim, v_stride, live, v));

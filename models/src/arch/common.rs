@@ -3,8 +3,8 @@
 use super::{Blueprint, Names};
 use crate::source::{Config, Value};
 use kinfer_core::{
-    Activation, AttnSpec, Error, ExpertSpec, FfnSpec, LatentSpec, LayerSpec, ModelSpec, NormKind, NormSpec,
-    Result, RopeSpec, Routing, Scores,
+    Activation, AttnSpec, Error, ExpertSpec, FfnSpec, LatentSpec, LayerSpec, Mask, ModelSpec, NormKind,
+    NormSpec, Pooling, Result, RopeSpec, Routing, Scores,
 };
 
 /// Far beyond any model; keeps a corrupt file from asking for gigabytes of rotary frequencies.
@@ -28,6 +28,9 @@ pub(super) struct Common {
     pub norm: NormSpec,
     /// Multiplier of the attention scores.
     pub scale: f32,
+    /// Which keys a query sees; encoders whose files need not say so set it.
+    pub mask: Mask,
+    pooling: Option<Pooling>,
     /// Where keys and values are made of one vector.
     pub latent: Option<LatentSpec>,
     /// The mixture of experts that each layer but the first few is, see [`Common::experts`].
@@ -118,6 +121,8 @@ impl Common {
             hidden: config.sizes("feed_forward_length", layers)?,
             norm: NormSpec { kind, eps: eps as f32 },
             scale: scale as f32,
+            mask: mask(config)?,
+            pooling: pooling(config)?,
             latent: None,
             experts: None,
             dense: 0,
@@ -188,9 +193,14 @@ impl Common {
         }
     }
 
-    /// The sliding window, where the file has one; 0 says that there is none.
+    /// The sliding window, where the file has one; 0 says that there is none. Where queries see what follows them, it is as wide
+    /// in all, so that half of it lies on either side.
     pub fn window(&self, config: &Config<'_>) -> Result<Option<usize>> {
-        Ok(config.opt_count("attention.sliding_window")?.filter(|&w| w > 0))
+        let window = config.opt_count("attention.sliding_window")?.filter(|&w| w > 0);
+        Ok(match self.mask {
+            Mask::Causal => window,
+            Mask::Bidirectional => window.map(|w| w / 2 + 1),
+        })
     }
 
     /// Which layers have the window: a flag for each, or a period whose last layer has none (`period` where the file
@@ -238,6 +248,7 @@ impl Common {
                     kv_heads: self.kv_heads[i],
                     head_dim: self.head_dim,
                     scale: self.scale,
+                    mask: self.mask,
                     window: None,
                     softcap: None,
                     rope: (!ropes.is_empty()).then_some(0),
@@ -268,8 +279,32 @@ impl Common {
             ropes,
             long: None,
             layers,
+            pooling: self.pooling,
         };
         Ok(Blueprint { spec, names, logit_scale: 1.0 })
+    }
+}
+
+fn mask(config: &Config<'_>) -> Result<Mask> {
+    const KEY: &str = "attention.causal";
+    Ok(match config.opt_value(KEY) {
+        Some(_) if !config.flag(KEY)? => Mask::Bidirectional,
+        _ => Mask::Causal,
+    })
+}
+
+fn pooling(config: &Config<'_>) -> Result<Option<Pooling>> {
+    const KEY: &str = "pooling_type";
+    match config.opt_count(KEY)? {
+        None | Some(0) => Ok(None),
+        Some(1) => Ok(Some(Pooling::Mean)),
+        Some(2) => Ok(Some(Pooling::Cls)),
+        Some(3) => Ok(Some(Pooling::Last)),
+        Some(4) => Err(config.error(
+            KEY,
+            "`rank` (4) is a reranker's, which kinfer cannot run; it knows none, mean, cls and last",
+        )),
+        Some(n) => Err(config.error(KEY, format!("{n} is not known; 0 to 3 are: none, mean, cls and last"))),
     }
 }
 

@@ -6,14 +6,25 @@
 
 use super::{Blueprint, Names, QkNorm, ROPE_FACTORS, common::Common};
 use crate::{rope, source::Config};
-use kinfer_core::{Activation, NormKind, Result};
+use kinfer_core::{Activation, Mask, NormKind, Result};
 
 /// Layers of the 27B model, the only one that scales its queries by `dim / heads` instead of `head_dim`
 /// (`query_pre_attn_scalar` 168); the file format has no key for it.
 const LAYERS_27B: usize = 62;
 
 pub(super) fn read(config: &Config<'_>) -> Result<Blueprint> {
+    let c = Common::read(config, NormKind::Rms)?;
+    of(config, c)
+}
+
+/// The same as an encoder.
+pub(super) fn encoder(config: &Config<'_>) -> Result<Blueprint> {
     let mut c = Common::read(config, NormKind::Rms)?;
+    c.mask = Mask::Bidirectional;
+    of(config, c)
+}
+
+fn of(config: &Config<'_>, mut c: Common) -> Result<Blueprint> {
     if c.layers == LAYERS_27B && config.opt_positive("attention.scale")?.is_none() {
         c.scale = 1.0 / (c.dim as f32 / c.heads[0] as f32).sqrt();
     }

@@ -2,6 +2,8 @@
 
 mod common;
 
+pub use gemma_embedding::AFTER_POOLING;
+
 use crate::source::{Config, Source, Value};
 use kinfer_core::backend::RowOrder;
 use kinfer_core::{Error, ModelSpec, Result};
@@ -17,6 +19,7 @@ macro_rules! architectures {
 }
 
 architectures! {
+    "bert": bert, "BERT, RoBERTa, XLM-RoBERTa: BGE, E5, MiniLM, mxbai-embed";
     "cohere2": cohere2, "Command R7B";
     "command-r": command_r, "Command R, Aya Expanse";
     "deepseek2": deepseek2, "DeepSeek V2 and V3, Kanana 2, Moonlight, GLM-4.7-Flash";
@@ -26,6 +29,7 @@ architectures! {
     "gemma": gemma, "Gemma, CodeGemma";
     "gemma2": gemma2, "Gemma 2";
     "gemma3": gemma3, "Gemma 3";
+    "gemma-embedding": gemma_embedding, "EmbeddingGemma";
     "glm4": glm4, "GLM-4-0414";
     "glm4moe": glm4moe, "GLM-4.5, GLM-4.5-Air, GLM-4.6";
     "gpt-oss": gpt_oss, "gpt-oss 20B and 120B";
@@ -34,6 +38,8 @@ architectures! {
     "granite": granite, "Granite 3 without experts";
     "granitemoe": granitemoe, "Granite 3 with experts";
     "llama": llama, "Llama 1 to 3, Mistral, Mixtral, SmolLM2, Yi, Vicuna";
+    "modern-bert": modern_bert, "ModernBERT: gte-modernbert, granite-embedding-r2";
+    "nomic-bert": nomic_bert, "nomic-embed-text 1 and 1.5";
     "olmo2": olmo2, "OLMo 2 and 3";
     "olmoe": olmoe, "OLMoE";
     "phi2": phi2, "Phi-1, Phi-1.5, Phi-2";
@@ -78,8 +84,14 @@ pub struct Blueprint {
 pub struct Names {
     /// Token embedding, `[vocab, dim]`.
     pub embed: &'static str,
+    /// Embeddings of token types, `[types, dim]`, of which the first is added to the embeddings.
+    pub token_types: Option<&'static str>,
     /// Learned positions, `[context, dim]`, added to the embeddings.
     pub positions: Option<&'static str>,
+    /// Norm of the embeddings. The first layer may then go without a norm before attention.
+    pub embed_norm: Option<&'static str>,
+    /// Norms of the residual stream itself, after attention and after the feed-forward; the last layer's takes the final norm's place.
+    pub stream_norms: Option<[&'static str; 2]>,
     /// Whole names of the tensors of per-frequency rotary divisors.
     pub rope_factors: &'static [&'static str],
     /// Final norm, `[dim]`.
@@ -154,7 +166,10 @@ impl Names {
     /// The names that GGUF files use, without optional parts.
     pub const GGUF: Names = Names {
         embed: "token_embd",
+        token_types: None,
         positions: None,
+        embed_norm: None,
+        stream_norms: None,
         rope_factors: &[ROPE_FACTORS],
         norm: "output_norm",
         head: "output",
@@ -180,6 +195,16 @@ impl Names {
         attn_post_norm: Some("post_attention_norm"),
         ffn_norm: None,
         ffn_post_norm: Some("post_ffw_norm"),
+        ..Names::GGUF
+    };
+
+    /// [`Names::GGUF`] where the residual stream is normed after each block, as in BERT.
+    pub const STREAM_NORMED: Names = Names {
+        token_types: Some("token_types"),
+        embed_norm: Some("token_embd_norm"),
+        stream_norms: Some(["attn_output_norm", "layer_output_norm"]),
+        attn_norm: None,
+        ffn_norm: None,
         ..Names::GGUF
     };
 

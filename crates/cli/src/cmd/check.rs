@@ -6,7 +6,7 @@ use crate::exit;
 use crate::model::{CacheArgs, LoadArgs};
 use crate::table::Table;
 use crate::{progress, term};
-use kinfer::step::{BLOCK_LEN, Batch, Logits, Role, Runner, RunnerLimits};
+use kinfer::step::{BLOCK_LEN, Batch, Outputs, Role, Runner, RunnerLimits};
 use kinfer::synthetic::{Synthetic, quants};
 use kinfer::{EngineBuilder, KvTypes, LoadOptions, Model, Numerics};
 use std::path::Path;
@@ -164,7 +164,7 @@ fn errors(model: &Arc<Model>, exact: &Arc<Model>, kv: KvTypes) -> anyhow::Result
     Ok(Errors { prompt: prompt.normalised(), generated: generated.normalised(), likeliest })
 }
 
-fn step<'a>(runner: &'a mut dyn Runner, batch: &Batch) -> anyhow::Result<Logits<'a>> {
+fn step<'a>(runner: &'a mut dyn Runner, batch: &Batch) -> anyhow::Result<Outputs<'a>> {
     Ok(runner.step(batch).map_err(kinfer::Error::from)?)
 }
 

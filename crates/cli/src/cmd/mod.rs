@@ -2,6 +2,7 @@ pub mod bench;
 pub mod check;
 pub mod completions;
 pub mod doctor;
+pub mod embed;
 pub mod imatrix;
 pub mod list;
 pub mod perplexity;

@@ -4,7 +4,7 @@
 #![allow(dead_code)]
 
 use kinfer_core::batch::BLOCK_LEN;
-use kinfer_core::{Batch, Error, KvType, Likely, Logits, Runner, RunnerLimits};
+use kinfer_core::{Batch, Error, KvType, Likely, Outputs, Runner, RunnerLimits};
 use kinfer_gen::{Done, Engine, Event, Limits, Options, Params, Request, Sampling, Vocabulary};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, channel};
@@ -64,8 +64,14 @@ pub struct Mock {
 
 impl Mock {
     pub fn new(rows: usize, outputs: usize, blocks: usize, behaviour: Behaviour) -> Self {
-        let limits =
-            RunnerLimits { rows, outputs, blocks, context: blocks * BLOCK_LEN, kv: KvType::F16.into() };
+        let limits = RunnerLimits {
+            rows,
+            outputs,
+            logits: true,
+            blocks,
+            context: blocks * BLOCK_LEN,
+            kv: KvType::F16.into(),
+        };
         Self {
             limits,
             cache: vec![None; blocks * BLOCK_LEN],
@@ -87,7 +93,7 @@ impl Runner for Mock {
         self.limits
     }
 
-    fn step(&mut self, batch: &Batch) -> kinfer_core::Result<Logits<'_>> {
+    fn step(&mut self, batch: &Batch) -> kinfer_core::Result<Outputs<'_>> {
         let l = self.limits;
         batch.check(l.rows, l.outputs, l.blocks, VOCAB).map_err(Error::Batch)?;
         let b = &self.behaviour;
@@ -136,9 +142,9 @@ impl Runner for Mock {
                     all.sort_by(|a, b| b.logit.total_cmp(&a.logit).then(a.id.cmp(&b.id)));
                     self.likeliest.extend_from_slice(&all[..batch.enough]);
                 }
-                Ok(Logits { data: &[], vocab: VOCAB, likeliest: &self.likeliest })
+                Ok(Outputs { data: &[], width: VOCAB, likeliest: &self.likeliest })
             }
-            _ => Ok(Logits { data: &self.logits, vocab: VOCAB, likeliest: &[] }),
+            _ => Ok(Outputs { data: &self.logits, width: VOCAB, likeliest: &[] }),
         }
     }
 }

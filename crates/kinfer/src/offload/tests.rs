@@ -19,6 +19,7 @@ fn model(layers: usize, mixtures: std::ops::Range<usize>) -> ModelSpec {
             rope: None,
             norm,
             latent: None,
+            mask: Mask::Causal,
         },
         ffn: FfnSpec {
             hidden: 32,
@@ -37,6 +38,7 @@ fn model(layers: usize, mixtures: std::ops::Range<usize>) -> ModelSpec {
         embed_scale: 1.0,
         norm,
         logit_softcap: None,
+        pooling: None,
         ropes: Vec::new(),
         long: None,
         layers: (0..layers).map(layer).collect(),

@@ -91,13 +91,14 @@ pub fn choices<'a>(files: impl IntoIterator<Item = (&'a str, u64)>) -> Vec<Choic
 
 /// The files of a model in transformers' format at a repository's root: its weights first, all parts or the whole.
 fn folder(files: &[(&str, u64)]) -> Option<Choice> {
-    const COMPANIONS: [&str; 6] = [
+    const COMPANIONS: [&str; 7] = [
         "config.json",
         "tokenizer.json",
         "tokenizer_config.json",
         "generation_config.json",
         "chat_template.jinja",
         "model.safetensors.index.json",
+        "1_Pooling/config.json",
     ];
     let parts = |path: &str| {
         let rest = path.strip_prefix("model")?.strip_suffix(".safetensors")?;

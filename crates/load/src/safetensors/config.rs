@@ -147,6 +147,25 @@ impl<'a> Config<'a> {
         out.set("feed_forward_length", self.count("intermediate_size")?);
         out.set("attention.head_count", heads);
         out.set("attention.head_count_kv", self.opt_count("num_key_value_heads")?.unwrap_or(heads));
+        if family.arch == "bert" {
+            out.set("attention.layer_norm_epsilon", self.number("layer_norm_eps")? as f32);
+            out.set("attention.causal", false);
+            self.only("hidden_act", &["gelu".into()])?;
+            self.only("position_embedding_type", &["absolute".into()])?;
+            // They show in the tensors, or are of training.
+            for key in [
+                "type_vocab_size",
+                "hidden_dropout_prob",
+                "attention_probs_dropout_prob",
+                "classifier_dropout",
+                "id2label",
+                "label2id",
+            ] {
+                self.get(key);
+            }
+            self.finish(family)?;
+            return Ok((out.entries, out.computed));
+        }
         out.set("attention.layer_norm_rms_epsilon", self.number("rms_norm_eps")? as f32);
         let head_dim = match self.opt_count("head_dim")? {
             Some(n) => n,

@@ -63,6 +63,10 @@ pub(crate) fn open(path: &Path) -> Result<Gguf, GgufError> {
     let family = config.family().map_err(at_config)?;
     let (mut entries, computed) = config.metadata(family).map_err(at_config)?;
 
+    if let Some(pooling) = pooling(folder)? {
+        entries.push((format!("{}.pooling_type", family.arch), pooling.into()));
+    }
+
     let names = files(folder)?;
     let mut weights =
         Weights { files: Vec::new(), records: Vec::new(), computed: Vec::new(), part: names.len() };
@@ -84,6 +88,38 @@ pub(crate) fn open(path: &Path) -> Result<Gguf, GgufError> {
     vocab::read(folder, config.vocab_size(), &mut entries)?;
     let metadata = Metadata::new(folder.into(), entries).map_err(at_config)?;
     Gguf::of_folder(weights.files, (folder.join(CONFIG), weights.computed), metadata, weights.records)
+}
+
+/// How sentence-transformers pools hidden states, as GGUF files number it; `None` where the folder does not say.
+fn pooling(folder: &Path) -> Result<Option<u32>, GgufError> {
+    const FILE: &str = "1_Pooling/config.json";
+    let Some(json) = read_json(folder, FILE)? else { return Ok(None) };
+    // Newer versions name the one.
+    let named = json.get("pooling_mode").and_then(Json::as_str);
+    let on = |kind: &str| {
+        json.get(&format!("pooling_mode_{kind}")).and_then(Json::as_bool) == Some(true)
+            || named == Some(kind.trim_end_matches("_tokens").trim_end_matches("_token"))
+    };
+    let kinds = [
+        "mean_tokens",
+        "cls_token",
+        "lasttoken",
+        "max_tokens",
+        "mean_sqrt_len_tokens",
+        "weightedmean_tokens",
+    ];
+    let modes: Vec<usize> = (0..kinds.len()).filter(|&i| on(kinds[i])).collect();
+    match modes[..] {
+        [mode] if mode < 3 => Ok(Some(mode as u32 + 1)),
+        _ => {
+            let got: Vec<&str> = modes.iter().map(|&i| kinds[i]).collect();
+            let problem = format!(
+                "asks for `{}`; kinfer can follow one of mean_tokens, cls_token and lasttoken",
+                got.join(" + ")
+            );
+            Err(error(&folder.join(FILE), Problem::Setting { key: "pooling_mode_…".into(), problem }))
+        }
+    }
 }
 
 /// The files of weights, which the index names if there is one.

@@ -9,6 +9,8 @@ pub(super) struct Family {
     pub class: &'static str,
     /// `general.architecture`.
     pub arch: &'static str,
+    /// What names of a layer's tensors begin with.
+    layers: &'static str,
     /// Tensors of a layer whose names mean something else than [`LAYER`] says.
     layer: &'static [(&'static str, &'static str)],
     /// Whether norms multiply by 1 more than their weights; GGUF files store the sum.
@@ -17,7 +19,8 @@ pub(super) struct Family {
     pub tied: bool,
 }
 
-const PLAIN: Family = Family { class: "", arch: "", layer: &[], offset_norms: false, tied: false };
+const PLAIN: Family =
+    Family { class: "", arch: "", layers: "layers.", layer: &[], offset_norms: false, tied: false };
 
 /// Norms of both blocks' outputs only.
 const POST_NORMED: &[(&str, &str)] =
@@ -29,6 +32,18 @@ const SANDWICHED: &[(&str, &str)] = &[
     ("post_attention_layernorm", "post_attention_norm"),
     ("pre_feedforward_layernorm", "ffn_norm"),
     ("post_feedforward_layernorm", "post_ffw_norm"),
+];
+
+/// A layer of BERT.
+const BERT: &[(&str, &str)] = &[
+    ("attention.self.query", "attn_q"),
+    ("attention.self.key", "attn_k"),
+    ("attention.self.value", "attn_v"),
+    ("attention.output.dense", "attn_output"),
+    ("attention.output.LayerNorm", "attn_output_norm"),
+    ("intermediate.dense", "ffn_up"),
+    ("output.dense", "ffn_down"),
+    ("output.LayerNorm", "layer_output_norm"),
 ];
 
 /// Every class that can be read.
@@ -43,22 +58,47 @@ pub(super) static FAMILIES: &[Family] = &[
     Family { class: "OlmoeForCausalLM", arch: "olmoe", ..PLAIN },
     Family { class: "Glm4MoeForCausalLM", arch: "glm4moe", layer: PRE_NORMED, ..PLAIN },
     Family { class: "GemmaForCausalLM", arch: "gemma", offset_norms: true, tied: true, ..PLAIN },
-    Family { class: "Gemma2ForCausalLM", arch: "gemma2", layer: SANDWICHED, offset_norms: true, tied: true },
-    Family { class: "Gemma3ForCausalLM", arch: "gemma3", layer: SANDWICHED, offset_norms: true, tied: true },
+    Family {
+        class: "Gemma2ForCausalLM",
+        arch: "gemma2",
+        layer: SANDWICHED,
+        offset_norms: true,
+        tied: true,
+        ..PLAIN
+    },
+    Family {
+        class: "Gemma3ForCausalLM",
+        arch: "gemma3",
+        layer: SANDWICHED,
+        offset_norms: true,
+        tied: true,
+        ..PLAIN
+    },
     Family { class: "Phi3ForCausalLM", arch: "phi3", ..PLAIN },
     Family { class: "GraniteForCausalLM", arch: "granite", ..PLAIN },
     Family { class: "Olmo2ForCausalLM", arch: "olmo2", layer: POST_NORMED, ..PLAIN },
     Family { class: "Olmo3ForCausalLM", arch: "olmo2", layer: POST_NORMED, ..PLAIN },
     Family { class: "Exaone4ForCausalLM", arch: "exaone4", layer: POST_NORMED, ..PLAIN },
     Family { class: "SmolLM3ForCausalLM", arch: "smollm3", tied: true, ..PLAIN },
+    Family { class: "BertModel", arch: "bert", layers: "encoder.layer.", layer: BERT, tied: true, ..PLAIN },
 ];
 
 /// The output head.
 pub(super) const HEAD: &str = "output.weight";
 
 /// Tensors outside of layers.
-const MODEL: &[(&str, &str)] =
-    &[("model.embed_tokens", "token_embd"), ("model.norm", "output_norm"), ("lm_head", "output")];
+const MODEL: &[(&str, &str)] = &[
+    ("embed_tokens", "token_embd"),
+    ("norm", "output_norm"),
+    ("lm_head", "output"),
+    ("embeddings.word_embeddings", "token_embd"),
+    ("embeddings.position_embeddings", "position_embd"),
+    ("embeddings.token_type_embeddings", "token_types"),
+    ("embeddings.LayerNorm", "token_embd_norm"),
+];
+
+/// BERT's, which are there for its training: what they compute is no hidden state.
+const TRAINING: &[&str] = &["embeddings.position_ids", "pooler.dense.weight", "pooler.dense.bias"];
 
 /// Tensors of a layer, as most classes call them.
 const LAYER: &[(&str, &str)] = &[
@@ -107,7 +147,12 @@ pub(super) enum Place {
 /// What becomes of tensor `name` of a model of this family, whose layers `guessing` are not the decoder's; `None` where such models
 /// have no such tensor.
 pub(super) fn place(family: &Family, guessing: Range<u64>, name: &str) -> Option<Place> {
-    let of_layer = match name.strip_prefix("model.layers.") {
+    // Models that were saved without their head do without it.
+    let name = name.strip_prefix("model.").unwrap_or(name);
+    if family.arch == "bert" && TRAINING.contains(&name) {
+        return Some(Place::Nowhere);
+    }
+    let of_layer = match name.strip_prefix(family.layers) {
         None => None,
         Some(rest) => {
             let (i, part) = rest.split_once('.')?;

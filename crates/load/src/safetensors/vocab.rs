@@ -1,7 +1,9 @@
 //! `tokenizer.json` and its companions as the metadata of a GGUF file.
 //!
-//! Two kinds of vocabulary are read: byte-level BPE, whose way of splitting text is looked up in the table of
-//! pre-tokenizers, and SentencePiece BPE, whose scores are the order of its merges.
+//! Three kinds of vocabulary are read: byte-level BPE, whose way of splitting text is looked up in the table of
+//! pre-tokenizers, SentencePiece BPE, whose scores are the order of its merges, and WordPiece.
+
+mod wordpiece;
 
 use std::collections::{HashMap, HashSet};
 use std::path::Path;
@@ -127,8 +129,11 @@ impl Tokenizer {
         entries: &mut Entries,
     ) -> Result<(), Problem> {
         let model = &self.model;
+        if model.kind == "WordPiece" {
+            return self.wordpiece(config, rows, entries);
+        }
         if model.kind != "BPE" {
-            let hint = "; BPE is followed";
+            let hint = "; BPE and WordPiece are followed";
             return Err(Problem::Tokenizer { part: "model.type", got: model.kind.clone(), hint });
         }
         let Vocab::Ids(ids) = &model.vocab else {

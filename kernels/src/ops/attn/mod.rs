@@ -54,9 +54,11 @@ pub struct Attend<'a> {
     pub q_stride: usize,
     /// Number of rows.
     pub rows: usize,
-    /// Position of the first row; row `r` is at `start + r` and sees the keys up to and including its own.
+    /// Position of the first row; row `r` is at `start + r`.
     pub start: usize,
-    /// Sliding window: a query at position `p` sees no key at or below `p - window`.
+    /// Length of the sequence where rows see keys behind their own, too; `None`: each sees those up to and including its own.
+    pub whole: Option<usize>,
+    /// Sliding window: a query at position `p` sees no key at or below `p - window`, nor one at or above `p + window`.
     pub window: Option<usize>,
     /// Multiplies the scores.
     pub scale: f32,
@@ -70,7 +72,7 @@ pub struct Attend<'a> {
 impl Attend<'_> {
     /// The partitions that hold a visible key of some row.
     pub fn partitions(&self) -> Range<usize> {
-        live_partitions(self.start, self.rows, self.window)
+        live_partitions(self.start, self.rows, self.whole, self.window)
     }
 
     /// Number of queries.
@@ -78,20 +80,29 @@ impl Attend<'_> {
         self.rows * self.group
     }
 
-    /// Rows that see some key of the tile at `tile`: neither is all of it before them nor are they a window past it.
+    /// Rows that see some key of the tile at `tile`: neither is all of it behind what they see nor are they a window past it.
     pub(crate) fn rows_seeing(&self, tile: usize) -> Range<usize> {
         let end = match self.window {
             None => self.rows,
             Some(0) => 0,
             Some(w) => (tile + BLOCK_LEN - 1).saturating_add(w).saturating_sub(self.start).min(self.rows),
         };
-        tile.saturating_sub(self.start)..end
+        let first = match (self.whole, self.window) {
+            (None, _) => tile,
+            (Some(len), _) if tile >= len => return 0..0,
+            (Some(_), window) => window.map_or(0, |w| (tile + 1).saturating_sub(w)),
+        };
+        first.saturating_sub(self.start)..end
     }
 
     /// Keys seen by the query at `position`.
     fn visible(&self, position: usize) -> Range<usize> {
-        let end = position + 1;
-        self.window.map_or(0, |w| end.saturating_sub(w))..end
+        visible(position, self.whole, self.window)
+    }
+
+    /// The first position whose key no row sees.
+    pub(crate) fn end(&self) -> usize {
+        self.visible((self.start + self.rows).saturating_sub(1)).end
     }
 
     /// The keys of the tile at `tile` that row `row` sees, counted from the tile's first.
@@ -131,10 +142,25 @@ impl Attend<'_> {
     }
 }
 
-/// The partitions that hold a key visible to some of `rows` queries at positions `start..`.
-pub fn live_partitions(start: usize, rows: usize, window: Option<usize>) -> Range<usize> {
-    let first = window.map_or(0, |w| (start + 1).saturating_sub(w));
-    first / PARTITION_LEN..(start + rows).div_ceil(PARTITION_LEN)
+/// Keys seen by the query at `position`, see [`Attend::whole`] and [`Attend::window`].
+fn visible(position: usize, whole: Option<usize>, window: Option<usize>) -> Range<usize> {
+    let end = match whole {
+        None => position + 1,
+        Some(len) => window.map_or(len, |w| len.min(position.saturating_add(w))),
+    };
+    window.map_or(0, |w| (position + 1).saturating_sub(w))..end
+}
+
+/// The partitions that hold a key visible to some of `rows` queries at positions `start..`, see [`Attend::whole`].
+pub fn live_partitions(
+    start: usize,
+    rows: usize,
+    whole: Option<usize>,
+    window: Option<usize>,
+) -> Range<usize> {
+    let first = visible(start, whole, window).start;
+    let end = visible((start + rows).saturating_sub(1), whole, window).end;
+    first / PARTITION_LEN..end.div_ceil(PARTITION_LEN)
 }
 
 /// Floats before `o` in a partial result: a vector with `m` and whether any key was seen (1 or 0), and the sum of

@@ -92,6 +92,7 @@ impl Bench {
         let limits = RunnerLimits {
             rows: most(|c| c.ubatch.min(c.tokens.max(c.depth)).max(c.parallel)),
             outputs: sequences,
+            logits: true,
             blocks: sequences * each,
             context: each * BLOCK_LEN,
             kv,

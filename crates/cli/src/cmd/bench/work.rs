@@ -72,7 +72,7 @@ fn layer_weights(layer: &LayerSpec, dim: usize) -> usize {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use kinfer::{Activation, AttnSpec, FfnSpec, KvType, NormKind, NormSpec};
+    use kinfer::{Activation, AttnSpec, FfnSpec, KvType, Mask, NormKind, NormSpec};
 
     const NORM: NormSpec = NormSpec { kind: NormKind::Rms, eps: 1e-5 };
 
@@ -84,6 +84,7 @@ mod tests {
                 kv_heads: 1,
                 head_dim: 8,
                 scale: 1.0,
+                mask: Mask::Causal,
                 window,
                 softcap: None,
                 rope: None,
@@ -104,6 +105,7 @@ mod tests {
             ropes: Vec::new(),
             long: None,
             layers: vec![layer(Some(4)), layer(None)],
+            pooling: None,
         }
     }
 

@@ -129,6 +129,7 @@ pub fn run(args: RunArgs, ctx: &Ctx) -> anyhow::Result<()> {
     let start = Instant::now();
     let model = args.load.load(ctx, model.as_deref(), args.engine.builder())?;
     let loaded_in = start.elapsed();
+    model.spec().check_generates().map_err(kinfer::Error::from)?;
     if !args.prompt.raw {
         // Before anything is typed.
         model.template()?;

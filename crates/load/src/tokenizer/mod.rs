@@ -91,9 +91,14 @@ impl Tokenizer {
     /// An algorithm or pre-tokenizer that is not implemented (the message lists those that are), and every
     /// inconsistency of the arrays and ids.
     pub fn new(spec: &VocabSpec) -> Result<Self, TokenizerError> {
-        let spelling = match spec.model.as_str() {
-            "gpt2" => Spelling::ByteLevel,
-            "llama" | "gemma4" | "bert" => Spelling::Underline,
+        let pre = match spec.model.as_str() {
+            "gpt2" => Some(PreTokenizer::named(spec.pre.as_deref().ok_or_else(PreTokenizer::missing)?)?),
+            "gemma4" => Some(PreTokenizer::gemma4()?),
+            _ => None,
+        };
+        let spelling = match (spec.model.as_str(), &pre) {
+            ("gpt2", Some(pre)) if !pre.raw => Spelling::ByteLevel,
+            ("gpt2" | "llama" | "gemma4" | "bert", _) => Spelling::Underline,
             _ => return Err(TokenizerError::UnsupportedModel { found: spec.model.clone() }),
         };
         let unsupported = |key| TokenizerError::UnsupportedNormalizer { key, model: spec.model.clone() };
@@ -103,14 +108,10 @@ impl Tokenizer {
         let mut vocab = Vocab::new(spec, spelling)?;
         check_ids(spec, vocab.len())?;
         let end_ids = special::end_ids(spec, &mut vocab);
-        let algorithm = match spec.model.as_str() {
-            "llama" => Algorithm::Spm(Spm::new(spec, &vocab)?),
-            "bert" => Algorithm::WordPiece(WordPiece::new(spec, &vocab)?),
-            "gemma4" => Algorithm::Bpe(Box::new(Bpe::new(spec, &vocab, PreTokenizer::gemma4()?, spelling)?)),
-            _ => {
-                let pre = PreTokenizer::named(spec.pre.as_deref().ok_or_else(PreTokenizer::missing)?)?;
-                Algorithm::Bpe(Box::new(Bpe::new(spec, &vocab, pre, spelling)?))
-            }
+        let algorithm = match (spec.model.as_str(), pre) {
+            (_, Some(pre)) => Algorithm::Bpe(Box::new(Bpe::new(spec, &vocab, pre, spelling)?)),
+            ("bert", None) => Algorithm::WordPiece(WordPiece::new(spec, &vocab)?),
+            (_, None) => Algorithm::Spm(Spm::new(spec, &vocab)?),
         };
         let (is_spm, is_wordpiece) =
             (matches!(algorithm, Algorithm::Spm(_)), matches!(algorithm, Algorithm::WordPiece(_)));

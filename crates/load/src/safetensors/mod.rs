@@ -15,6 +15,8 @@ mod coded;
 mod config;
 mod names;
 mod quantization;
+mod ranks;
+mod unigram;
 mod vocab;
 
 use std::collections::{BTreeMap, BTreeSet};

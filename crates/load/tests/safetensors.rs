@@ -148,6 +148,27 @@ fn what_is_broken_is_named() {
     }
 }
 
+#[test]
+fn quantised_matrices_without_all_their_tensors_are_refused() {
+    let fp8 = json!({ "quant_method": "fp8", "weight_block_size": [128, 128] });
+    let gptq = json!({ "quant_method": "gptq", "bits": 4, "group_size": -1 });
+    for (quantization, tensor, dtype, named) in [
+        (&fp8, "lm_head.weight", Dtype::F8_E4M3, "lm_head.weight_scale"),
+        (&fp8, "lm_head.weight_scale_inv", Dtype::F32, "lm_head.weight"),
+        (&gptq, "lm_head.qweight", Dtype::I32, "lm_head.scales"),
+        (&gptq, "lm_head.g_idx", Dtype::I32, "lm_head.qweight"),
+        (&gptq, "vision.qweight", Dtype::I32, "vision.weight"),
+        // Another scheme's.
+        (&fp8, "lm_head.qweight", Dtype::I32, "lm_head.qweight"),
+    ] {
+        let config = json!({ "tie_word_embeddings": false, "quantization_config": quantization });
+        let folder = folder(&self::config(config));
+        weights(&folder.path().join("model.safetensors"), Some((tensor, dtype)));
+        let error = Gguf::open(folder.path()).unwrap_err().to_string();
+        assert!(error.contains(&format!("\"{named}\"")), "{tensor}: {error}");
+    }
+}
+
 /// tokenizer.json of a vocabulary in a model file, with these components.
 fn tokenizer_json(spec: &VocabSpec, parts: Json, bytes: bool) -> Json {
     let text = |bytes: &[u8]| String::from_utf8(bytes.to_vec()).unwrap();

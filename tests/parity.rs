@@ -3,6 +3,7 @@
 //!
 //! The files hold no weights: both sides compute them from the tensors' names, see [`Toy::weights`].
 
+mod coded;
 mod common;
 
 use kinfer_candle::Candle;

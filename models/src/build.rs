@@ -12,6 +12,7 @@ use kinfer_core::{
     AttnSpec, Backend, Error, ExpertSpec, FfnSpec, LatentSpec, LayerSpec, ModelSpec, NormKind, NormSpec,
     Result, dequantize,
 };
+use std::borrow::Cow;
 use std::collections::HashSet;
 use std::sync::Arc;
 
@@ -37,7 +38,7 @@ impl<'a> Loading<'a> {
         let Blueprint { spec, names, logit_scale } = blueprint;
         let mut total = 0;
         for name in source.tensors().into_iter().filter(|name| !names.ignores(name)) {
-            total += source.tensor(name)?.map_or(0, |t| t.data.len() as u64);
+            total += source.tensor(name)?.map_or(0, |t| t.data.bytes() as u64);
         }
         let used = names.rope_factors.iter().map(|name| name.to_string()).collect();
         Ok(Loading { spec: Arc::new(spec), names, logit_scale, source, progress, total, done: 0, used })
@@ -56,7 +57,7 @@ impl<'a> Loading<'a> {
         let mut embed = None;
         if has.embed || has.head && tied {
             if !has.embed {
-                b.all.total += b.stored(&weight(names.embed), &[spec.vocab, spec.dim])?.data.len() as u64;
+                b.all.total += b.stored(&weight(names.embed), &[spec.vocab, spec.dim])?.data.bytes() as u64;
             }
             embed = Some(b.weight(&[Part::whole(names.embed, spec.vocab, spec.dim)])?);
         }
@@ -467,11 +468,11 @@ impl<B: Backend> Builder<'_, '_, B> {
         let bytes = shape.iter().try_fold(1usize, |n, &d| n.checked_mul(d));
         let bytes = bytes.and_then(|n| tensor.format.bytes_for(n));
         let whole_blocks = shape.last().is_some_and(|n| n.is_multiple_of(tensor.format.block_len()));
-        if tensor.shape != shape || bytes != Some(tensor.data.len()) || !whole_blocks {
+        if tensor.shape != shape || bytes != Some(tensor.data.bytes()) || !whole_blocks {
             return Err(Error::Shape {
                 name: name.into(),
                 expected: format!("{shape:?}"),
-                got: format!("{:?} in {} bytes of {}", tensor.shape, tensor.data.len(), tensor.format),
+                got: format!("{:?} in {} bytes of {}", tensor.shape, tensor.data.bytes(), tensor.format),
             });
         }
         Ok(tensor)
@@ -480,28 +481,20 @@ impl<B: Backend> Builder<'_, '_, B> {
     /// Parts of equal width as one weight; their pages are dropped afterwards.
     fn weight(&mut self, parts: &[Part]) -> Result<B::Weight> {
         let (mut matrices, mut read) = (Vec::with_capacity(parts.len()), 0);
-        let mut recoded = Vec::with_capacity(parts.len());
+        let mut values = Vec::with_capacity(parts.len());
         for part in parts {
-            let stored = self.stored(&part.name, &part.stored)?.format;
-            let (first, rows) = part.rows;
-            recoded.push(match self.all.source.target(&part.name).filter(|&target| target != stored) {
-                Some(target) => Some((target, self.all.source.recoded(&part.name, first..first + rows)?)),
-                None => None,
+            let tensor = self.stored(&part.name, &part.stored)?;
+            let rows = part.rows.0..part.rows.0 + part.rows.1;
+            read += (tensor.data.bytes() / part.all_rows() * rows.len()) as u64;
+            values.push(match self.all.source.target(&part.name).filter(|&target| target != tensor.format) {
+                Some(target) => (target, Cow::Owned(self.all.source.recoded(&part.name, rows)?)),
+                None => (tensor.format, tensor.data.rows(rows)),
             });
         }
-        for (part, recoded) in parts.iter().zip(&recoded) {
-            let tensor = self.stored(&part.name, &part.stored)?;
-            let cols = part.stored[part.stored.len() - 1];
-            let row_bytes = tensor.data.len() / part.all_rows();
-            let (first, rows) = part.rows;
-            let stored = &tensor.data[first * row_bytes..(first + rows) * row_bytes];
-            read += stored.len() as u64;
-            let (format, data) = match recoded {
-                Some((format, data)) => (*format, data.as_slice()),
-                None => (tensor.format, stored),
-            };
+        for (part, (format, data)) in parts.iter().zip(&values) {
+            let (cols, rows) = (part.stored[part.stored.len() - 1], part.rows.1);
             let (name, expert) = (part.name.as_str(), part.expert());
-            matrices.push(Matrix { name, expert, rows, cols, format, data, order: part.order });
+            matrices.push(Matrix { name, expert, rows, cols, format: *format, data, order: part.order });
         }
         let weight = self.backend.weight(&matrices)?;
         let bytes: u64 = matrices.iter().map(|m| self.backend.weight_bytes(m.rows, m.cols, m.format)).sum();
@@ -521,8 +514,9 @@ impl<B: Backend> Builder<'_, '_, B> {
     fn values(&mut self, name: &str, shape: &[usize]) -> Result<Vec<f32>> {
         let tensor = self.stored(name, shape)?;
         let mut values = vec![0.0; shape.iter().product()];
-        dequantize(tensor.format, tensor.data, &mut values);
-        let bytes = tensor.data.len() as u64;
+        let rows = shape[..shape.len() - 1].iter().product();
+        dequantize(tensor.format, &tensor.data.rows(0..rows), &mut values);
+        let bytes = tensor.data.bytes() as u64;
         // The blocks of a parallel layer may share a norm.
         if self.all.used.insert(name.into()) {
             self.all.done += bytes;

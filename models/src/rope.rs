@@ -142,7 +142,7 @@ fn read_factors(config: &Config<'_>, dim: usize, name: &str) -> Result<Option<Ve
         });
     }
     let mut factors = vec![0.0; dim / 2];
-    dequantize(tensor.format, tensor.data, &mut factors);
+    dequantize(tensor.format, &tensor.data.rows(0..1), &mut factors);
     match factors.iter().find(|f| !f.is_finite() || **f <= 0.0) {
         Some(f) => Err(config.error("rope", format!("tensor `{name}` divides a frequency by {f}"))),
         None => Ok(Some(factors)),

@@ -1,7 +1,7 @@
 //! A model file as this crate reads it: typed metadata and stored tensors.
 
 use kinfer_core::{Error, Format, Result};
-use kinfer_load::gguf::Gguf;
+use kinfer_load::gguf::{Gguf, Tensor};
 use std::cell::RefCell;
 use std::collections::HashSet;
 use std::fmt;
@@ -47,8 +47,8 @@ pub struct Stored<'a> {
     pub shape: Vec<usize>,
     /// How `data` stores the elements.
     pub format: Format,
-    /// All elements, row after row.
-    pub data: &'a [u8],
+    /// The elements.
+    pub data: Tensor<'a>,
 }
 
 /// A model file: what the architectures and the builder read.
@@ -292,7 +292,7 @@ impl Source for Gguf {
         })?;
         // The file's order is innermost first.
         let shape = tensor.shape().iter().rev().map(|&n| n as usize).collect();
-        Ok(Some(Stored { shape, format, data: tensor.data() }))
+        Ok(Some(Stored { shape, format, data: tensor }))
     }
 
     fn rotary_halves(&self) -> bool {

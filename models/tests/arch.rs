@@ -228,6 +228,40 @@ fn experts_have_a_width_of_their_own() {
 }
 
 #[test]
+fn only_the_layers_that_a_file_says_guess_tokens_are_ignored() {
+    let names = decoder("glm4moe", 3).set("glm4moe.nextn_predict_layers", 1u32).read().names;
+    let ignored = |layer: &str| names.ignores(&format!("blk.{layer}.attn_norm.weight"));
+    assert!(!ignored("1") && ignored("2") && !ignored("3"));
+    assert!(!decoder("glm4moe", 3).read().names.ignores("blk.3.attn_norm.weight"));
+}
+
+#[test]
+fn widths_of_latents_are_bounded() {
+    const KEYS: [(&str, u32); 6] = [
+        ("key_length", 48),
+        ("head_count_kv", 1),
+        ("kv_lora_rank", 32),
+        ("q_lora_rank", 24),
+        ("key_length_mla", 32),
+        ("value_length_mla", 16),
+    ];
+    let file = || {
+        let file = decoder("deepseek2", 2).without("deepseek2.attention.head_count_kv");
+        let file = file.set("deepseek2.rope.dimension_count", 16u32);
+        KEYS.iter().fold(file, |file, (key, value)| file.set(&format!("deepseek2.attention.{key}"), *value))
+    };
+    let latent = file().read().spec.layers[0].attn.latent.unwrap();
+    assert_eq!((latent.rank, latent.q_rank, latent.plain, latent.value), (32, Some(24), 16, 16));
+    for key in ["kv_lora_rank", "q_lora_rank", "key_length_mla", "value_length_mla"] {
+        let key = format!("deepseek2.attention.{key}");
+        for wrong in [u32::MAX, 1 << 20] {
+            let message = file().without(&key).set(&key, wrong).refused();
+            assert!(message.contains(&key) && message.contains(&wrong.to_string()), "{message}");
+        }
+    }
+}
+
+#[test]
 fn granite_scales_the_stream_instead_of_each_block() {
     let file = decoder("granite", 2)
         .set("granite.embedding_scale", 12f32)

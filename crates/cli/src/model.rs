@@ -86,6 +86,21 @@ pub struct LoadArgs {
     pub template: TemplateArgs,
 }
 
+/// Says what becomes of weights that are stored in a format which nothing is computed with.
+fn note_decoded(ctx: &Ctx, gguf: &Gguf) {
+    let coded = || gguf.tensors().filter(|t| t.is_coded());
+    let Some(first) = coded().next() else { return };
+    let stored: usize = coded().map(|t| t.stored_bytes()).sum();
+    let decoded: usize = coded().map(|t| t.bytes()).sum();
+    let format = first.format().map_or_else(|e| e.to_string(), |f| f.name().to_owned());
+    ctx.note(&format!(
+        "{} of weights in {} are computed with as {} in {format}; --quant q8_0, q4_k_m, … makes them smaller",
+        human_size(stored as u64),
+        first.type_name(),
+        human_size(decoded as u64),
+    ));
+}
+
 /// A chat template instead of the model's.
 #[derive(clap::Args, Default)]
 pub struct TemplateArgs {
@@ -199,6 +214,8 @@ impl LoadArgs {
         if let Some(recipe) = quant {
             let targets = recipe.targets(model.gguf()).map_err(kinfer::Error::Model)?;
             crate::cmd::quantize::note_replaced(ctx, &targets.replaced);
+        } else {
+            note_decoded(ctx, model.gguf());
         }
         let seconds = start.elapsed().as_secs_f64();
         ctx.detail(&format!("device: {}", model.device()));

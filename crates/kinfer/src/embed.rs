@@ -108,7 +108,7 @@ impl Model {
                 return Err(kinfer_core::Error::Shape { name: name.into(), expected, got }.into());
             }
             let mut values = vec![0.0; shape[0] * width];
-            dequantize(format, data, &mut values);
+            dequantize(format, &data.rows(0..shape[0]), &mut values);
             matrices.push(values);
             width = shape[0];
         }

@@ -85,7 +85,27 @@ fn settings_that_cannot_be_followed_are_named() {
         (json!({ "tie_word_embeddings": false }), "lm_head.weight"),
         (json!({ "sliding_window": 128 }), "sliding_window"),
         (json!({ "mup_scale": 2.0 }), "mup_scale"),
-        (json!({ "quantization_config": { "bits": 4 } }), "quantization_config"),
+        (json!({ "quantization_config": { "bits": 4 } }), "quant_method"),
+        (json!({ "quantization_config": { "quant_method": "bitsandbytes" } }), "bitsandbytes"),
+        (
+            json!({ "quantization_config": { "quant_method": "gptq", "bits": 3, "group_size": 128 } }),
+            "2, 4 and 8",
+        ),
+        (
+            json!({ "quantization_config": { "quant_method": "gptq", "bits": 4, "group_size": 128,
+                "checkpoint_format": "marlin" } }),
+            "marlin",
+        ),
+        (
+            json!({ "quantization_config": { "quant_method": "awq", "bits": 4, "group_size": 128,
+                "version": "gemv", "zero_point": true } }),
+            "gemv",
+        ),
+        (
+            json!({ "quantization_config": { "quant_method": "compressed-tensors", "format": "pack-quantized" } }),
+            "pack-quantized",
+        ),
+        (json!({ "quantization_config": { "quant_method": "fp8", "rotation": 1 } }), "rotation"),
         (json!({ "rope_scaling": { "rope_type": "dynamic", "factor": 2.0 } }), "dynamic"),
         (json!({ "rope_scaling": { "rope_type": "linear" } }), "factor"),
         (json!({ "rope_scaling": { "rope_type": "linear", "factor": 2.0, "mscale": 1.0 } }), "mscale"),
@@ -125,6 +145,27 @@ fn what_is_broken_is_named() {
     for (named, change) in cases {
         let error = open(change).to_string();
         assert!(error.contains(named), "expected {named}: {error}");
+    }
+}
+
+#[test]
+fn quantised_matrices_without_all_their_tensors_are_refused() {
+    let fp8 = json!({ "quant_method": "fp8", "weight_block_size": [128, 128] });
+    let gptq = json!({ "quant_method": "gptq", "bits": 4, "group_size": -1 });
+    for (quantization, tensor, dtype, named) in [
+        (&fp8, "lm_head.weight", Dtype::F8_E4M3, "lm_head.weight_scale"),
+        (&fp8, "lm_head.weight_scale_inv", Dtype::F32, "lm_head.weight"),
+        (&gptq, "lm_head.qweight", Dtype::I32, "lm_head.scales"),
+        (&gptq, "lm_head.g_idx", Dtype::I32, "lm_head.qweight"),
+        (&gptq, "vision.qweight", Dtype::I32, "vision.weight"),
+        // Another scheme's.
+        (&fp8, "lm_head.qweight", Dtype::I32, "lm_head.qweight"),
+    ] {
+        let config = json!({ "tie_word_embeddings": false, "quantization_config": quantization });
+        let folder = folder(&self::config(config));
+        weights(&folder.path().join("model.safetensors"), Some((tensor, dtype)));
+        let error = Gguf::open(folder.path()).unwrap_err().to_string();
+        assert!(error.contains(&format!("\"{named}\"")), "{tensor}: {error}");
     }
 }
 
@@ -237,7 +278,7 @@ fn frames_ends_and_stripping_are_read() {
     assert_eq!(ids("<|end|> \n a"), [&[bos, end], &ids("a")[1..]].concat());
 
     for (part, wrong) in [
-        ("model", json!({ "type": "Unigram", "vocab": [["a", 0.0]] })),
+        ("model", json!({ "type": "Unigram", "vocab": { "a": 0 } })),
         ("model", json!({ "type": "WordPiece", "vocab": {} })),
         ("normalizer", json!({ "type": "Lowercase" })),
         (
@@ -245,7 +286,7 @@ fn frames_ends_and_stripping_are_read() {
             json!({ "type": "Sequence", "pretokenizers": [{ "type": "ByteLevel" }, { "type": "Punctuation" }] }),
         ),
         ("post_processor", json!({ "type": "BertProcessing" })),
-        ("added_tokens", json!([{ "id": 1, "content": "x", "lstrip": true }])),
+        ("added_tokens", json!([{ "id": 1, "content": "x", "single_word": true }])),
     ] {
         let mut json = json.clone();
         json[part] = wrong;
@@ -347,4 +388,113 @@ fn poolings_of_sentence_transformers() {
         let error = read(wrong).unwrap_err();
         assert!(error.contains("1_Pooling") && error.contains("lasttoken"), "{error}");
     }
+}
+
+/// Vocabularies of `data/small_vocabularies.json` (origin inside), and the ids of the packages that they belong to.
+fn small() -> (Json, Vec<String>) {
+    let all: Json = serde_json::from_str(include_str!("data/small_vocabularies.json")).unwrap();
+    let texts = all["texts"].as_array().unwrap().iter().map(|t| t.as_str().unwrap().to_owned()).collect();
+    (all, texts)
+}
+
+fn ids(json: &Json) -> Vec<u32> {
+    json.as_array().unwrap().iter().map(|id| id.as_u64().unwrap() as u32).collect()
+}
+
+#[test]
+fn unigram_gives_the_ids_of_sentencepiece() {
+    use base64::Engine;
+    let (all, texts) = small();
+    let charsmap = all["charsmap"].as_str().unwrap();
+    for set in all["unigram"].as_array().unwrap() {
+        let (name, model) = (set["name"].as_str().unwrap(), &set["tokenizer"]["model"]);
+        let pieces = model["vocab"].as_array().unwrap();
+        let spec = VocabSpec {
+            model: "t5".into(),
+            tokens: pieces.iter().map(|p| p[0].as_str().unwrap()).collect(),
+            scores: Some(pieces.iter().map(|p| p[1].as_f64().unwrap() as f32).collect()),
+            types: Some(ids(&set["types"]).into_iter().map(|t| t as i32).collect()),
+            precompiled_charsmap: base64::engine::general_purpose::STANDARD.decode(charsmap).unwrap(),
+            add_space_prefix: set["add_dummy_prefix"].as_bool(),
+            remove_extra_whitespaces: set["remove_extra_whitespaces"].as_bool(),
+            ..VocabSpec::default()
+        };
+        let squeezes = spec.remove_extra_whitespaces == Some(true);
+        let mut tokenizers = vec![Tokenizer::new(&spec).unwrap()];
+        // tokenizer.json is made for models that put a space before a text and squeeze the others.
+        if squeezes && spec.add_space_prefix == Some(true) {
+            let mut json = set["tokenizer"].clone();
+            json["normalizer"]["normalizers"][0]["precompiled_charsmap"] = charsmap.into();
+            tokenizers.push(open_tokenizer(&json, &json!({}), pieces.len()).unwrap());
+        }
+        for tokenizer in &tokenizers {
+            for (text, want) in texts.iter().zip(set["ids"].as_array().unwrap()) {
+                assert_eq!(tokenizer.encode(text, Encode::text()).unwrap(), ids(want), "{name} {text:?}");
+            }
+        }
+        let text = "대한민국의 수도는 서울이다.";
+        let got = tokenizers[0].decode(&tokenizers[0].encode(text, Encode::text()).unwrap(), true).unwrap();
+        assert_eq!(String::from_utf8(got).unwrap(), text);
+        for (cut, reason) in [(2, "no length"), (40, "longer than the table")] {
+            let broken =
+                VocabSpec { precompiled_charsmap: spec.precompiled_charsmap[..cut].to_vec(), ..spec.clone() };
+            let error = Tokenizer::new(&broken).unwrap_err().to_string();
+            assert!(error.contains("precompiled_charsmap") && error.contains(reason), "{error}");
+        }
+        // A trie that leads nowhere, or in circles, changes nothing and ends.
+        for fill in [0u8, 0xff, 0x61] {
+            let mut blob = spec.precompiled_charsmap.clone();
+            let trie = u32::from_le_bytes(blob[..4].try_into().unwrap()) as usize;
+            blob[4..4 + trie].fill(fill);
+            let tokenizer =
+                Tokenizer::new(&VocabSpec { precompiled_charsmap: blob, ..spec.clone() }).unwrap();
+            texts.iter().for_each(|text| drop(tokenizer.encode(text, Encode::text()).unwrap()));
+        }
+    }
+}
+
+#[test]
+fn lists_of_ranks_are_byte_level_vocabularies() {
+    let (all, texts) = small();
+    let byte_level = &all["byte_level"];
+    let tokens = byte_level["tokens"].as_array().unwrap();
+    let open = |file: &str, content: String, config: &Json, rows: usize| {
+        let folder = folder(&self::config(json!({ "vocab_size": rows })));
+        std::fs::write(folder.path().join(file), content).unwrap();
+        std::fs::write(folder.path().join("tokenizer_config.json"), config.to_string()).unwrap();
+        let gguf = Gguf::open(folder.path())?;
+        Ok::<_, GgufError>(Tokenizer::new(&VocabSpec::from_metadata(gguf.metadata())?).unwrap())
+    };
+    let mut tekken = byte_level["tekken"].clone();
+    let token =
+        |(rank, bytes): (usize, &Json)| json!({ "rank": rank, "token_bytes": bytes, "token_str": null });
+    tekken["vocab"] = tokens.iter().enumerate().map(token).collect();
+    let rows = tekken["config"]["default_vocab_size"].as_u64().unwrap() as usize;
+    let tokenizer = open("tekken.json", tekken.to_string(), &json!({}), rows).unwrap();
+    assert_eq!((tokenizer.vocab_size(), tokenizer.bos(), tokenizer.eos()), (rows, Some(1), Some(2)));
+    assert_eq!(tokenizer.special_id("<SPECIAL_5>"), Some(5));
+    for (text, want) in texts.iter().zip(byte_level["tekken_ids"].as_array().unwrap()) {
+        assert_eq!(tokenizer.encode(text, Encode::default()).unwrap(), ids(want), "{text:?}");
+    }
+    tekken["vocab"][300]["rank"] = 3.into();
+    let error = open("tekken.json", tekken.to_string(), &json!({}), rows).unwrap_err().to_string();
+    assert!(error.contains("tekken.json") && error.contains("place 300"), "{error}");
+
+    let lines: Vec<String> =
+        tokens.iter().enumerate().map(|(i, t)| format!("{} {i}\n", t.as_str().unwrap())).collect();
+    let special = json!({ "content": "[BOS]", "special": true });
+    let config = json!({ "auto_map": { "AutoTokenizer": ["tokenization_kimi.TikTokenTokenizer", null] },
+        "added_tokens_decoder": { "360": special }, "bos_token": "[BOS]" });
+    let tokenizer = open("tiktoken.model", lines.concat(), &config, 361).unwrap();
+    for (text, want) in texts.iter().zip(byte_level["tiktoken_ids"].as_array().unwrap()) {
+        assert_eq!(tokenizer.encode(text, Encode::text()).unwrap(), ids(want), "{text:?}");
+    }
+    assert_eq!((tokenizer.bos(), tokenizer.special_id("[BOS]")), (Some(360), Some(360)));
+    let bos = json!({ "360": { "content": "<|begin_of_text|>", "special": true } });
+    let config = json!({ "added_tokens_decoder": bos });
+    let tokenizer = open("tokenizer.model", lines.concat(), &config, 361).unwrap();
+    assert_eq!(tokenizer.encode("", Encode::default()).unwrap(), [360]);
+    // Nobody says how text is split, or which tokens are special.
+    let error = open("tokenizer.model", lines.concat(), &json!({}), 360).unwrap_err().to_string();
+    assert!(error.contains("tokenizer.model") && error.contains("added_tokens_decoder"), "{error}");
 }

@@ -175,7 +175,7 @@ fn a_bad_vocabulary_is_refused() {
         Tokenizer::new(&spec).unwrap_err()
     };
     use TokenizerError as E;
-    assert!(matches!(error(|s| s.model = "t5".into()), E::UnsupportedModel { .. }));
+    assert!(matches!(error(|s| s.model = "rwkv".into()), E::UnsupportedModel { .. }));
     assert!(matches!(error(|s| s.pre = None), E::MissingPreTokenizer { .. }));
     assert!(matches!(error(|s| s.pre = Some("x".into())), E::UnknownPreTokenizer { .. }));
     assert!(matches!(error(|s| s.tokens = Strings::default()), E::EmptyVocabulary));
@@ -198,6 +198,15 @@ fn a_bad_vocabulary_is_refused() {
         error(|s| (s.model, s.scores) = ("llama".into(), Some(vec![0.0, f32::NAN, 0.0, 0.0]))),
         E::BadScore { id: 1 }
     ));
+    fn unigram(s: &mut VocabSpec, scores: Option<Vec<f32>>) {
+        (s.model, s.scores) = ("t5".into(), scores);
+    }
+    assert!(matches!(error(|s| unigram(s, None)), E::MissingKey { key: "tokenizer.ggml.scores", .. }));
+    assert!(matches!(error(|s| unigram(s, Some(vec![0.0]))), E::LengthMismatch { found: 1, .. }));
+    let infinite = error(|s| unigram(s, Some(vec![0.0, f32::INFINITY, 0.0, 0.0])));
+    assert!(matches!(infinite, E::BadScore { id: 1 }));
+    let no_unknown = error(|s| unigram(s, Some(vec![0.0; 4])));
+    assert!(matches!(no_unknown, E::MissingKey { key: "tokenizer.ggml.unknown_token_id", .. }));
 }
 
 #[test]

@@ -8,7 +8,7 @@ use kinfer_core::{
 };
 
 /// Far beyond any model; keeps a corrupt file from asking for gigabytes of rotary frequencies.
-const MAX_HEAD_DIM: usize = 1 << 14;
+pub(super) const MAX_HEAD_DIM: usize = 1 << 14;
 
 /// What every decoder's metadata gives in the same way.
 pub(super) struct Common {
@@ -129,15 +129,16 @@ impl Common {
         })
     }
 
-    /// Leaves out the last layers where they guess further tokens (multi-token prediction).
-    pub fn without_guessing(&mut self, config: &Config<'_>) -> Result<()> {
+    /// Leaves out the last layers where they guess further tokens (multi-token prediction). Returns which they are, as in
+    /// [`Names::guessing`].
+    pub fn without_guessing(&mut self, config: &Config<'_>) -> Result<(usize, usize)> {
         const KEY: &str = "nextn_predict_layers";
         let guessing = config.opt_count(KEY)?.unwrap_or(0);
         if guessing >= self.layers {
             return Err(config.error(KEY, format!("is {guessing}, but there are {} layers", self.layers)));
         }
         self.layers -= guessing;
-        Ok(())
+        Ok((self.layers, guessing))
     }
 
     /// Reads the mixture of experts, if there is one, in an architecture that may have one in every layer. `scores` and

@@ -124,8 +124,8 @@ pub struct Names {
     pub ffn_post_norm: Option<&'static str>,
     /// Beginnings of tensor names that belong to other parts of the file, such as an image encoder.
     pub ignored: &'static [&'static str],
-    /// Layers of the decoder; those behind them guess further tokens, and are ignored.
-    pub layers: usize,
+    /// First and number of the layers that the file says guess further tokens, and that are ignored.
+    pub guessing: (usize, usize),
 }
 
 /// How the rows of a query or key head are stored.
@@ -186,7 +186,7 @@ impl Names {
         down: "ffn_down",
         ffn_post_norm: None,
         ignored: &[],
-        layers: usize::MAX,
+        guessing: (0, 0),
     };
 
     /// [`Names::GGUF`] where blocks read the residual stream as it is, and their outputs are normed.
@@ -211,8 +211,9 @@ impl Names {
     /// Whether tensor `name` belongs to another part of the file.
     pub fn ignores(&self, name: &str) -> bool {
         let layer = name.strip_prefix("blk.").and_then(|rest| rest.split('.').next()?.parse().ok());
+        let (first, count) = self.guessing;
         self.ignored.iter().any(|prefix| name.starts_with(prefix))
-            || layer.is_some_and(|i: usize| i >= self.layers)
+            || layer.is_some_and(|i: usize| i >= first && i - first < count)
     }
 }
 

@@ -121,6 +121,7 @@ fn errors(model: &Arc<Model>, exact: &Arc<Model>, kv: KvTypes) -> anyhow::Result
     let limits = |kv| RunnerLimits {
         rows: 128,
         outputs: SEQUENCES,
+        logits: true,
         blocks: SEQUENCES * each,
         context: each * BLOCK_LEN,
         kv,

@@ -7,7 +7,7 @@ use crate::model::{self, LoadArgs};
 use crate::nfc::NfcArgs;
 use crate::term;
 use clap::builder::FalseyValueParser;
-use kinfer::{EmbedOptions, Embedding, Pooling};
+use kinfer::{EmbedOptions, Embedding, EngineBuilder, Pooling};
 use serde::Serialize;
 use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
@@ -86,7 +86,7 @@ pub fn run(args: EmbedArgs, ctx: &Ctx) -> anyhow::Result<()> {
     exclusive(("--json", args.json), ("--jsonl", args.jsonl))?;
     exclusive(("--similarity", args.similarity), ("--jsonl", args.jsonl))?;
     let texts: Vec<String> = args.texts()?.into_iter().map(|text| args.nfc.apply(text)).collect();
-    let model = args.load.load(ctx, Some(&args.model))?;
+    let model = args.load.load(ctx, Some(&args.model), EngineBuilder::default())?;
     args.nfc.tell(ctx, model.tokenizer(), &texts.join("\n"))?;
     let pooling = args.pooling.map(|kind| match kind {
         PoolingArg::Mean => Pooling::Mean,

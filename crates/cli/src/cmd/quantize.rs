@@ -138,9 +138,10 @@ pub fn run(args: QuantizeArgs, ctx: &Ctx) -> anyhow::Result<()> {
 /// Runs `kinfer convert`.
 pub fn convert(args: ConvertArgs, ctx: &Ctx) -> anyhow::Result<()> {
     let recipe = |gguf: &Gguf| {
-        let own = || match gguf.metadata().opt::<u32>("general.file_type") {
-            Ok(Some(0)) => "f32",
-            Ok(Some(32)) => "bf16",
+        let coded = gguf.tensors().find(|t| t.is_coded()).and_then(|t| Some(t.format().ok()?.name()));
+        let own = || match (coded, gguf.metadata().opt::<u32>("general.file_type")) {
+            (Some("F32"), _) | (None, Ok(Some(0))) => "f32",
+            (Some("BF16"), _) | (None, Ok(Some(32))) => "bf16",
             _ => "f16",
         };
         model::recipe("TYPE", args.kind.as_deref().unwrap_or_else(own))

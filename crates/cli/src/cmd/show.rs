@@ -115,7 +115,7 @@ fn mix(gguf: &Gguf) -> Vec<TypeShare> {
         let share = &mut mix[at];
         share.tensors += 1;
         share.elements += tensor.elements();
-        share.bytes += tensor.data().len() as u64;
+        share.bytes += tensor.stored_bytes() as u64;
     }
     mix.sort_by_key(|t| std::cmp::Reverse(t.bytes));
     mix
@@ -271,7 +271,7 @@ impl Shown<'_> {
         });
         if with_tensors {
             let tensors = gguf.tensors().map(|t| {
-                json!({ "name": t.name(), "shape": t.shape(), "type": t.type_name(), "bytes": t.data().len() })
+                json!({ "name": t.name(), "shape": t.shape(), "type": t.type_name(), "bytes": t.stored_bytes() })
             });
             out["tensors"] = tensors.collect();
         }
@@ -289,7 +289,7 @@ fn tensors(gguf: &Gguf) -> Table {
             t.name().into(),
             t.type_name().into(),
             shape.join(" x "),
-            grouped(t.data().len() as u64),
+            grouped(t.stored_bytes() as u64),
             if split { file } else { String::new() },
         ]);
     }
@@ -374,6 +374,9 @@ fn short(n: u64) -> String {
 
 /// The name of the quantization recipe that `general.file_type` numbers.
 fn file_type(gguf: &Gguf) -> Option<String> {
+    if let Some(coded) = gguf.tensors().find(|t| t.is_coded()) {
+        return Some(coded.type_name().into_owned());
+    }
     let id: u32 = gguf.metadata().opt("general.file_type").ok()??;
     let name = match id {
         0 => "F32",

@@ -1,6 +1,6 @@
 use super::*;
 use kinfer_core::{
-    Activation, AttnSpec, ExpertSpec, FfnSpec, LayerSpec, NormKind, NormSpec, Routing, Scores,
+    Activation, AttnSpec, ExpertSpec, FfnSpec, LayerSpec, Mask, NormKind, NormSpec, Routing, Scores,
 };
 
 /// A model of `layers` layers, of which those in `mixtures` have experts.

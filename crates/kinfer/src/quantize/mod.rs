@@ -24,6 +24,7 @@ use kinfer_load::gguf::{Gguf, GgufError, Problem, Tensor, Value as Stored, write
 use kinfer_models::arch::{self, QkRows};
 use kinfer_models::source::{Source, Stored as View, Value};
 pub use kinfer_models::{Recipe, Targets};
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{self, BufWriter, Write};
@@ -266,7 +267,7 @@ const CHUNK: usize = 16 << 20;
 
 impl Output<'_> {
     fn stored_bytes(&self) -> u64 {
-        self.pieces.iter().map(|t| t.data().len() as u64).sum()
+        self.pieces.iter().map(|t| t.bytes() as u64).sum()
     }
 
     fn write(
@@ -280,8 +281,9 @@ impl Output<'_> {
         for (expert, tensor) in self.pieces.iter().enumerate() {
             let stored = tensor.format()?;
             if stored == self.format && self.order == RowOrder::AsStored {
-                out.write_all(tensor.data()).map_err(io)?;
-                progress(tensor.data().len() as u64);
+                let rows = tensor.elements() as usize / tensor.shape().first().map_or(1, |&n| n as usize);
+                out.write_all(&tensor.rows(0..rows)).map_err(io)?;
+                progress(tensor.bytes() as u64);
                 tensor.release();
                 continue;
             }
@@ -291,7 +293,7 @@ impl Output<'_> {
             let rows = tensor.elements() as usize / cols;
             let matrix = Rows {
                 name: &self.name,
-                data: tensor.data(),
+                tensor: *tensor,
                 stored,
                 cols,
                 format: self.format,
@@ -321,7 +323,7 @@ impl Output<'_> {
 /// Stored rows to be encoded.
 struct Rows<'a> {
     name: &'a str,
-    data: &'a [u8],
+    tensor: Tensor<'a>,
     stored: Format,
     cols: usize,
     format: Format,
@@ -331,6 +333,15 @@ struct Rows<'a> {
 impl Rows<'_> {
     fn row_bytes(&self) -> usize {
         self.cols / self.stored.block_len() * self.stored.block_bytes()
+    }
+
+    fn row(&self, row: usize) -> Cow<'_, [u8]> {
+        if self.tensor.is_coded() {
+            return self.tensor.rows(row..row + 1);
+        }
+        // Of `cols` elements: a bias may be read as rows of one.
+        let at = row * self.row_bytes();
+        self.tensor.data()[at..at + self.row_bytes()].into()
     }
 
     /// These rows of the result, by `threads` threads.
@@ -346,8 +357,8 @@ impl Rows<'_> {
         let work = |first: usize, out: &mut [u8]| -> Result<()> {
             let mut values = vec![0.0; self.cols];
             for (r, out) in (first..).zip(out.chunks_exact_mut(row_bytes)) {
-                let at = self.source_row(r) * self.row_bytes();
-                dequantize(self.stored, &self.data[at..at + self.row_bytes()], &mut values);
+                let row = source_row(self.order, r);
+                dequantize(self.stored, &self.row(row), &mut values);
                 self.check(&values)?;
                 encode(self.format, &values, weights(r), out);
             }
@@ -375,22 +386,6 @@ impl Rows<'_> {
         Ok(out)
     }
 
-    /// The stored row that becomes row `r`: the inverse of [`RowOrder::stored_row`].
-    fn source_row(&self, r: usize) -> usize {
-        let half = |i: usize, turned: usize| i / 2 + i % 2 * (turned / 2);
-        match self.order {
-            RowOrder::AsStored => r,
-            RowOrder::AdjacentPairs { head_dim, turned } => {
-                let (head, i) = (r / head_dim, r % head_dim);
-                head * head_dim + if i < turned { half(i, turned) } else { i }
-            }
-            RowOrder::TurnedLast { head_dim, turned } => {
-                let (head, i, plain) = (r / head_dim, r % head_dim, head_dim - turned);
-                head * head_dim + if i < plain { turned + i } else { half(i - plain, turned) }
-            }
-        }
-    }
-
     fn check(&self, values: &[f32]) -> Result<()> {
         let most = if matches!(self.format, Format::F32 | Format::BF16) { f32::MAX } else { MAX_VALUE };
         match values.iter().find(|v| v.is_nan() || v.abs() > most) {
@@ -400,6 +395,22 @@ impl Rows<'_> {
                 supported: format!("finite values up to {most:e}"),
             }
             .into()),
+        }
+    }
+}
+
+/// The stored row that becomes row `r`: the inverse of [`RowOrder::stored_row`].
+fn source_row(order: RowOrder, r: usize) -> usize {
+    let half = |i: usize, turned: usize| i / 2 + i % 2 * (turned / 2);
+    match order {
+        RowOrder::AsStored => r,
+        RowOrder::AdjacentPairs { head_dim, turned } => {
+            let (head, i) = (r / head_dim, r % head_dim);
+            head * head_dim + if i < turned { half(i, turned) } else { i }
+        }
+        RowOrder::TurnedLast { head_dim, turned } => {
+            let (head, i, plain) = (r / head_dim, r % head_dim, head_dim - turned);
+            head * head_dim + if i < plain { turned + i } else { half(i - plain, turned) }
         }
     }
 }
@@ -451,7 +462,7 @@ impl Source for Recoded<'_> {
         };
         let cols = stored.shape.last().copied().unwrap_or(1);
         let order = RowOrder::AsStored;
-        let matrix = Rows { name, data: stored.data, stored: stored.format, cols, format, order };
+        let matrix = Rows { name, tensor: stored.data, stored: stored.format, cols, format, order };
         matrix.encode(rows, &|_| None, self.threads).map_err(|e| match e {
             Error::Model(e) => e,
             other => kinfer_core::Error::Backend { device: "quantising".into(), source: Box::new(other) },

@@ -132,6 +132,9 @@ pub enum Problem {
     /// A tensor in a type that kinfer does not read from safetensors.
     #[error("tensor \"{tensor}\" is stored as {ty}; F32, F16 and BF16 are read from safetensors")]
     Dtype { tensor: String, ty: String },
+    /// A tensor of a quantised checkpoint that does not belong to the others of its module.
+    #[error("tensor \"{tensor}\" {problem}")]
+    Coded { tensor: String, problem: String },
     /// A part of tokenizer.json that kinfer cannot follow exactly.
     #[error("{part} is {got}, which kinfer cannot follow{hint}")]
     Tokenizer { part: &'static str, got: String, hint: &'static str },

@@ -28,6 +28,7 @@ mod value;
 pub mod write;
 
 use std::borrow::Cow;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -37,6 +38,7 @@ pub use error::{GgufError, Problem};
 pub use meta::Metadata;
 pub use value::{Array, FromValue, Value, ValueType};
 
+use crate::safetensors::Piece;
 use map::Source;
 pub(crate) use read::Record;
 
@@ -157,6 +159,10 @@ impl Gguf {
         Ok(Gguf { version, files: parts.len(), parts, metadata, records, by_name })
     }
 
+    fn piece(&self, piece: &Piece) -> &[u8] {
+        self.parts[piece.part].1.bytes().get(piece.range.clone()).unwrap_or_default()
+    }
+
     /// The metadata; for a split model, of its first part.
     pub fn metadata(&self) -> &Metadata {
         &self.metadata
@@ -240,13 +246,14 @@ impl<'a> Tensor<'a> {
 
     /// The stored type's name, or `type N` for an unknown id.
     pub fn type_name(&self) -> Cow<'static, str> {
-        match self.tensor_type() {
-            Some(ty) => ty.name().into(),
-            None => format!("type {}", self.record.type_id).into(),
+        match (&self.record.coded, self.tensor_type()) {
+            (Some(coded), _) => coded.name().into(),
+            (None, Some(ty)) => ty.name().into(),
+            (None, None) => format!("type {}", self.record.type_id).into(),
         }
     }
 
-    /// The format to compute with.
+    /// The format to compute with: that of [`rows`](Tensor::rows).
     ///
     /// # Errors
     /// [`Problem::Unsupported`], which names the tensor, its type and the supported ones.
@@ -261,10 +268,43 @@ impl<'a> Tensor<'a> {
         })
     }
 
-    /// The stored bytes, row after row. Empty when [`tensor_type`](Tensor::tensor_type) is `None`, whose size nobody knows.
+    /// The stored bytes, row after row; where [`is_coded`](Tensor::is_coded), the codes. Empty when
+    /// [`tensor_type`](Tensor::tensor_type) is `None`, whose size nobody knows.
     pub fn data(&self) -> &'a [u8] {
         let (_, source) = &self.gguf.parts[self.record.part];
         source.bytes().get(self.record.range.clone()).unwrap_or_default()
+    }
+
+    /// Whether it is stored in a format that nothing is computed with (FP8, GPTQ and AWQ, in safetensors), and decoded as
+    /// it is read.
+    pub fn is_coded(&self) -> bool {
+        self.record.is_coded()
+    }
+
+    /// The bytes of these rows in its [`format`](Tensor::format); rows are counted through all matrices of a tensor, and there is
+    /// none beyond them. They are decoded where [`is_coded`](Tensor::is_coded).
+    pub fn rows(&self, rows: Range<usize>) -> Cow<'a, [u8]> {
+        if let Some(coded) = &self.record.coded {
+            let gguf = self.gguf;
+            return coded.decode(rows, &|piece| gguf.piece(piece)).into();
+        }
+        let cols = self.shape().first().copied().unwrap_or(1).max(1);
+        let bytes = self.bytes() / (self.elements() / cols).max(1) as usize;
+        let end = rows.end.saturating_mul(bytes).min(self.data().len());
+        self.data().get(rows.start.saturating_mul(bytes)..end).unwrap_or_default().into()
+    }
+
+    /// Bytes of all [`rows`](Tensor::rows).
+    pub fn bytes(&self) -> usize {
+        self.record.bytes()
+    }
+
+    /// Bytes that it takes in its file, with its scales.
+    pub fn stored_bytes(&self) -> usize {
+        match &self.record.coded {
+            Some(coded) => coded.pieces().map(|piece| piece.range.len()).sum(),
+            None => self.record.range.len(),
+        }
     }
 
     /// The file that holds it.
@@ -275,8 +315,11 @@ impl<'a> Tensor<'a> {
     /// Lets the system drop this tensor's pages from memory, once its weights are packed. [`data`](Tensor::data) stays
     /// valid: reading it again reads the file again.
     pub fn release(&self) {
-        let (_, source) = &self.gguf.parts[self.record.part];
-        source.release(self.record.range.clone());
+        let release = |part: usize, range: &Range<usize>| self.gguf.parts[part].1.release(range.clone());
+        match &self.record.coded {
+            Some(coded) => coded.pieces().for_each(|piece| release(piece.part, &piece.range)),
+            None => release(self.record.part, &self.record.range),
+        }
     }
 
     fn error(&self, problem: Problem) -> GgufError {

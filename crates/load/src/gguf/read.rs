@@ -14,6 +14,7 @@ use kinfer_kernels::quant::{Format, TensorType};
 use super::error::{Problem, not_gguf};
 use super::map::Source;
 use super::value::{Array, Value, ValueType};
+use crate::safetensors::Coded;
 
 /// Keys in a file. Models have 20 to 60.
 pub(super) const MAX_KEYS: u64 = 1 << 16;
@@ -47,6 +48,8 @@ pub(crate) struct Record {
     pub(super) part: usize,
     /// Its bytes in that file; empty when the type id is unknown.
     pub(super) range: Range<usize>,
+    /// What it is decoded from as it is read, into the type that it has here; its bytes are then the codes.
+    pub(super) coded: Option<Box<Coded>>,
 }
 
 impl Record {
@@ -67,7 +70,17 @@ impl Record {
         if expected != got {
             return Err(Problem::DataSize { tensor: name, expected, got });
         }
-        Ok(Record { name, dims, n_dims: shape.len(), type_id: ty.id(), part, range })
+        Ok(Record { name, dims, n_dims: shape.len(), type_id: ty.id(), part, range, coded: None })
+    }
+
+    /// A matrix that is decoded as it is read.
+    pub(crate) fn coded(name: String, coded: Coded) -> Result<Record, Problem> {
+        let [rows, cols] = coded.shape();
+        let dims = [cols as u64, rows as u64, 1, 1];
+        let ty = coded.format().tensor_type();
+        tensor_bytes(&name, &dims[..2], Some(ty))?;
+        let (part, range) = coded.pieces().next().map(|p| (p.part, p.range.clone())).unwrap_or_default();
+        Ok(Record { name, dims, n_dims: 2, type_id: ty.id(), part, range, coded: Some(Box::new(coded)) })
     }
 
     pub(super) fn shape(&self) -> &[u64] {
@@ -79,8 +92,16 @@ impl Record {
         Format::from_ggml_id(self.type_id)
     }
 
+    /// Bytes in its format.
     pub(crate) fn bytes(&self) -> usize {
-        self.range.len()
+        match (&self.coded, self.format()) {
+            (Some(coded), Some(format)) => coded.shape().iter().product::<usize>() * format.block_bytes(),
+            _ => self.range.len(),
+        }
+    }
+
+    pub(crate) fn is_coded(&self) -> bool {
+        self.coded.is_some()
     }
 }
 
@@ -325,7 +346,7 @@ fn record(cursor: &mut Cursor<'_>, part: usize) -> Result<(Record, u64), Problem
     }
     let type_id = cursor.u32()?;
     let offset = cursor.u64()?;
-    Ok((Record { name, dims, n_dims, type_id, part, range: 0..0 }, offset))
+    Ok((Record { name, dims, n_dims, type_id, part, range: 0..0, coded: None }, offset))
 }
 
 /// Bytes of a tensor. `shape[0]` is the row length; rows are whole blocks. Of an unknown type only the shape is checked.

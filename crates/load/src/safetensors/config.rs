@@ -6,8 +6,11 @@ use std::ops::Range;
 
 use serde_json::{Map, Value as Json};
 
+use super::coded::Scheme;
 use super::names::{FAMILIES, Family};
+use super::quantization;
 use crate::gguf::{Problem, Value};
+use kinfer_kernels::quant::Format;
 
 /// Metadata keys, and tensors that GGUF files store and transformers computes.
 pub(super) type Entries = Vec<(String, Value)>;
@@ -188,6 +191,25 @@ impl<'a> Config<'a> {
         self.details(&mut out, family, head_dim, layers as usize)?;
         self.finish(family)?;
         Ok((out.entries, out.computed))
+    }
+
+    /// How matrices are stored that are quantised; `None` where none is.
+    pub fn scheme(&self) -> Result<Option<Scheme>, Problem> {
+        const KEY: &str = "quantization_config";
+        let Some(value) = self.get(KEY).or(self.get("compression_config")) else { return Ok(None) };
+        let map = value.as_object().ok_or_else(|| expected(KEY, value, "an object"))?;
+        quantization::scheme(map, self.float_format()?).map(Some)
+    }
+
+    /// What the model was saved in, which 8-bit floats become.
+    fn float_format(&self) -> Result<Format, Problem> {
+        let name = self.json.get("dtype").or(self.json.get("torch_dtype")).filter(|v| !v.is_null());
+        Ok(match name.map(|v| (v, v.as_str().unwrap_or_default())) {
+            None | Some((_, "bfloat16")) => Format::BF16,
+            Some((_, "float16")) => Format::F16,
+            Some((_, "float32")) => Format::F32,
+            Some((v, _)) => return Err(expected("dtype", v, "bfloat16, float16 or float32")),
+        })
     }
 
     /// Rotary positions: `rope_parameters`, or `rope_theta` and `rope_scaling` before version 5.
@@ -517,7 +539,7 @@ impl Out {
     }
 }
 
-fn text<'a>(map: &'a Map<String, Json>, key: &str) -> Option<&'a str> {
+pub(super) fn text<'a>(map: &'a Map<String, Json>, key: &str) -> Option<&'a str> {
     map.get(key).and_then(Json::as_str)
 }
 
@@ -526,7 +548,7 @@ fn number(map: &Map<String, Json>, of: &'static str, key: &str) -> Result<f64, P
     value.ok_or_else(|| wrong(of, &format!("has no number `{key}`")))
 }
 
-fn wrong(key: &str, problem: &str) -> Problem {
+pub(super) fn wrong(key: &str, problem: &str) -> Problem {
     Problem::Setting { key: key.into(), problem: problem.into() }
 }
 
@@ -535,7 +557,7 @@ fn expected(key: &str, got: &Json, expected: &str) -> Problem {
 }
 
 /// A value in at most 60 characters.
-fn shortened(value: &Json) -> String {
+pub(super) fn shortened(value: &Json) -> String {
     let text = value.to_string();
     match text.char_indices().nth(60) {
         Some((at, _)) => format!("{}…", &text[..at]),

@@ -2,7 +2,8 @@
 //!
 //! Such a folder is given the same view that a GGUF file has: `config` turns the configuration into metadata,
 //! `vocab` the tokenizer, and `names` says what each tensor is called there. The weights stay in the mapped files as
-//! they are; only what is no plain copy (norm weights with an offset, rotary divisors) is computed. So there is one path
+//! they are; only what is no plain copy (norm weights with an offset, rotary divisors) is computed, and matrices that are
+//! quantised already (`coded`) become floats as their rows are read. So there is one path
 //! from a model to a device, and writing the view gives a GGUF file.
 //!
 //! Nothing is guessed: a setting, tensor or part of a tokenizer that is not known to be followed exactly is an error that
@@ -10,11 +11,15 @@
 
 #![forbid(unsafe_code)]
 
+mod coded;
 mod config;
 mod names;
+mod quantization;
+mod ranks;
+mod unigram;
 mod vocab;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -26,6 +31,8 @@ use serde_json::{Map, Value as Json};
 use crate::gguf::map::Source;
 use crate::gguf::{Gguf, GgufError, Metadata, Problem, Record};
 
+pub(crate) use coded::{Coded, Piece};
+use coded::{Module, Role, Scheme};
 use config::Config;
 use names::Place;
 
@@ -61,6 +68,7 @@ pub(crate) fn open(path: &Path) -> Result<Gguf, GgufError> {
     let at_config = |problem| error(&folder.join(CONFIG), problem);
     let config = Config::new(&json);
     let family = config.family().map_err(at_config)?;
+    let scheme = config.scheme().map_err(at_config)?;
     let (mut entries, computed) = config.metadata(family).map_err(at_config)?;
 
     if let Some(pooling) = pooling(folder)? {
@@ -68,14 +76,21 @@ pub(crate) fn open(path: &Path) -> Result<Gguf, GgufError> {
     }
 
     let names = files(folder)?;
-    let mut weights =
-        Weights { files: Vec::new(), records: Vec::new(), computed: Vec::new(), part: names.len() };
+    let mut weights = Weights {
+        files: Vec::new(),
+        records: Vec::new(),
+        computed: Vec::new(),
+        part: names.len(),
+        scheme,
+        modules: BTreeMap::new(),
+    };
     for (part, name) in names.iter().enumerate() {
         let file = folder.join(name);
         let source = Source::map(&file).map_err(|problem| error(&file, problem))?;
         weights.add(part, &source, &config, family).map_err(|problem| error(&file, problem))?;
         weights.files.push((file, Arc::new(source)));
     }
+    weights.decoded(&config, family).map_err(|problem| error(folder, problem))?;
     for (name, values) in computed {
         weights.compute(name.into(), &[values.len()], &values).map_err(at_config)?;
     }
@@ -84,7 +99,7 @@ pub(crate) fn open(path: &Path) -> Result<Gguf, GgufError> {
         return Err(at_config(Problem::Setting { key: "tie_word_embeddings".into(), problem }));
     }
     entries.push(("general.name".into(), folder_name(folder).as_str().into()));
-    entries.push(("general.file_type".into(), weights.file_type().into()));
+    entries.extend(weights.file_type().map(|id| ("general.file_type".into(), id.into())));
     vocab::read(folder, config.vocab_size(), &mut entries)?;
     let metadata = Metadata::new(folder.into(), entries).map_err(at_config)?;
     Gguf::of_folder(weights.files, (folder.join(CONFIG), weights.computed), metadata, weights.records)
@@ -151,6 +166,10 @@ struct Weights {
     computed: Vec<u8>,
     /// The number of the part that they are.
     part: usize,
+    /// How quantised matrices are stored.
+    scheme: Option<Scheme>,
+    /// Those matrices, whose tensors may be in several files.
+    modules: BTreeMap<String, Module>,
 }
 
 impl Weights {
@@ -167,6 +186,23 @@ impl Weights {
         let mut tensors: Vec<_> = metadata.tensors().into_iter().collect();
         tensors.sort_unstable_by_key(|(_, info)| info.data_offsets);
         for (name, info) in tensors {
+            // The length of the header is stored in the first eight bytes.
+            let start = 8 + header;
+            let range = start + info.data_offsets.0..start + info.data_offsets.1;
+            if let Some((module, role)) = self.scheme.and_then(|scheme| scheme.role(&name, info.dtype)) {
+                let module = self.modules.entry(module.into()).or_default();
+                let place = match role {
+                    Role::Codes => &mut module.codes,
+                    Role::Scales => &mut module.scales,
+                    Role::Zeros => &mut module.zeros,
+                    Role::Groups => &mut module.groups,
+                    Role::Input => continue,
+                };
+                if place.replace(Piece { part, range, shape: info.shape.clone(), ty: info.dtype }).is_some() {
+                    return Err(Problem::DuplicateTensor { tensor: name });
+                }
+                continue;
+            }
             let place = match names::place(family, config.guessing(), &name) {
                 Some(Place::Nowhere) => continue,
                 Some(place) => place,
@@ -178,9 +214,6 @@ impl Weights {
                 Dtype::BF16 => Format::BF16,
                 other => return Err(Problem::Dtype { tensor: name, ty: format!("{other:?}") }),
             };
-            // The length of the header is stored in the first eight bytes.
-            let start = 8 + header;
-            let range = start + info.data_offsets.0..start + info.data_offsets.1;
             match place {
                 // Tied weights may be saved twice; transformers, too, looks at the first.
                 Place::Copy(name) if name == names::HEAD && config.tied(family) => {}
@@ -198,6 +231,30 @@ impl Weights {
         Ok(())
     }
 
+    /// Adds the matrices that are stored quantised.
+    fn decoded(&mut self, config: &Config<'_>, family: &'static names::Family) -> Result<(), Problem> {
+        let Some(scheme) = self.scheme else { return Ok(()) };
+        for (name, module) in std::mem::take(&mut self.modules) {
+            let weight = format!("{name}.weight");
+            let place = match names::place(family, config.guessing(), &weight) {
+                Some(Place::Nowhere) => continue,
+                Some(Place::Copy(place)) => place,
+                Some(Place::PlusOne(_)) | None => {
+                    return Err(Problem::ForeignTensor { tensor: weight, class: family.class });
+                }
+            };
+            if place == names::HEAD && config.tied(family) {
+                continue;
+            }
+            let files = &self.files;
+            let bytes =
+                |piece: &Piece| files[piece.part].1.bytes().get(piece.range.clone()).unwrap_or_default();
+            let coded = Coded::new(&name, scheme, module, &bytes)?;
+            self.records.push(Record::coded(place, coded)?);
+        }
+        Ok(())
+    }
+
     /// Adds a tensor of these values.
     fn compute(&mut self, name: String, shape: &[usize], values: &[f32]) -> Result<(), Problem> {
         let start = self.computed.len();
@@ -207,14 +264,17 @@ impl Weights {
         Ok(())
     }
 
-    /// What GGUF files number the format of most weights by.
-    fn file_type(&self) -> u32 {
+    /// What GGUF files number the format of most weights by; `None` where they have no number for it.
+    fn file_type(&self) -> Option<u32> {
+        if self.records.iter().any(Record::is_coded) {
+            return None;
+        }
         let bytes = |format: Format| -> usize {
             let of_format = self.records.iter().filter(|r| r.format() == Some(format));
             of_format.map(|r| r.bytes()).sum()
         };
         let types = [(Format::F32, 0), (Format::F16, 1), (Format::BF16, 32)];
-        types.into_iter().max_by_key(|&(format, _)| bytes(format)).map_or(0, |(_, id)| id)
+        Some(types.into_iter().max_by_key(|&(format, _)| bytes(format)).map_or(0, |(_, id)| id))
     }
 }
 

@@ -1,7 +1,7 @@
 //! `tokenizer.json` and its companions as the metadata of a GGUF file.
 //!
-//! Three kinds of vocabulary are read: byte-level BPE, whose way of splitting text is looked up in the table of
-//! pre-tokenizers, SentencePiece BPE, whose scores are the order of its merges, and WordPiece.
+//! Four kinds of vocabulary are read: byte-level BPE, whose way of splitting text is looked up in the table of
+//! pre-tokenizers, SentencePiece BPE, whose scores are the order of its merges, Unigram, and WordPiece.
 
 mod wordpiece;
 
@@ -13,7 +13,8 @@ use serde::de::IgnoredAny;
 use serde_json::{Map, Value as Json};
 
 use super::config::Entries;
-use super::{error, read_json};
+use super::unigram::Preparation;
+use super::{error, ranks, read_json};
 use crate::gguf::{GgufError, Problem, Value};
 use crate::tokenizer::pre_tokenizer_of;
 
@@ -28,22 +29,25 @@ const UNUSED: i32 = 5;
 const BYTE: i32 = 6;
 
 #[derive(Deserialize)]
-struct Tokenizer {
+pub(super) struct Tokenizer {
     #[serde(default)]
-    added_tokens: Vec<Added>,
+    pub added_tokens: Vec<Added>,
     #[serde(default)]
-    normalizer: Json,
+    pub normalizer: Json,
     #[serde(default)]
-    pre_tokenizer: Json,
+    pub pre_tokenizer: Json,
     #[serde(default)]
-    post_processor: Json,
-    model: Model,
+    pub post_processor: Json,
+    /// The name of the pre-tokenizer, if there is one, where it is known without a pattern.
+    #[serde(skip)]
+    pub pre: Option<Option<&'static str>>,
+    pub model: Model,
 }
 
 #[derive(Deserialize)]
-struct Added {
-    id: u32,
-    content: String,
+pub(super) struct Added {
+    pub id: u32,
+    pub content: String,
     #[serde(default)]
     single_word: bool,
     #[serde(default)]
@@ -54,12 +58,19 @@ struct Added {
     special: bool,
 }
 
+impl Added {
+    pub fn new(id: u32, content: String, special: bool) -> Added {
+        Added { id, content, single_word: false, lstrip: false, rstrip: false, special }
+    }
+}
+
 #[derive(Deserialize)]
-struct Model {
+pub(super) struct Model {
     // Absent in files of the first versions, which had BPE only.
     #[serde(rename = "type", default = "bpe")]
     kind: String,
     unk_token: Option<String>,
+    unk_id: Option<u32>,
     continuing_subword_prefix: Option<String>,
     end_of_word_suffix: Option<String>,
     #[serde(default)]
@@ -71,20 +82,38 @@ struct Model {
     merges: Vec<Merge>,
 }
 
+impl Model {
+    /// Byte-level BPE that takes a piece whole where it is a token.
+    pub fn bytes(vocab: Vocab, merges: Vec<Merge>) -> Model {
+        Model {
+            kind: bpe(),
+            unk_token: None,
+            unk_id: None,
+            continuing_subword_prefix: None,
+            end_of_word_suffix: None,
+            byte_fallback: false,
+            ignore_merges: true,
+            vocab,
+            merges,
+        }
+    }
+}
+
 fn bpe() -> String {
     "BPE".into()
 }
 
 #[derive(Deserialize)]
 #[serde(untagged)]
-enum Vocab {
+pub(super) enum Vocab {
     Ids(HashMap<String, u32>),
+    Scored(Vec<(String, f64)>),
     Other(IgnoredAny),
 }
 
 #[derive(Deserialize)]
 #[serde(untagged)]
-enum Merge {
+pub(super) enum Merge {
     Pair([String; 2]),
     Line(String),
 }
@@ -101,13 +130,17 @@ impl Merge {
 /// Adds the tokenizer, the chat template and the sampling defaults of a folder to `entries`; a folder without a tokenizer
 /// gives none. `rows` is how many tokens the model computes.
 pub(super) fn read(folder: &Path, rows: usize, entries: &mut Entries) -> Result<(), GgufError> {
-    let config = read_json(folder, CONFIG)?.unwrap_or_default();
+    let mut config = read_json(folder, CONFIG)?.unwrap_or_default();
     let generation = read_json(folder, "generation_config.json")?.unwrap_or_default();
     sampling(&generation, entries);
     template(folder, &config, entries)?;
     let path = folder.join(FILE);
     let bytes = match super::read_file(&path)? {
         Some(bytes) => bytes,
+        None if let Some((file, tokenizer)) = ranks::read(folder, &mut config)? => {
+            let made = tokenizer.entries(&config, &generation, rows, entries);
+            return made.map_err(|problem| error(&folder.join(file), problem));
+        }
         None if folder.join("tokenizer.model").is_file() => {
             let hint = "of tokenizer.model, transformers makes one: AutoTokenizer.from_pretrained(F).save_pretrained(F)";
             return Err(error(folder, Problem::MissingFile { file: FILE, hint }));
@@ -132,12 +165,24 @@ impl Tokenizer {
         if model.kind == "WordPiece" {
             return self.wordpiece(config, rows, entries);
         }
-        if model.kind != "BPE" {
-            let hint = "; BPE and WordPiece are followed";
-            return Err(Problem::Tokenizer { part: "model.type", got: model.kind.clone(), hint });
-        }
-        let Vocab::Ids(ids) = &model.vocab else {
-            return Err(unknown("model.vocab", &Json::from("no object of ids")));
+        let of_scored: HashMap<String, u32>;
+        let ids = match (model.kind.as_str(), &model.vocab) {
+            ("BPE", Vocab::Ids(ids)) => ids,
+            ("Unigram", Vocab::Scored(pieces)) => {
+                of_scored = (0..).zip(pieces).map(|(id, (piece, _))| (piece.clone(), id)).collect();
+                if of_scored.len() != pieces.len() {
+                    return Err(unknown("model.vocab", &Json::from("a list with a piece in two places")));
+                }
+                &of_scored
+            }
+            ("BPE", _) => return Err(unknown("model.vocab", &Json::from("no object of ids"))),
+            ("Unigram", _) => {
+                return Err(unknown("model.vocab", &Json::from("no list of pieces with scores")));
+            }
+            (kind, _) => {
+                let hint = "; BPE, Unigram and WordPiece are followed";
+                return Err(Problem::Tokenizer { part: "model.type", got: kind.into(), hint });
+            }
         };
         for (part, affix) in [
             ("model.continuing_subword_prefix", &model.continuing_subword_prefix),
@@ -162,23 +207,58 @@ impl Tokenizer {
             (tokens[id as usize], types[id as usize]) = (text, NORMAL);
         }
         for token in added() {
-            if token.lstrip || token.single_word {
-                let got = format!("`{}` with lstrip or single_word", token.content);
+            if token.single_word {
+                let got = format!("`{}` with single_word", token.content);
                 return Err(Problem::Tokenizer { part: "added_tokens", got, hint: "" });
             }
             let kind = if token.special { CONTROL } else { USER_DEFINED };
             (tokens[token.id as usize], types[token.id as usize]) = (&token.content, kind);
         }
+        let mut whitespace_split = false;
         let mut set = |key: &str, value: Value| entries.push((format!("tokenizer.ggml.{key}"), value));
-        match stages(&self.pre_tokenizer)? {
-            Split::ByteLevel(stages) => {
+        let scored = match &model.vocab {
+            Vocab::Scored(pieces) => Some(pieces),
+            _ => None,
+        };
+        match (stages(&self.pre_tokenizer)?, scored) {
+            (Split::ByteLevel(_), Some(_)) => return Err(unknown("pre_tokenizer", &self.pre_tokenizer)),
+            (Split::None, Some(pieces)) => {
+                set("model", "t5".into());
+                let unigram = Preparation::read(&self.normalizer, &self.pre_tokenizer)?;
+                if let Some(charsmap) = unigram.charsmap {
+                    set("precompiled_charsmap", charsmap.as_slice().into());
+                }
+                set("add_space_prefix", unigram.prefix.into());
+                set("remove_extra_whitespaces", true.into());
+                if unigram.split {
+                    // A piece with a space behind its beginning is never within a word.
+                    for (piece, &id) in ids {
+                        if piece.chars().skip(1).any(|c| c == '▁') && types[id as usize] == NORMAL {
+                            types[id as usize] = UNUSED;
+                        }
+                    }
+                }
+                let mut scores: Vec<f32> = pieces.iter().map(|(_, score)| *score as f32).collect();
+                scores.resize(count, 0.0);
+                set("scores", scores.as_slice().into());
+                let unk = model.unk_id.filter(|&id| (id as usize) < pieces.len());
+                let unk = unk.ok_or_else(|| unknown("model.unk_id", &Json::from(model.unk_id)))?;
+                types[unk as usize] = UNKNOWN;
+                set("unknown_token_id", unk.into());
+                if model.byte_fallback {
+                    mark_bytes(ids, &mut types);
+                }
+                whitespace_split = unigram.whitespace;
+            }
+            (Split::ByteLevel(stages), None) => {
                 if model.byte_fallback {
                     return Err(unknown("model.byte_fallback", &Json::from(true)));
                 }
                 set("model", "gpt2".into());
                 let nfc = self.is_nfc()?;
                 // Where none splits so, `--pre` can say which comes near enough.
-                if let Some(name) = pre_tokenizer_of(&stages, model.ignore_merges, nfc) {
+                let found = || pre_tokenizer_of(&stages, model.ignore_merges, nfc);
+                if let Some(name) = self.pre.unwrap_or_else(found) {
                     set("pre", name.into());
                 }
                 let lines: Option<Vec<String>> =
@@ -187,18 +267,14 @@ impl Tokenizer {
                     lines.ok_or_else(|| unknown("model.merges", &Json::from("one without a space")))?;
                 set("merges", lines.iter().map(String::as_str).collect::<Vec<_>>().as_slice().into());
             }
-            Split::None => {
+            (Split::None, None) => {
                 if !model.byte_fallback {
                     return Err(unknown("model.byte_fallback", &Json::from(false)));
                 }
                 set("model", "llama".into());
                 set("add_space_prefix", self.adds_space()?.into());
                 set("scores", scores(ids, &tokens, &types, &model.merges)?.as_slice().into());
-                for byte in 0..=255u8 {
-                    if let Some(&id) = ids.get(&format!("<0x{byte:02X}>")) {
-                        types[id as usize] = BYTE;
-                    }
-                }
+                mark_bytes(ids, &mut types);
                 if let Some(&id) = model.unk_token.as_ref().and_then(|unk| ids.get(unk)) {
                     types[id as usize] = UNKNOWN;
                     set("unknown_token_id", id.into());
@@ -234,9 +310,14 @@ impl Tokenizer {
         let (adds_bos, adds_eos) = self.frame(config, &tokens, bos, eos)?;
         set("add_bos_token", adds_bos.into());
         set("add_eos_token", adds_eos.into());
-        let rstrip: Vec<u32> = added().filter(|t| t.rstrip).map(|t| t.id).collect();
-        if !rstrip.is_empty() {
-            entries.push(("kinfer.rstrip_token_ids".into(), rstrip.as_slice().into()));
+        if whitespace_split {
+            entries.push(("kinfer.whitespace_split".into(), true.into()));
+        }
+        let ids = |of: fn(&Added) -> bool| added().filter(|t| of(t)).map(|t| t.id).collect::<Vec<u32>>();
+        for (side, ids) in [("lstrip", ids(|t| t.lstrip)), ("rstrip", ids(|t| t.rstrip))] {
+            if !ids.is_empty() {
+                entries.push((format!("kinfer.{side}_token_ids"), ids.as_slice().into()));
+            }
         }
         Ok(())
     }
@@ -324,8 +405,17 @@ impl Tokenizer {
     }
 }
 
+/// Makes the tokens of single bytes such.
+fn mark_bytes(ids: &HashMap<String, u32>, types: &mut [i32]) {
+    for byte in 0..=255u8 {
+        if let Some(&id) = ids.get(&format!("<0x{byte:02X}>")) {
+            types[id as usize] = BYTE;
+        }
+    }
+}
+
 /// More than twice the largest vocabulary there is.
-const MAX_IDS: usize = 1 << 20;
+pub(super) const MAX_IDS: usize = 1 << 20;
 
 /// How text is split before merging.
 enum Split {
@@ -463,7 +553,7 @@ fn sampling(generation: &Map<String, Json>, entries: &mut Entries) {
 }
 
 /// The parts of a sequence of components, or the one that there is.
-fn parts<'a>(component: &'a Json, list: &str) -> Vec<&'a Json> {
+pub(super) fn parts<'a>(component: &'a Json, list: &str) -> Vec<&'a Json> {
     match component {
         Json::Null => Vec::new(),
         sequence if kind(sequence) == "Sequence" => {
@@ -473,11 +563,11 @@ fn parts<'a>(component: &'a Json, list: &str) -> Vec<&'a Json> {
     }
 }
 
-fn kind(component: &Json) -> &str {
+pub(super) fn kind(component: &Json) -> &str {
     component.get("type").and_then(Json::as_str).unwrap_or_default()
 }
 
-fn unknown(part: &'static str, got: &Json) -> Problem {
+pub(super) fn unknown(part: &'static str, got: &Json) -> Problem {
     let got: String = got.to_string().chars().take(200).collect();
     Problem::Tokenizer { part, got, hint: "; take a GGUF file of this model" }
 }

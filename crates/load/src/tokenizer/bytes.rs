@@ -19,6 +19,24 @@ const BYTE_OF: [Option<u8>; 0x144] = {
     table
 };
 
+/// The inverse of [`BYTE_OF`].
+const CHAR_OF: [char; 256] = {
+    let mut table = ['\0'; 256];
+    let mut c = 0;
+    while c < BYTE_OF.len() {
+        if let (Some(byte), Some(c)) = (BYTE_OF[c], char::from_u32(c as u32)) {
+            table[byte as usize] = c;
+        }
+        c += 1;
+    }
+    table
+};
+
+/// `byte` in byte-level BPE's alphabet.
+pub(crate) fn in_alphabet(byte: u8) -> char {
+    CHAR_OF[usize::from(byte)]
+}
+
 /// Appends the bytes that `text`, written in byte-level BPE's alphabet, stands for. `false`, and nothing appended, where it
 /// is not in that alphabet.
 pub(super) fn decode_into(text: &[u8], out: &mut Vec<u8>) -> bool {

@@ -6,7 +6,7 @@
 pub enum TokenizerError {
     /// `tokenizer.ggml.model` names an algorithm that is not implemented.
     #[error(
-        "tokenizer model '{found}' is not supported; supported: gpt2 (byte-level BPE), llama (SentencePiece BPE), gemma4 (character BPE), bert (WordPiece)"
+        "tokenizer model '{found}' is not supported; supported: gpt2 (byte-level BPE), llama (SentencePiece BPE), gemma4 (character BPE), t5 (Unigram), bert (WordPiece)"
     )]
     UnsupportedModel {
         /// The value in the file.
@@ -118,6 +118,12 @@ pub enum TokenizerError {
         key: &'static str,
         /// The algorithm.
         model: String,
+    },
+    /// The table of a normaliser is none.
+    #[error("tokenizer.ggml.precompiled_charsmap cannot be read: {reason}")]
+    BadCharsmap {
+        /// What is wrong with it.
+        reason: String,
     },
     /// A pattern of the pre-tokenizer table does not compile.
     #[error("the pattern of pre-tokenizer '{name}' does not compile: {reason}")]

@@ -1,11 +1,12 @@
 //! Text to token ids and back, from the vocabulary inside a model file.
 //!
-//! [`VocabSpec`] is what the file says; [`Tokenizer::new`] checks it and builds one of four algorithms: byte-level BPE,
-//! SentencePiece BPE, character BPE with byte fallback, WordPiece. Ids equal those of the tokenizers the models were
+//! [`VocabSpec`] is what the file says; [`Tokenizer::new`] checks it and builds one of five algorithms: byte-level BPE,
+//! SentencePiece BPE, character BPE with byte fallback, Unigram, WordPiece. Ids equal those of the tokenizers the models were
 //! trained with; where text could be read as a control token, it is so only when asked for ([`Encode::special`]).
 
 mod bpe;
 mod bytes;
+mod charsmap;
 mod error;
 mod merge;
 mod metadata;
@@ -13,9 +14,11 @@ mod pre;
 mod spec;
 mod special;
 mod spm;
+mod unigram;
 mod vocab;
 mod wordpiece;
 
+pub(crate) use bytes::in_alphabet;
 pub use error::TokenizerError;
 pub(crate) use pre::pre_tokenizer_of;
 pub use pre::pre_tokenizers;
@@ -32,6 +35,7 @@ use merge::Merger;
 use pre::PreTokenizer;
 use special::{Part, Specials};
 use spm::Spm;
+use unigram::Unigram;
 use vocab::{Spelling, Vocab};
 use wordpiece::WordPiece;
 
@@ -81,6 +85,7 @@ pub struct Tokenizer {
 enum Algorithm {
     Bpe(Box<Bpe>),
     Spm(Spm),
+    Unigram(Unigram),
     WordPiece(WordPiece),
 }
 
@@ -91,30 +96,34 @@ impl Tokenizer {
     /// An algorithm or pre-tokenizer that is not implemented (the message lists those that are), and every
     /// inconsistency of the arrays and ids.
     pub fn new(spec: &VocabSpec) -> Result<Self, TokenizerError> {
-        let spelling = match spec.model.as_str() {
-            "gpt2" => Spelling::ByteLevel,
-            "llama" | "gemma4" | "bert" => Spelling::Underline,
+        let pre = match spec.model.as_str() {
+            "gpt2" => Some(PreTokenizer::named(spec.pre.as_deref().ok_or_else(PreTokenizer::missing)?)?),
+            "gemma4" => Some(PreTokenizer::gemma4()?),
+            _ => None,
+        };
+        let spelling = match (spec.model.as_str(), &pre) {
+            ("gpt2", Some(pre)) if !pre.raw => Spelling::ByteLevel,
+            ("gpt2" | "llama" | "gemma4" | "t5" | "bert", _) => Spelling::Underline,
             _ => return Err(TokenizerError::UnsupportedModel { found: spec.model.clone() }),
         };
         let unsupported = |key| TokenizerError::UnsupportedNormalizer { key, model: spec.model.clone() };
-        if !spec.precompiled_charsmap.is_empty() {
+        let is_unigram = spec.model == "t5";
+        if !spec.precompiled_charsmap.is_empty() && !is_unigram {
             return Err(unsupported("tokenizer.ggml.precompiled_charsmap"));
         }
         let mut vocab = Vocab::new(spec, spelling)?;
         check_ids(spec, vocab.len())?;
         let end_ids = special::end_ids(spec, &mut vocab);
-        let algorithm = match spec.model.as_str() {
-            "llama" => Algorithm::Spm(Spm::new(spec, &vocab)?),
-            "bert" => Algorithm::WordPiece(WordPiece::new(spec, &vocab)?),
-            "gemma4" => Algorithm::Bpe(Box::new(Bpe::new(spec, &vocab, PreTokenizer::gemma4()?, spelling)?)),
-            _ => {
-                let pre = PreTokenizer::named(spec.pre.as_deref().ok_or_else(PreTokenizer::missing)?)?;
-                Algorithm::Bpe(Box::new(Bpe::new(spec, &vocab, pre, spelling)?))
-            }
+        let algorithm = match (spec.model.as_str(), pre) {
+            (_, Some(pre)) => Algorithm::Bpe(Box::new(Bpe::new(spec, &vocab, pre, spelling)?)),
+            ("t5", None) => Algorithm::Unigram(Unigram::new(spec, &vocab)?),
+            ("bert", None) => Algorithm::WordPiece(WordPiece::new(spec, &vocab)?),
+            (_, None) => Algorithm::Spm(Spm::new(spec, &vocab)?),
         };
         let (is_spm, is_wordpiece) =
             (matches!(algorithm, Algorithm::Spm(_)), matches!(algorithm, Algorithm::WordPiece(_)));
-        let squeeze_spaces = spec.remove_extra_whitespaces == Some(true);
+        // Unigram does it after its table of characters.
+        let squeeze_spaces = spec.remove_extra_whitespaces == Some(true) && !is_unigram;
         if squeeze_spaces && !is_spm {
             return Err(unsupported("tokenizer.ggml.remove_extra_whitespaces"));
         }
@@ -125,6 +134,7 @@ impl Tokenizer {
             (Algorithm::Bpe(_), _) if spec.model == "gemma4" => true,
             (_, Some(declared)) => declared,
             (Algorithm::Bpe(bpe), None) => bpe.pre.add_bos,
+            (Algorithm::Unigram(_), None) => false,
             (Algorithm::Spm(_) | Algorithm::WordPiece(_), None) => true,
         };
         let missing = |key| TokenizerError::MissingKey { model: spec.model.clone(), key };
@@ -132,16 +142,15 @@ impl Tokenizer {
             return Err(missing("tokenizer.ggml.bos_token_id"));
         }
         let mut closing = vec![];
-        if spec.add_eos == Some(true) {
+        if spec.add_eos.unwrap_or(is_unigram && spec.eos.is_some()) {
             closing.push(spec.eos.ok_or_else(|| missing("tokenizer.ggml.eos_token_id"))?);
         }
         if spec.add_sep.unwrap_or(is_wordpiece) {
             closing.push(spec.sep.ok_or_else(|| missing("tokenizer.ggml.seperator_token_id"))?);
         }
         Ok(Self {
-            specials: Specials::new(&vocab, &spec.rstrip)?,
+            specials: Specials::new(&vocab, spec)?,
             vocab,
-            algorithm,
             bos,
             eos: spec.eos,
             unk: spec.unk,
@@ -149,7 +158,12 @@ impl Tokenizer {
             add_bos,
             closing,
             end_ids,
-            space_prefix: spec.add_space_prefix.unwrap_or(is_spm) && is_spm,
+            space_prefix: match &algorithm {
+                Algorithm::Spm(_) => spec.add_space_prefix.unwrap_or(true),
+                Algorithm::Unigram(unigram) => unigram.adds_space(),
+                Algorithm::Bpe(_) | Algorithm::WordPiece(_) => false,
+            },
+            algorithm,
             squeeze_spaces,
         })
     }
@@ -241,6 +255,7 @@ impl Tokenizer {
                     if self.space_prefix && after_special { Cow::Owned(format!(" {text}")) } else { text };
                 spm.encode(&self.vocab, &text, merger, ids)
             }
+            Algorithm::Unigram(unigram) => unigram.encode(&self.vocab, text, ids),
             Algorithm::WordPiece(wordpiece) => {
                 wordpiece.encode(&self.vocab, text, ids);
                 Ok(())

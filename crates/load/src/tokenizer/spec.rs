@@ -77,7 +77,7 @@ pub struct VocabSpec {
     pub tokens: Strings,
     /// `token_type`: by id; absent means all normal.
     pub types: Option<Vec<i32>>,
-    /// `scores`: by id, for SentencePiece BPE.
+    /// `scores`: by id, for SentencePiece BPE and Unigram.
     pub scores: Option<Vec<f32>>,
     /// `merges`: `left right`, best first, for BPE.
     pub merges: Strings,
@@ -111,6 +111,10 @@ pub struct VocabSpec {
     pub remove_extra_whitespaces: Option<bool>,
     /// `precompiled_charsmap`; empty means none.
     pub precompiled_charsmap: Vec<u8>,
+    /// `kinfer.whitespace_split`: all white space parts words as spaces do, for Unigram (`WhitespaceSplit` in tokenizer.json).
+    pub whitespace_split: bool,
+    /// `kinfer.lstrip_token_ids`: control tokens that swallow the white space before them (`lstrip` in tokenizer.json).
+    pub lstrip: Vec<u32>,
     /// `kinfer.rstrip_token_ids`: control tokens that swallow the white space after them (`rstrip` in tokenizer.json).
     pub rstrip: Vec<u32>,
     /// `normalizer.lowercase`, for WordPiece.

@@ -20,6 +20,8 @@ pub(super) enum Part<'t> {
 pub(super) struct Specials {
     always: Matcher,
     on_request: Matcher,
+    /// Ids that swallow the white space before them.
+    lstrip: Vec<u32>,
     /// Ids that swallow the white space after them.
     rstrip: Vec<u32>,
 }
@@ -31,9 +33,10 @@ struct Matcher {
 }
 
 impl Specials {
-    pub fn new(vocab: &Vocab, rstrip: &[u32]) -> Result<Self, TokenizerError> {
+    pub fn new(vocab: &Vocab, spec: &VocabSpec) -> Result<Self, TokenizerError> {
         Ok(Self {
-            rstrip: rstrip.to_vec(),
+            lstrip: spec.lstrip.clone(),
+            rstrip: spec.rstrip.clone(),
             always: Matcher::new(vocab, &[TokenKind::UserDefined])?,
             on_request: Matcher::new(
                 vocab,
@@ -63,8 +66,12 @@ impl Specials {
                     }
                 }
             }
-            if done < found.start {
-                part(Part::Text(&text[done..found.start]))?;
+            let mut before = &text[done..found.start];
+            if self.lstrip.contains(&id) {
+                before = before.trim_end();
+            }
+            if !before.is_empty() {
+                part(Part::Text(before))?;
             }
             part(Part::Token(id))?;
             let mut end = found.end;

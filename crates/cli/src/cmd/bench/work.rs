@@ -16,7 +16,7 @@ impl Weights {
     /// A model's. The head's bytes are those of the file, of which packed ones differ by up to 6 %.
     pub fn of(model: &Model) -> Weights {
         let head = ["output.weight", "token_embd.weight"].iter().find_map(|name| model.gguf().tensor(name));
-        Weights { token: model.bytes_per_token(), head: head.map_or(0, |t| t.data().len() as u64) }
+        Weights { token: model.bytes_per_token(), head: head.map_or(0, |t| t.bytes() as u64) }
     }
 }
 

@@ -7,7 +7,7 @@ use common::Random;
 use kinfer::{Device, KvType, LoadOptions, Model};
 use kinfer_candle::Candle;
 use kinfer_core::backend::{
-    AttnWeights, ExpertWeights, LatentScratch, Matrix, NormWeights, RowOrder, Scratch,
+    AttnWeights, ExpertWeights, LatentScratch, Matrix, NormWeights, Read, RowOrder, Scratch,
 };
 use kinfer_core::{
     Activation, AttnSpec, Backend, Batch, ExpertSpec, FfnSpec, Format, KvTypes, LayerSpec, Mask, ModelSpec,
@@ -136,9 +136,10 @@ fn products_and_embeddings_of_every_format() {
 
 #[test]
 fn experts_of_every_format() {
-    fn mixed<B: Backend>(b: &B, format: Format, role: Role, rows: usize) -> Vec<f32> {
+    fn mixed<B: Backend>(b: &B, format: Format, batch: &Batch) -> Vec<f32> {
+        let rows = batch.rows();
         // Prompts are routed in the other way, by a bias and with biases of the experts.
-        let biased = role == Role::Prompt;
+        let biased = batch.runs[0].role == Role::Prompt;
         let routing = match biased {
             false => Routing { used: 2, scores: Scores::Softmax, renormalise: true, scale: 1.0 },
             true => Routing { used: 2, scores: Scores::Sigmoid, renormalise: false, scale: 1.5 },
@@ -148,9 +149,9 @@ fn experts_of_every_format() {
             let values: Vec<f32> = (0..n).map(|i| (i * 7 % 11) as f32 / 11.0 - 0.4).collect();
             biased.then(|| b.vector(&values).unwrap())
         };
-        let spec = spec(64, 256, 1, 64, Some(experts));
+        let spec = spec(300, 256, 1, 64, Some(experts));
         let ffn = &spec.layers[0].ffn;
-        let table = b.weight(&[Stored::new(Format::F32, 64, 256, 1).matrix()]).unwrap();
+        let table = b.weight(&[Stored::new(Format::F32, 300, 256, 1).matrix()]).unwrap();
         let router = b.weight(&[Stored::new(Format::F32, 5, 256, 2).matrix()]).unwrap();
         let expert = |i: u64| {
             let up = [Stored::new(format, 256, 256, 10 + i), Stored::new(Format::Q8_0, 256, 256, 20 + i)];
@@ -162,10 +163,10 @@ fn experts_of_every_format() {
             gate_up_bias: vector(5 * 512),
             down_bias: vector(5 * 256),
         };
-        let mut step = b.step(&spec.whole(), rows, 2).unwrap();
+        let mut step = b.step(&spec.whole(), rows, 16).unwrap();
         let act = |width| b.act(rows, width).unwrap();
         let (mut x, mut logits, mut out) = (act(256), act(5), act(256));
-        b.begin(&mut step, &[], &batch(role, rows)).unwrap();
+        b.begin(&mut step, &[], batch).unwrap();
         b.embed(&step, &table, 3.0, &mut x).unwrap();
         b.linear(&step, &router, &x, &mut logits).unwrap();
         b.route(&mut step, experts, vector(5).as_ref(), &logits).unwrap();
@@ -173,12 +174,63 @@ fn experts_of_every_format() {
         b.read(&mut step, &out).unwrap().to_vec()
     }
     let cuda = Cuda::new(Options::default()).unwrap();
+    let check = |format, what: &str, batch: &Batch| {
+        let error = nmse(&mixed(&cuda, format, batch), &mixed(&Candle::cpu(), format, batch));
+        println!("{format}: {what}: NMSE {error:.1e}");
+        assert!(error < 1e-3, "{format}: {what}: NMSE {error:.1e}");
+    };
     for format in Format::all() {
-        for (role, rows) in [(Role::Generated, 1), (Role::Prompt, 7)] {
-            let error = nmse(&mixed(&cuda, format, role, rows), &mixed(&Candle::cpu(), format, role, rows));
-            println!("{format}: {rows} rows, {role:?}: NMSE {error:.1e}");
-            assert!(error < 1e-3, "{format}: {rows} rows, {role:?}: NMSE {error:.1e}");
+        check(format, "a generated row", &batch(Role::Generated, 1));
+        check(format, "7 rows of a prompt", &batch(Role::Prompt, 7));
+    }
+    // More than a tile of an expert, and prompts on both sides of generated rows.
+    let mut several = batch(Role::Prompt, 180);
+    for (role, tokens) in [(Role::Generated, 200), (Role::Generated, 201), (Role::Prompt, 202)] {
+        let tokens: Vec<u32> = (tokens..tokens + if role == Role::Prompt { 70 } else { 1 }).collect();
+        several.push(role, &tokens, 0, &[6, 7, 8], true);
+    }
+    for format in [Format::Q4_K, Format::Q8_0, Format::BF16, Format::F32] {
+        check(format, "several prompts and generated rows", &several);
+    }
+}
+
+/// Of sizes that take one to three passes, with logits that are equal, infinite and none.
+#[test]
+fn the_likeliest_tokens_are_those_of_the_logits() {
+    let cuda = Cuda::new(Options::default()).unwrap();
+    let spec = spec(16, 192, 1, 64, None);
+    for vocab in [100, 5000, 270_000] {
+        let mut random = Random::new(vocab as u64);
+        let mut logits: Vec<f32> = (0..2 * vocab).map(|_| (random.uniform() * 40.0).round() / 4.0).collect();
+        (logits[3], logits[vocab - 1], logits[vocab + 7]) = (-0.0, 99.0, f32::NEG_INFINITY);
+        let mut step = cuda.step(&spec.whole(), 2, 1).unwrap();
+        let mut x = cuda.act(2, vocab).unwrap();
+        for k in [1, 40, 64] {
+            cuda.begin(&mut step, &[], &batch(Role::Prompt, 2)).unwrap();
+            cuda.write(&mut step, &logits, vocab, &mut x).unwrap();
+            let Read::Likeliest(found) = cuda.read_likeliest(&mut step, &x, k).unwrap() else {
+                panic!("all logits")
+            };
+            for (row, found) in logits.chunks(vocab).zip(found.chunks(k)) {
+                let mut ids: Vec<u32> = (0..vocab as u32).collect();
+                ids.sort_by(|&a, &b| row[b as usize].total_cmp(&row[a as usize]).then(a.cmp(&b)));
+                for (found, &id) in found.iter().zip(&ids) {
+                    assert_eq!((found.id, found.logit.to_bits()), (id, row[id as usize].to_bits()));
+                }
+            }
         }
+        logits[5] = -f32::NAN;
+        cuda.begin(&mut step, &[], &batch(Role::Prompt, 2)).unwrap();
+        cuda.write(&mut step, &logits, vocab, &mut x).unwrap();
+        match cuda.read_likeliest(&mut step, &x, 2).unwrap() {
+            Read::Likeliest(found) => assert!(found[0].id == 5 && found[0].logit.is_nan()),
+            Read::All(_) => panic!("all logits"),
+        }
+        cuda.begin(&mut step, &[], &batch(Role::Prompt, 2)).unwrap();
+        cuda.write(&mut step, &logits, vocab, &mut x).unwrap();
+        assert!(
+            matches!(cuda.read_likeliest(&mut step, &x, 65).unwrap(), Read::All(all) if all.len() == 2 * vocab)
+        );
     }
 }
 

@@ -102,5 +102,5 @@ struct HalfTile {
     for (int i = 0; i < 8; i++) to[i] = bf16_pair(f16_value((uint16_t)to[i]), f16_value((uint16_t)(to[i] >> 16)));
   }
 };
-KERNEL __launch_bounds__(256) float_gemm(const FloatProduct p) { gemm<HalfTile>(p); }
+KERNEL __launch_bounds__(256) float_gemm(const FloatProduct p, const Experts e, const Groups g) { gemm<HalfTile>(p, e, g); }
 #endif

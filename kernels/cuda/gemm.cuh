@@ -1,4 +1,4 @@
-// y = X W^T for prompt rows on tensor cores, in bf16 with float sums.
+// y = X W^T for prompt rows, all or those of an expert, on tensor cores, in bf16 with float sums.
 //
 // A block computes 128 rows of W by 128 rows of X in steps of 32 columns: its eight warps bring sixteen rows of W each to bf16
 // in shared memory, then multiply 32 x 64 outputs each. Two buffers: while one step is multiplied, the next one's codes are on their
@@ -9,18 +9,36 @@
 #include "common.cuh"
 
 #ifdef TENSOR_CORES
-template <class Tile, class P> __device__ __forceinline__ void gemm(const P &p) {
+// At most 128 outputs of one expert.
+struct Group {
+  uint32_t expert, first, count, pad;
+};
+// Of a product of experts: what each block computes. `order` says which outputs, of which X has a row for each `per_row`.
+struct Groups {
+  const uint32_t *order;
+  const Group *tiles; // null: of one weight, rows of X and Y as they follow each other
+  int per_row;
+};
+// The block's rows of X and of Y.
+struct BlockRows {
+  const uint32_t *order;
+  int per_row, count;
+  __device__ __forceinline__ int x(int i) const { return order ? (int)order[i] / per_row : (int)blockIdx.x * 128 + i; }
+  __device__ __forceinline__ int y(int i) const { return order ? (int)order[i] : (int)blockIdx.x * 128 + i; }
+};
+
+template <class Tile, class P> __device__ __forceinline__ void gemm(const P &p, const BlockRows &rows_of) {
   // 16 bytes of padding: the eight rows that an ldmatrix phase reads lie in different banks.
   constexpr int STRIDE = 40;
   __shared__ __align__(16) uint16_t w[2][128][STRIDE];
   __shared__ __align__(16) uint16_t x[2][128][STRIDE];
   const int lane = threadIdx.x & 31, warp = threadIdx.x >> 5;
   const int group = blockIdx.y * 8 + warp, groups = (p.rows + 15) / 16;
-  const int first = blockIdx.x * 128, steps = p.columns / 32;
+  const int steps = p.columns / 32;
   // Loading: a lane has half a row of W, a thread half a row of X. Rows past the end repeat the last one and are not written.
   const int row = lane & 15, half = lane >> 4;
   const int x_row = threadIdx.x >> 1, x_half = threadIdx.x & 1;
-  const uint16_t *from = static_cast<const uint16_t *>(p.x) + (size_t)min(first + x_row, p.n - 1) * p.columns + 16 * x_half;
+  const uint16_t *from = static_cast<const uint16_t *>(p.x) + (size_t)rows_of.x(min(x_row, rows_of.count - 1)) * p.columns + 16 * x_half;
   Tile tile;
   uint4 next[2];
   const auto load = [&](int step) {
@@ -77,11 +95,30 @@ template <class Tile, class P> __device__ __forceinline__ void gemm(const P &p) 
 #pragma unroll
       for (int k = 0; k < 4; k++) {
         const int r = blockIdx.y * 128 + w_first + 16 * i + (lane >> 2) + 8 * (k >> 1);
-        const int t = first + x_first + 8 * j + 2 * (lane & 3) + (k & 1);
-        if (r >= p.rows || t >= p.n) continue;
-        float *out = p.y + (size_t)t * p.stride + r;
+        const int t = x_first + 8 * j + 2 * (lane & 3) + (k & 1);
+        if (r >= p.rows || t >= rows_of.count) continue;
+        float *out = p.y + (size_t)rows_of.y(t) * p.stride + r;
         const float v = acc[i][j][k] + (p.bias ? p.bias[r] : 0.f);
         *out = p.add ? *out + v : v;
       }
+}
+
+// y = W x; of experts y[i] = W[expert of i] x[i / per_row]. Grid (tiles of 128 rows of X, or those of `groups`; rows of W / 128).
+template <class Tile, class P, class Experts>
+__device__ __forceinline__ void gemm(P p, const Experts &experts, const Groups &groups) {
+  BlockRows rows_of;
+  rows_of.order = nullptr;
+  rows_of.per_row = 1;
+  rows_of.count = min(128, p.n - (int)blockIdx.x * 128);
+  if (groups.tiles) {
+    const Group tile = groups.tiles[blockIdx.x];
+    if (!tile.count) return;
+    p.w = experts.w[tile.expert];
+    if (p.bias) p.bias += (size_t)tile.expert * p.stride;
+    rows_of.order = groups.order + tile.first;
+    rows_of.per_row = groups.per_row;
+    rows_of.count = tile.count;
+  }
+  gemm<Tile>(p, rows_of);
 }
 #endif

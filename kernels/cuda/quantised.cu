@@ -169,7 +169,7 @@ template <int L> struct PackedTile {
 #define JOIN(a, b) JOIN_(a, b)
 #ifdef TENSOR_CORES
 #define GEMM(L) \
-  KERNEL __launch_bounds__(256) JOIN(gemm, L)(const Product p) { gemm<PackedTile<L>>(p); }
+  KERNEL __launch_bounds__(256) JOIN(gemm, L)(const Product p, const Experts e, const Groups g) { gemm<PackedTile<L>>(p, e, g); }
 #else
 #define GEMM(L)
 #endif

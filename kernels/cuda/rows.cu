@@ -142,7 +142,8 @@ struct Routing {
 };
 // The `used` experts with the largest scores of each row, best first, of equals the first; and their weights: scores under the softmax
 // of all logits, or sigmoids; with `renormalise` divided by the sum of those chosen. One warp to a row; grid: rows.
-KERNEL __launch_bounds__(32) route(const float *__restrict__ logits, const Routing routing, uint32_t *chosen, float *weights) {
+KERNEL __launch_bounds__(32) route(const float *__restrict__ logits, const Routing routing, uint32_t *chosen, float *weights,
+                                   const uint32_t *roles, uint32_t *chosen_roles) {
   const int count = routing.count, used = routing.used;
   const float *row = logits + (size_t)blockIdx.x * count;
   const int lane = threadIdx.x;
@@ -181,10 +182,38 @@ KERNEL __launch_bounds__(32) route(const float *__restrict__ logits, const Routi
     if (lane == 0) {
       chosen[blockIdx.x * used + k] = index;
       weights[blockIdx.x * used + k] = weight;
+      chosen_roles[blockIdx.x * used + k] = roles[blockIdx.x];
     }
   }
   __syncwarp();
   for (int k = lane; k < used; k += 32) weights[blockIdx.x * used + k] *= routing.scale / (routing.renormalise ? total : sum);
+}
+
+// For tensor cores: brings the `n` pairs of a row and an expert together by experts, in `order`, and cuts each expert's into tiles of 128; the
+// rest of the tiles are empty. In which order the pairs of an expert come does not matter: each is computed by itself. One block.
+KERNEL __launch_bounds__(1024) group_rows(const uint32_t *__restrict__ chosen, int n, int experts, uint32_t *order, uint4 *tiles, int tile_count) {
+  __shared__ uint32_t counts[256], places[256];
+  for (int e = threadIdx.x; e < 256; e += blockDim.x) counts[e] = 0;
+  __syncthreads();
+  for (int i = threadIdx.x; i < n; i += blockDim.x) atomicAdd(&counts[chosen[i]], 1u);
+  __syncthreads();
+  if (threadIdx.x == 0) {
+    uint32_t first = 0;
+    int tile = 0;
+    for (int e = 0; e < experts; e++) {
+      places[e] = first;
+      for (uint32_t done = 0; done < counts[e]; done += 128) {
+        const uint32_t left = counts[e] - done;
+        uint4 t;
+        t.x = e; t.y = first + done; t.z = left < 128 ? left : 128; t.w = 0;
+        tiles[tile++] = t;
+      }
+      first += counts[e];
+    }
+    for (; tile < tile_count; tile++) tiles[tile] = uint4();
+  }
+  __syncthreads();
+  for (int i = threadIdx.x; i < n; i += blockDim.x) order[atomicAdd(&places[chosen[i]], 1u)] = i;
 }
 
 // out[r] = the weighted sum of the outputs of its experts, in the order in which they were chosen. Grid: rows.

@@ -1,145 +1,20 @@
-//! Blueprint and file to weights on a device: shapes checked, parts fused, every tensor accounted for.
+//! A file's tensors to the weights of layers on a device: shapes checked, parts fused.
 
-use crate::arch::{Blueprint, Names, QkNorm};
-use crate::decoder::{Decoder, Head};
-use crate::parts::Has;
-use crate::source::{Source, Stored};
+use crate::arch::{Names, QkNorm};
+use crate::loading::Loading;
+use crate::source::Stored;
 use kinfer_core::backend::{
     AttnWeights, ExpertWeights, Ffn, FfnWeights, LatentWeights, Layer, Matrix, MoeWeights, NormWeights,
     RowOrder, SharedExpert,
 };
 use kinfer_core::{
-    AttnSpec, Backend, Error, ExpertSpec, FfnSpec, LatentSpec, LayerSpec, ModelSpec, NormKind, NormSpec,
-    Result, dequantize,
+    AttnSpec, Backend, Error, ExpertSpec, FfnSpec, LatentSpec, LayerSpec, NormKind, NormSpec, Result,
+    dequantize,
 };
 use std::borrow::Cow;
-use std::collections::HashSet;
-use std::sync::Arc;
-
-/// Told after each weight: bytes of the file packed so far, and in all.
-pub type Progress<'a> = &'a mut dyn FnMut(u64, u64);
-
-/// A model on its way from a file to its devices.
-pub(crate) struct Loading<'a> {
-    pub spec: Arc<ModelSpec>,
-    names: Names,
-    logit_scale: f32,
-    source: &'a dyn Source,
-    progress: Progress<'a>,
-    /// Bytes of the file to pack, and packed.
-    total: u64,
-    done: u64,
-    /// Tensors that some part has used.
-    used: HashSet<String>,
-}
-
-impl<'a> Loading<'a> {
-    pub fn new(blueprint: Blueprint, source: &'a dyn Source, progress: Progress<'a>) -> Result<Self> {
-        let Blueprint { spec, names, logit_scale } = blueprint;
-        let mut total = 0;
-        for name in source.tensors().into_iter().filter(|name| !names.ignores(name)) {
-            total += source.tensor(name)?.map_or(0, |t| t.data.bytes() as u64);
-        }
-        let used = names.rope_factors.iter().map(|name| name.to_string()).collect();
-        Ok(Loading { spec: Arc::new(spec), names, logit_scale, source, progress, total, done: 0, used })
-    }
-
-    /// Whether positions end with a table.
-    pub fn has_position_table(&self) -> bool {
-        self.names.positions.is_some()
-    }
-
-    /// Loads the weights of the blocks that `has` names onto `backend`.
-    pub fn part<B: Backend>(&mut self, backend: B, has: Has) -> Result<Decoder<B>> {
-        let (spec, names) = (self.spec.clone(), self.names);
-        let tied = spec.generates() && self.source.tensor(&weight(names.head))?.is_none();
-        let mut b = Builder { backend: &backend, all: self, read_per_token: 0, bytes: 0 };
-        let mut embed = None;
-        if has.embed || has.head && tied {
-            if !has.embed {
-                b.all.total += b.stored(&weight(names.embed), &[spec.vocab, spec.dim])?.data.bytes() as u64;
-            }
-            embed = Some(b.weight(&[Part::whole(names.embed, spec.vocab, spec.dim)])?);
-        }
-        let embed_bytes = std::mem::take(&mut b.read_per_token);
-        let embed_bias = match names.token_types.filter(|_| has.embed).map(weight) {
-            // Some encoders have no types.
-            Some(name) if b.has(&name)? => {
-                let types = b.all.source.tensor(&name)?.and_then(|t| t.shape.first().copied());
-                // Every token is of the first type: a text is not one of a pair.
-                let values = b.values(&name, &[types.unwrap_or(1).max(1), spec.dim])?;
-                Some(b.upload(&values[..spec.dim])?)
-            }
-            _ => None,
-        };
-        let positions = match names.positions.filter(|_| has.embed) {
-            Some(name) => {
-                let values = b.values(&weight(name), &[spec.context, spec.dim])?;
-                Some(b.upload(&values)?)
-            }
-            None => None,
-        };
-        b.read_per_token = 0;
-        let mut layers = Vec::with_capacity(spec.layers.len());
-        for (i, (layer, has)) in spec.layers.iter().zip(&has.layers).enumerate() {
-            layers.push(b.layer(&names, i, layer, *has, spec.dim)?);
-        }
-        let mut head = None;
-        if has.head {
-            let last = spec.layers.len().saturating_sub(1);
-            let norm = match names.stream_norms {
-                Some([_, after_ffn]) => format!("blk.{last}.{after_ffn}"),
-                None => names.norm.into(),
-            };
-            let norm = b.norm(&norm, spec.norm, spec.dim, b.all.logit_scale)?;
-            let weight = match tied {
-                _ if !spec.generates() => None,
-                false => Some(b.weight(&[Part::whole(names.head, spec.vocab, spec.dim)])?),
-                true => {
-                    b.read_per_token += embed_bytes;
-                    None
-                }
-            };
-            head = Some(Head { norm, weight, bias: b.bias(names.head, spec.vocab)? });
-        }
-        let (bytes_per_token, weight_bytes) = (b.read_per_token, b.bytes);
-        let part = has.part(&spec);
-        Ok(Decoder {
-            backend,
-            spec,
-            has,
-            part,
-            embed,
-            embed_bias,
-            positions,
-            layers,
-            head,
-            bytes_per_token,
-            weight_bytes,
-        })
-    }
-
-    /// After all parts.
-    ///
-    /// # Errors
-    /// A tensor that nothing used would mean that the model computes something else than this architecture.
-    pub fn finish(self) -> Result<()> {
-        let unused = |name: &&str| !self.used.contains(*name) && !self.names.ignores(name);
-        if let Some(name) = self.source.tensors().into_iter().find(unused) {
-            return Err(Error::Unsupported {
-                what: format!("tensor `{name}` in a model of architecture `{}`", self.spec.arch),
-                supported: "the tensors that this architecture's published models have".into(),
-            });
-        }
-        // Reading a small tensor brings its neighbours' pages back, up to 2 MiB of them: 40 MB of SmolLM2's.
-        self.source.tensors().into_iter().for_each(|name| self.source.release(name));
-        (self.progress)(self.total, self.total);
-        Ok(())
-    }
-}
 
 /// Consecutive rows of a stored matrix.
-struct Part {
+pub(crate) struct Part {
     name: String,
     /// Shape of the whole stored tensor: a matrix, or one for each expert.
     stored: Vec<usize>,
@@ -150,7 +25,7 @@ struct Part {
 
 impl Part {
     /// All of the matrix `{name}.weight`.
-    fn whole(name: &str, rows: usize, cols: usize) -> Part {
+    pub fn whole(name: &str, rows: usize, cols: usize) -> Part {
         Part { name: weight(name), stored: vec![rows, cols], rows: (0, rows), order: RowOrder::AsStored }
     }
 }
@@ -170,15 +45,17 @@ impl Part {
     }
 }
 
-struct Builder<'b, 'a, B: Backend> {
-    backend: &'b B,
-    all: &'b mut Loading<'a>,
-    read_per_token: u64,
-    bytes: u64,
+pub(crate) struct Builder<'b, 'a, B: Backend> {
+    pub backend: &'b B,
+    pub all: &'b mut Loading<'a>,
+    /// Bytes of weights that one generated token reads.
+    pub read_per_token: u64,
+    /// Bytes of weights on the device.
+    pub bytes: u64,
 }
 
 impl<B: Backend> Builder<'_, '_, B> {
-    fn layer(
+    pub fn layer(
         &mut self,
         names: &Names,
         i: usize,
@@ -444,7 +321,7 @@ impl<B: Backend> Builder<'_, '_, B> {
     }
 
     /// The norm called `name`, its weight and bias multiplied by `scale`.
-    fn norm(&mut self, name: &str, spec: NormSpec, dim: usize, scale: f32) -> Result<NormWeights<B>> {
+    pub fn norm(&mut self, name: &str, spec: NormSpec, dim: usize, scale: f32) -> Result<NormWeights<B>> {
         let mut values = self.values(&weight(name), &[dim])?;
         // An RMS norm has no bias: one in the file is a tensor that nothing uses.
         let mut bias = match spec.kind {
@@ -456,12 +333,12 @@ impl<B: Backend> Builder<'_, '_, B> {
         Ok(NormWeights { weight: self.upload(&values)?, bias })
     }
 
-    fn has(&self, name: &str) -> Result<bool> {
+    pub fn has(&self, name: &str) -> Result<bool> {
         Ok(self.all.source.tensor(name)?.is_some())
     }
 
     /// A tensor of this shape, its byte count checked.
-    fn stored(&self, name: &str, shape: &[usize]) -> Result<Stored<'_>> {
+    pub fn stored(&self, name: &str, shape: &[usize]) -> Result<Stored<'_>> {
         let Some(tensor) = self.all.source.tensor(name)? else {
             return Err(Error::MissingTensor { name: name.into(), arch: self.all.spec.arch.clone() });
         };
@@ -479,7 +356,7 @@ impl<B: Backend> Builder<'_, '_, B> {
     }
 
     /// Parts of equal width as one weight; their pages are dropped afterwards.
-    fn weight(&mut self, parts: &[Part]) -> Result<B::Weight> {
+    pub fn weight(&mut self, parts: &[Part]) -> Result<B::Weight> {
         let (mut matrices, mut read) = (Vec::with_capacity(parts.len()), 0);
         let mut values = Vec::with_capacity(parts.len());
         for part in parts {
@@ -511,7 +388,7 @@ impl<B: Backend> Builder<'_, '_, B> {
         Ok(weight)
     }
 
-    fn values(&mut self, name: &str, shape: &[usize]) -> Result<Vec<f32>> {
+    pub fn values(&mut self, name: &str, shape: &[usize]) -> Result<Vec<f32>> {
         let tensor = self.stored(name, shape)?;
         let mut values = vec![0.0; shape.iter().product()];
         let rows = shape[..shape.len() - 1].iter().product();
@@ -532,7 +409,7 @@ impl<B: Backend> Builder<'_, '_, B> {
         }
     }
 
-    fn bias(&mut self, name: &str, len: usize) -> Result<Option<B::Vector>> {
+    pub fn bias(&mut self, name: &str, len: usize) -> Result<Option<B::Vector>> {
         self.bias_values(name, len)?.map(|values| self.upload(&values)).transpose()
     }
 
@@ -541,7 +418,7 @@ impl<B: Backend> Builder<'_, '_, B> {
         self.upload(&values)
     }
 
-    fn upload(&mut self, values: &[f32]) -> Result<B::Vector> {
+    pub fn upload(&mut self, values: &[f32]) -> Result<B::Vector> {
         let bytes = 4 * values.len() as u64;
         self.bytes += bytes;
         self.read_per_token += bytes;
@@ -549,7 +426,8 @@ impl<B: Backend> Builder<'_, '_, B> {
     }
 }
 
-fn weight(name: &str) -> String {
+/// The tensor of a matrix or norm.
+pub(crate) fn weight(name: &str) -> String {
     format!("{name}.weight")
 }
 

@@ -9,6 +9,7 @@ pub mod arch;
 mod build;
 pub mod catalog;
 mod decoder;
+mod loading;
 mod parts;
 mod place;
 mod plan;
@@ -18,7 +19,7 @@ mod sampling;
 pub mod source;
 pub mod synthetic;
 
-pub use build::Progress;
+pub use loading::Progress;
 pub use parts::Placement;
 pub use place::Place;
 pub use recipe::{Recipe, Targets};
@@ -64,7 +65,7 @@ pub fn build_parts(
     source: &dyn Source,
     progress: Progress<'_>,
 ) -> Result<Arc<dyn Model>> {
-    let mut loading = build::Loading::new(blueprint, source, progress)?;
+    let mut loading = loading::Loading::new(blueprint, source, progress)?;
     let (spec, positions_end) = (loading.spec.clone(), loading.has_position_table());
     let devices = places.len();
     let mut places = places.into_iter();

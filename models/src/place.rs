@@ -1,7 +1,7 @@
 //! Backends whose type is erased, so that parts of a model can be put on several kinds.
 
 use crate::arch::Blueprint;
-use crate::build::Loading;
+use crate::loading::Loading;
 use crate::parts::{Has, Part};
 use crate::plan;
 use crate::source::Source;

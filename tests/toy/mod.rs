@@ -146,6 +146,11 @@ pub fn features() -> Vec<Toy> {
     toys
 }
 
+/// Some of them, with formats of all kinds.
+pub fn some() -> Vec<Toy> {
+    features().into_iter().take(3).collect()
+}
+
 /// Those, latent attention, which CUDA lacks, and one per stored format.
 pub fn all() -> Vec<Toy> {
     let mut toys = features();

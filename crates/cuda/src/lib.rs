@@ -6,6 +6,7 @@
 
 mod act;
 mod driver;
+mod experts;
 mod kv;
 mod likeliest;
 mod ops;
@@ -75,6 +76,7 @@ struct Kernels {
     route: Function,
     gate_rows: Function,
     mix: Function,
+    group_rows: Function,
     likeliest: Function,
     kv_write: Function,
     qkv_finish: Function,
@@ -108,6 +110,7 @@ impl Kernels {
             route: rows("route")?,
             gate_rows: rows("gate_rows")?,
             mix: rows("mix")?,
+            group_rows: rows("group_rows")?,
             likeliest: rows("likeliest")?,
             kv_write: attention("kv_write")?,
             qkv_finish: attention("qkv_finish")?,
@@ -320,7 +323,7 @@ impl Backend for Cuda {
     }
 
     fn route(&self, step: &mut Step, spec: ExpertSpec, bias: Option<&Vector>, x: &Act) -> Result<()> {
-        ops::route(self, step, spec, bias, x)
+        experts::route(self, step, spec, bias, x)
     }
 
     fn experts(
@@ -331,7 +334,7 @@ impl Backend for Cuda {
         x: &Act,
         out: &mut Act,
     ) -> Result<()> {
-        stages::experts(self, step, spec, w, x, out)
+        experts::experts(self, step, spec, w, x, out)
     }
 
     fn gate_rows(&self, step: &Step, x: &mut Act, gate: &Act) -> Result<()> {

@@ -1,11 +1,12 @@
 //! Operations on rows, and products: one launch each.
 
 use crate::driver::{Argument, Grid};
+use crate::experts::{Groups, MAX_EXPERTS};
 use crate::step::Field;
 use crate::weight::{Kernels, Segment};
 use crate::{Act, Cuda, Step, Vector, Weight};
 use kinfer_core::batch::Role;
-use kinfer_core::{Activation, Error, ExpertSpec, NormKind, NormSpec, Result, Routing, Scores};
+use kinfer_core::{Activation, Error, NormKind, NormSpec, Result};
 use kinfer_kernels::pack::ROWS;
 use std::ops::Range;
 
@@ -18,46 +19,46 @@ pub(crate) use arguments;
 /// Threads of a block of most kernels.
 const THREADS: usize = 256;
 /// Rows of a tile of the tensor core product, of both factors.
-const TILE: usize = 128;
-/// Experts of a layer at most: their weights are parameters of a kernel.
-const MAX_EXPERTS: usize = 256;
+pub(crate) const TILE: usize = 128;
+/// For a tensor core product with one weight.
+const NO_EXPERTS: [u64; MAX_EXPERTS] = [0; MAX_EXPERTS];
 
 /// `Product` of `kernels/cuda/quantised.cu`.
 #[derive(Clone, Copy)]
 #[repr(C)]
-struct Product {
-    w: u64,
-    x: u64,
-    y: u64,
-    bias: u64,
-    units: i32,
-    columns: i32,
-    rows: i32,
-    stride: i32,
-    n: i32,
-    add: i32,
+pub(crate) struct Product {
+    pub w: u64,
+    pub x: u64,
+    pub y: u64,
+    pub bias: u64,
+    pub units: i32,
+    pub columns: i32,
+    pub rows: i32,
+    pub stride: i32,
+    pub n: i32,
+    pub add: i32,
 }
 
 /// `FloatProduct` of `kernels/cuda/floats.cu`.
 #[derive(Clone, Copy)]
 #[repr(C)]
-struct FloatProduct {
-    w: u64,
-    x: u64,
-    y: u64,
-    bias: u64,
-    kind: i32,
-    width: i32,
-    columns: i32,
-    rows: i32,
-    stride: i32,
-    n: i32,
-    add: i32,
-    pad: i32,
+pub(crate) struct FloatProduct {
+    pub w: u64,
+    pub x: u64,
+    pub y: u64,
+    pub bias: u64,
+    pub kind: i32,
+    pub width: i32,
+    pub columns: i32,
+    pub rows: i32,
+    pub stride: i32,
+    pub n: i32,
+    pub add: i32,
+    pub pad: i32,
 }
 
 /// Warps that share a row of `units` units.
-fn warps(units: usize) -> usize {
+pub(crate) fn warps(units: usize) -> usize {
     [8, 4, 2].into_iter().find(|&w| units >= w).unwrap_or(1)
 }
 
@@ -124,6 +125,7 @@ fn segment_product(
     let columns = x.padded();
     let bf16 = |bf16: u64| bf16 + 2 * (rows.start * columns) as u64;
     let tiles = Grid::new(n.div_ceil(TILE), segment.rows.div_ceil(TILE), THREADS);
+    let no_groups = Groups::default();
     match &segment.kernels {
         Kernels::Packed { units, matvec, gemm, .. } => {
             let (int8, half) = x.rounded()?;
@@ -139,19 +141,16 @@ fn segment_product(
                 n: n as i32,
                 add: add.into(),
             };
-            let (kernel, grid) = match (role, gemm) {
-                (Role::Prompt, Some(gemm)) => {
-                    product.x = bf16(half);
-                    (gemm, tiles)
-                }
-                _ => {
-                    let groups = segment.rows.div_ceil(ROWS);
-                    let [one, eight] = matvec;
-                    let (kernel, chunks) = if n == 1 { (one, 1) } else { (eight, n.div_ceil(8)) };
-                    (kernel, Grid::new(chunks, groups, 32 * warps(*units)))
-                }
-            };
-            // SAFETY: `x` and `y` have these rows, and the weight these units.
+            if let (Role::Prompt, Some(gemm)) = (role, gemm) {
+                product.x = bf16(half);
+                // SAFETY: `x` and `y` have these rows, and the weight these units.
+                return unsafe { cuda.launch(step, gemm, tiles, arguments![product, NO_EXPERTS, no_groups]) };
+            }
+            let groups = segment.rows.div_ceil(ROWS);
+            let [one, eight] = matvec;
+            let (kernel, chunks) = if n == 1 { (one, 1) } else { (eight, n.div_ceil(8)) };
+            let grid = Grid::new(chunks, groups, 32 * warps(*units));
+            // SAFETY: as above.
             unsafe { cuda.launch(step, kernel, grid, arguments![product]) }
         }
         Kernels::Float { kind, matvec, gemm, .. } => {
@@ -169,107 +168,24 @@ fn segment_product(
                 add: add.into(),
                 pad: 0,
             };
-            let (kernel, grid) = match (role, gemm) {
-                (Role::Prompt, Some(gemm)) => {
-                    product.x = bf16(x.rounded()?.1);
-                    (gemm, tiles)
-                }
-                _ => (matvec, Grid::new(n.div_ceil(8), segment.rows.div_ceil(8), THREADS)),
-            };
-            // SAFETY: as above.
-            unsafe { cuda.launch(step, kernel, grid, arguments![product]) }
-        }
-    }
-}
-
-/// The products of a layer's experts: `out[i] = W[chosen[i]] x[i / per_row]`.
-///
-/// `part` picks the weight of an expert. `x` is rounded in 8 bits; `out` has its shape.
-#[allow(clippy::too_many_arguments)]
-pub(crate) fn expert_products(
-    cuda: &Cuda,
-    step: &Step,
-    experts: &[[Weight; 2]],
-    part: usize,
-    biases: Option<&Vector>,
-    chosen: u64,
-    per_row: i32,
-    x: &Act,
-    out: &Act,
-) -> Result<()> {
-    if experts.len() > MAX_EXPERTS {
-        return Err(Error::Unsupported {
-            what: format!("a layer of {} experts on CUDA", experts.len()),
-            supported: format!("up to {MAX_EXPERTS}"),
-        });
-    }
-    let Some(first) = experts.first().map(|e| &e[part]) else { return Ok(()) };
-    for (i, segment) in first.segments.iter().enumerate() {
-        let mut pointers = [0u64; MAX_EXPERTS];
-        for (to, expert) in pointers.iter_mut().zip(experts) {
-            *to = expert[part].segments.get(i).map_or(0, |s| s.data.pointer());
-        }
-        let y = out.floats() + 4 * segment.first as u64;
-        let bias = biases.map_or(0, |b| b.data.pointer() + 4 * segment.first as u64);
-        let (rows, stride, n) = (segment.rows as i32, first.rows as i32, x.rows() as i32);
-        match &segment.kernels {
-            Kernels::Packed { units, experts, .. } => {
-                let product = Product {
-                    w: 0,
-                    x: x.rounded()?.0,
-                    y,
-                    bias,
-                    units: *units as i32,
-                    columns: x.padded() as i32,
-                    rows,
-                    stride,
-                    n,
-                    add: 0,
-                };
-                let grid = Grid::new(out.rows(), segment.rows.div_ceil(ROWS), 32 * warps(*units));
-                // SAFETY: every chosen expert has a weight; `x` and `y` have these rows.
-                unsafe { cuda.launch(step, experts, grid, arguments![product, pointers, chosen, per_row])? };
-            }
-            Kernels::Float { kind, experts, .. } => {
-                let product = FloatProduct {
-                    w: 0,
-                    x: x.floats(),
-                    y,
-                    bias,
-                    kind: *kind,
-                    width: first.cols as i32,
-                    columns: x.padded() as i32,
-                    rows,
-                    stride,
-                    n,
-                    add: 0,
-                    pad: 0,
-                };
-                let grid = Grid::new(out.rows(), segment.rows.div_ceil(8), THREADS);
+            if let (Role::Prompt, Some(gemm)) = (role, gemm) {
+                product.x = bf16(x.rounded()?.1);
                 // SAFETY: as above.
-                unsafe { cuda.launch(step, experts, grid, arguments![product, pointers, chosen, per_row])? };
+                return unsafe { cuda.launch(step, gemm, tiles, arguments![product, NO_EXPERTS, no_groups]) };
             }
+            let grid = Grid::new(n.div_ceil(8), segment.rows.div_ceil(8), THREADS);
+            // SAFETY: as above.
+            unsafe { cuda.launch(step, matvec, grid, arguments![product]) }
         }
     }
-    Ok(())
 }
 
 /// Rounds the rows of `x` for products.
-fn round(cuda: &Cuda, step: &Step, x: &Act, roles: u64) -> Result<()> {
+pub(crate) fn round(cuda: &Cuda, step: &Step, x: &Act, roles: u64) -> Result<()> {
     let (from, out) = (x.floats(), x.out(roles)?);
     // SAFETY: `x` has its rows.
     unsafe {
         cuda.launch(step, &cuda.kernels()?.round, Grid::new(x.rows(), 1, THREADS), arguments![from, out])
-    }
-}
-
-/// `out = x`, rounded in 8 bits whatever the roles.
-pub(crate) fn round_int8(cuda: &Cuda, step: &Step, x: &Act, generated: u64, out: &mut Act) -> Result<()> {
-    out.shape(x.rows(), x.width())?;
-    let (from, to) = (x.floats(), out.out(generated)?);
-    // SAFETY: both have these rows.
-    unsafe {
-        cuda.launch(step, &cuda.kernels()?.round, Grid::new(x.rows(), 1, THREADS), arguments![from, to])
     }
 }
 
@@ -441,44 +357,6 @@ pub(crate) fn gate_rows(cuda: &Cuda, step: &Step, x: &mut Act, gate: &Act) -> Re
     let grid = Grid::new(x.rows(), 1, THREADS);
     // SAFETY: as many rows of both.
     unsafe { cuda.launch(step, &cuda.kernels()?.gate_rows, grid, arguments![at, gate, width]) }
-}
-
-/// `Routing` of `rows.cu`.
-#[derive(Clone, Copy)]
-#[repr(C)]
-struct Route {
-    bias: u64,
-    count: i32,
-    used: i32,
-    sigmoid: i32,
-    renormalise: i32,
-    scale: f32,
-    pad: i32,
-}
-
-pub(crate) fn route(
-    cuda: &Cuda,
-    step: &Step,
-    spec: ExpertSpec,
-    bias: Option<&Vector>,
-    x: &Act,
-) -> Result<()> {
-    let ExpertSpec { count, routing: Routing { used, scores, renormalise, scale }, shared: _ } = spec;
-    let mixture =
-        step.mixture.as_ref().ok_or_else(|| Error::Batch("a model without experts routes".into()))?;
-    let route = Route {
-        bias: bias.map_or(0, |b| b.data.pointer()),
-        count: count as i32,
-        used: used as i32,
-        sigmoid: i32::from(scores == Scores::Sigmoid),
-        renormalise: i32::from(renormalise),
-        scale,
-        pad: 0,
-    };
-    let (from, chosen, weights) = (x.floats(), mixture.chosen.pointer(), mixture.weights.pointer());
-    let arguments = arguments![from, route, chosen, weights];
-    // SAFETY: the buffers have room for the model's largest `used`.
-    unsafe { cuda.launch(step, &cuda.kernels()?.route, Grid::new(x.rows(), 1, 32), arguments) }
 }
 
 impl Cuda {

@@ -1,12 +1,12 @@
 //! Attention, experts, and the fused stages: a product ends with its bias and residual, and what follows q, k and v is one launch.
 
 use crate::driver::{Argument, Grid};
-use crate::ops::{activate, activate_as, arguments, expert_products, norm, norm_code, product, round_int8};
+use crate::ops::{activate, arguments, norm, norm_code, product};
 use crate::step::Field;
 use crate::{Act, Cuda, Kv, Step, Vector, Weight};
-use kinfer_core::backend::{AttnWeights, ExpertWeights, FfnWeights, NormWeights, Scratch};
+use kinfer_core::backend::{AttnWeights, FfnWeights, NormWeights, Scratch};
 use kinfer_core::batch::Role;
-use kinfer_core::{AttnSpec, Error, FfnSpec, NormSpec, Result};
+use kinfer_core::{AttnSpec, FfnSpec, NormSpec, Result};
 
 /// Query rows of a block of prompt attention: positions times heads of a group.
 const QUERIES: usize = 64;
@@ -312,44 +312,4 @@ pub(crate) fn ffn(
     s.hidden.shape(x.rows(), hidden)?;
     activate(cuda, step, act, from, gated, &mut s.hidden)?;
     residual(cuda, step, down, s, From::Hidden, down_bias.as_ref(), block_norm, post_norm.as_ref())
-}
-
-pub(crate) fn experts(
-    cuda: &Cuda,
-    step: &mut Step,
-    spec: &FfnSpec,
-    w: &ExpertWeights<Weight, Vector>,
-    x: &Act,
-    out: &mut Act,
-) -> Result<()> {
-    let FfnSpec { hidden, gated, act, norm: _, experts } = *spec;
-    let mut mixture = step.mixture.take();
-    let (Some(m), Some(spec)) = (&mut mixture, experts) else {
-        return Err(Error::Batch("a model without experts mixes them".into()));
-    };
-    let step_ref = &*step;
-    let mixed = (|| {
-        let ExpertWeights { products, gate_up_bias, down_bias } = w;
-        let (n, used) = (x.rows() * spec.routing.used, spec.routing.used as i32);
-        let (chosen, generated) = (m.chosen.pointer(), m.generated.pointer());
-        round_int8(cuda, step_ref, x, generated, &mut m.input)?;
-        m.up.shape(n, if gated { 2 * hidden } else { hidden })?;
-        let biases = gate_up_bias.as_ref();
-        expert_products(cuda, step_ref, products, 0, biases, chosen, used, &m.input, &m.up)?;
-        m.hidden.shape(n, hidden)?;
-        activate_as(cuda, step_ref, act, m.up.floats(), gated, &mut m.hidden, generated)?;
-        m.down.shape(n, x.width())?;
-        let biases = down_bias.as_ref();
-        expert_products(cuda, step_ref, products, 1, biases, chosen, 1, &m.hidden, &m.down)?;
-        out.shape(x.rows(), x.width())?;
-        let (from, weights, to, width) =
-            (m.down.floats(), m.weights.pointer(), out.floats(), x.width() as i32);
-        let grid = Grid::new(x.rows(), 1, 256);
-        // SAFETY: the buffers have these rows.
-        unsafe {
-            cuda.launch(step_ref, &cuda.kernels()?.mix, grid, arguments![from, weights, used, to, width])
-        }
-    })();
-    step.mixture = mixture;
-    mixed
 }

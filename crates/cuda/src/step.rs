@@ -2,6 +2,7 @@
 
 use crate::act::Act;
 use crate::driver::{Buffer, Function, Gpu, Graph, Pinned};
+use crate::experts::Mixture;
 use crate::kv::MAX_HEAD_DIM;
 use crate::likeliest::Ranks;
 use kinfer_core::batch::Role;
@@ -77,19 +78,6 @@ struct Rope {
     frequencies: Buffer,
     cosines: Buffer,
     sines: Buffer,
-}
-
-/// Buffers for rows on their way through experts.
-pub(crate) struct Mixture {
-    /// Experts of each row, `[rows, used]`, and their weights.
-    pub chosen: Buffer,
-    pub weights: Buffer,
-    /// `Role::Generated` for `rows * used` rows: experts are multiplied in 8 bits.
-    pub generated: Buffer,
-    pub input: Act,
-    pub up: Act,
-    pub hidden: Act,
-    pub down: Act,
 }
 
 /// The per-row arrays of a step.
@@ -378,24 +366,5 @@ fn no_encoders() -> Error {
     Error::Unsupported {
         what: "bidirectional attention on CUDA".into(),
         supported: "causal attention; `--device cpu` has both".into(),
-    }
-}
-
-impl Mixture {
-    fn new(gpu: &Arc<Gpu>, part: &PartSpec, rows: usize) -> Result<Option<Mixture>> {
-        let mixtures = || part.ffn.iter().filter_map(|f| f.experts.map(|e| (e, f)));
-        let Some(used) = mixtures().map(|(e, _)| e.routing.used).max() else { return Ok(None) };
-        let up = mixtures().map(|(_, f)| f.up_dim()).max().unwrap_or(0);
-        let hidden = mixtures().map(|(_, f)| f.hidden).max().unwrap_or(0);
-        let n = rows * used;
-        Ok(Some(Mixture {
-            chosen: gpu.alloc(4 * n, "experts")?,
-            weights: gpu.alloc(4 * n, "experts")?,
-            generated: gpu.upload(&vec![1u32; n.max(rows)], "experts")?,
-            input: Act::new(gpu, rows, part.dim)?,
-            up: Act::new(gpu, n, up)?,
-            hidden: Act::new(gpu, n, hidden)?,
-            down: Act::new(gpu, n, part.dim)?,
-        }))
     }
 }

@@ -36,7 +36,7 @@ pub(crate) enum Kernels {
         matvec: [Function; 2],
         experts: Function,
         embed: Function,
-        /// For prompt rows; the GPU has tensor cores.
+        /// For prompt rows, all or those of experts; the GPU has tensor cores.
         gemm: Option<Function>,
     },
     /// Floats: `enum Float` of `kernels/cuda/floats.cu`.

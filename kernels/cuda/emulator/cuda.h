@@ -270,6 +270,12 @@ inline void ldmatrix(uint32_t (&r)[4], const void *row, bool transposed) {
 } // namespace emulator
 inline void ldmatrix(uint32_t (&r)[4], const void *row) { emulator::ldmatrix(r, row, false); }
 inline void ldmatrix_transposed(uint32_t (&r)[4], const void *row) { emulator::ldmatrix(r, row, true); }
+// Threads are fibers of one thread.
+template <class T> inline T atomicAdd(T *at, T v) {
+  const T before = *at;
+  *at += v;
+  return before;
+}
 inline void mma_bf16(float (&d)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1) {
   using namespace emulator;
   Fiber *f = worker->current;

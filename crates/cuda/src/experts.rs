@@ -1,0 +1,299 @@
+//! Mixtures of experts: routing, and the products of the rows that went to each.
+
+use crate::driver::{Argument, Buffer, Function, Gpu, Grid};
+use crate::ops::{FloatProduct, Product, TILE, activate_as, arguments, round, warps};
+use crate::weight::Kernels;
+use crate::{Act, Cuda, Step, Vector, Weight};
+use kinfer_core::backend::ExpertWeights;
+use kinfer_core::batch::Role;
+use kinfer_core::{Error, ExpertSpec, FfnSpec, PartSpec, Result, Routing, Scores};
+use kinfer_kernels::pack::ROWS;
+use std::ops::Range;
+use std::sync::Arc;
+
+/// Experts of a layer at most: their weights are a kernel's parameters, of which there are 4 KiB.
+pub(crate) const MAX_EXPERTS: usize = 256;
+
+/// Buffers for rows on their way through experts. A row has a pair for each expert that it went to.
+pub(crate) struct Mixture {
+    /// Experts of each row, `[rows, used]`, and their weights.
+    chosen: Buffer,
+    weights: Buffer,
+    /// Roles of the pairs, those of their rows.
+    roles: Buffer,
+    /// Pairs of prompt rows by experts, and tiles of them: `Groups` of `gemm.cuh`.
+    order: Buffer,
+    tiles: Buffer,
+    up: Act,
+    hidden: Act,
+    down: Act,
+}
+
+impl Mixture {
+    /// Buffers for at most `rows` rows; `None`: the part has no experts.
+    pub(crate) fn new(gpu: &Arc<Gpu>, part: &PartSpec, rows: usize) -> Result<Option<Mixture>> {
+        let mixtures = || part.ffn.iter().filter_map(|f| f.experts.map(|e| (e, f)));
+        let Some(used) = mixtures().map(|(e, _)| e.routing.used).max() else { return Ok(None) };
+        let up = mixtures().map(|(_, f)| f.up_dim()).max().unwrap_or(0);
+        let hidden = mixtures().map(|(_, f)| f.hidden).max().unwrap_or(0);
+        let n = rows * used;
+        let numbers = |count| gpu.alloc(4 * count, "experts");
+        Ok(Some(Mixture {
+            chosen: numbers(n)?,
+            weights: numbers(n)?,
+            roles: numbers(n)?,
+            order: numbers(n)?,
+            tiles: numbers(4 * tiles(n, n))?,
+            up: Act::new(gpu, n, up)?,
+            hidden: Act::new(gpu, n, hidden)?,
+            down: Act::new(gpu, n, part.dim)?,
+        }))
+    }
+}
+
+/// Most tiles that so many pairs fill: each expert's last one may have a single pair.
+fn tiles(pairs: usize, experts: usize) -> usize {
+    pairs / TILE + pairs.min(experts)
+}
+
+/// `Routing` of `rows.cu`.
+#[derive(Clone, Copy)]
+#[repr(C)]
+struct Route {
+    bias: u64,
+    count: i32,
+    used: i32,
+    sigmoid: i32,
+    renormalise: i32,
+    scale: f32,
+    pad: i32,
+}
+
+/// `Groups` of `gemm.cuh`; all 0 for a product with one weight.
+#[derive(Clone, Copy, Default)]
+#[repr(C)]
+pub(crate) struct Groups {
+    order: u64,
+    tiles: u64,
+    per_row: i32,
+    pad: i32,
+}
+
+pub(crate) fn route(
+    cuda: &Cuda,
+    step: &Step,
+    spec: ExpertSpec,
+    bias: Option<&Vector>,
+    x: &Act,
+) -> Result<()> {
+    let ExpertSpec { count, routing: Routing { used, scores, renormalise, scale }, shared: _ } = spec;
+    let mixture =
+        step.mixture.as_ref().ok_or_else(|| Error::Batch("a model without experts routes".into()))?;
+    let route = Route {
+        bias: bias.map_or(0, |b| b.data.pointer()),
+        count: count as i32,
+        used: used as i32,
+        sigmoid: i32::from(scores == Scores::Sigmoid),
+        renormalise: i32::from(renormalise),
+        scale,
+        pad: 0,
+    };
+    let (from, chosen, weights) = (x.floats(), mixture.chosen.pointer(), mixture.weights.pointer());
+    let (roles, pairs) = (step.roles_of(x.rows()).1, mixture.roles.pointer());
+    let arguments = arguments![from, route, chosen, weights, roles, pairs];
+    // SAFETY: the buffers have room for the model's largest `used`.
+    unsafe { cuda.launch(step, &cuda.kernels()?.route, Grid::new(x.rows(), 1, 32), arguments) }
+}
+
+pub(crate) fn experts(
+    cuda: &Cuda,
+    step: &mut Step,
+    spec: &FfnSpec,
+    w: &ExpertWeights<Weight, Vector>,
+    x: &Act,
+    out: &mut Act,
+) -> Result<()> {
+    let mut mixture = step.mixture.take();
+    let mixed = match (&mut mixture, spec.experts) {
+        (Some(m), Some(experts)) => mix(cuda, step, spec, experts.routing.used, w, m, x, out),
+        _ => Err(Error::Batch("a model without experts mixes them".into())),
+    };
+    step.mixture = mixture;
+    mixed
+}
+
+#[allow(clippy::too_many_arguments)]
+fn mix(
+    cuda: &Cuda,
+    step: &Step,
+    spec: &FfnSpec,
+    used: usize,
+    w: &ExpertWeights<Weight, Vector>,
+    m: &mut Mixture,
+    x: &Act,
+    out: &mut Act,
+) -> Result<()> {
+    let FfnSpec { hidden, gated: _, act, norm: _, experts: _ } = *spec;
+    let ExpertWeights { products, gate_up_bias, down_bias } = w;
+    if products.len() > MAX_EXPERTS {
+        return Err(Error::Unsupported {
+            what: format!("a layer of {} experts on CUDA", products.len()),
+            supported: format!("up to {MAX_EXPERTS}"),
+        });
+    }
+    let pairs = x.rows() * used;
+    let (roles, device_roles) = step.roles_of(x.rows());
+    if !x.is_rounded() {
+        round(cuda, step, x, device_roles)?;
+    }
+    m.up.shape(pairs, spec.up_dim())?;
+    m.hidden.shape(pairs, hidden)?;
+    m.down.shape(pairs, x.width())?;
+    for of in Pairs::of_roles(roles, used) {
+        of.group(cuda, step, m, products.len())?;
+        of.products(cuda, step, products, 0, gate_up_bias.as_ref(), used, m, x, &m.up)?;
+    }
+    activate_as(cuda, step, act, m.up.floats(), spec.gated, &mut m.hidden, m.roles.pointer())?;
+    for of in Pairs::of_roles(roles, used) {
+        of.products(cuda, step, products, 1, down_bias.as_ref(), 1, m, &m.hidden, &m.down)?;
+    }
+    out.shape(x.rows(), x.width())?;
+    let (from, weights, to, width) = (m.down.floats(), m.weights.pointer(), out.floats(), x.width() as i32);
+    let (used, grid) = (used as i32, Grid::new(x.rows(), 1, 256));
+    // SAFETY: the buffers have these rows.
+    unsafe { cuda.launch(step, &cuda.kernels()?.mix, grid, arguments![from, weights, used, to, width]) }
+}
+
+/// Pairs of consecutive rows of one role.
+struct Pairs {
+    pairs: Range<usize>,
+    role: Role,
+}
+
+impl Pairs {
+    /// All pairs of rows that have these roles.
+    fn of_roles(roles: &[Role], used: usize) -> impl Iterator<Item = Pairs> {
+        let mut end = 0;
+        roles.chunk_by(|a, b| a == b).map(move |same| {
+            let start = end;
+            end += same.len() * used;
+            Pairs { pairs: start..end, role: same[0] }
+        })
+    }
+
+    /// What of the buffers is theirs: those of pairs before them end before, see [`tiles`].
+    fn groups(&self, m: &Mixture, per_row: usize) -> Groups {
+        let start = self.pairs.start;
+        Groups {
+            order: m.order.pointer() + 4 * start as u64,
+            tiles: m.tiles.pointer() + 16 * tiles(start, start) as u64,
+            per_row: per_row as i32,
+            pad: 0,
+        }
+    }
+
+    /// Brings those of prompts together by experts.
+    fn group(&self, cuda: &Cuda, step: &Step, m: &Mixture, experts: usize) -> Result<()> {
+        if self.role != Role::Prompt {
+            return Ok(());
+        }
+        let chosen = m.chosen.pointer() + 4 * self.pairs.start as u64;
+        let Groups { order, tiles: to, .. } = self.groups(m, 1);
+        let (n, count, tiles) =
+            (self.pairs.len() as i32, experts as i32, tiles(self.pairs.len(), experts) as i32);
+        let arguments = arguments![chosen, n, count, order, to, tiles];
+        // SAFETY: the buffers have room for all pairs of a step.
+        unsafe { cuda.launch(step, &cuda.kernels()?.group_rows, Grid::new(1, 1, 1024), arguments) }
+    }
+
+    /// `out[i] = W[expert of i] x[i / per_row]`; `part` picks the weight of an expert.
+    #[allow(clippy::too_many_arguments)]
+    fn products(
+        &self,
+        cuda: &Cuda,
+        step: &Step,
+        experts: &[[Weight; 2]],
+        part: usize,
+        biases: Option<&Vector>,
+        per_row: usize,
+        m: &Mixture,
+        x: &Act,
+        out: &Act,
+    ) -> Result<()> {
+        let Some(weight) = experts.first().map(|e| &e[part]) else { return Ok(()) };
+        // Pairs count from the first one here, and so do the rows of `x`.
+        let (pair, row) = (self.pairs.start, self.pairs.start / per_row);
+        let n = self.pairs.len();
+        for (i, segment) in weight.segments.iter().enumerate() {
+            let mut pointers = [0u64; MAX_EXPERTS];
+            for (to, expert) in pointers.iter_mut().zip(experts) {
+                *to = expert[part].segments.get(i).map_or(0, |s| s.data.pointer());
+            }
+            let y = out.floats() + 4 * (pair * weight.rows + segment.first) as u64;
+            let bias = biases.map_or(0, |b| b.data.pointer() + 4 * segment.first as u64);
+            let (rows, stride) = (segment.rows as i32, weight.rows as i32);
+            let bf16 = || Ok::<u64, Error>(x.rounded()?.1 + 2 * (row * x.padded()) as u64);
+            let gemm = |kernels: &Option<Function>| match (self.role, kernels) {
+                (Role::Prompt, Some(gemm)) => Some(gemm.clone()),
+                _ => None,
+            };
+            let gathered = Grid::new(tiles(n, experts.len()), segment.rows.div_ceil(TILE), 256);
+            let groups = self.groups(m, per_row);
+            let chosen = m.chosen.pointer() + 4 * pair as u64;
+            let each = per_row as i32;
+            match &segment.kernels {
+                Kernels::Packed { units, experts, gemm: kernels, .. } => {
+                    let mut product = Product {
+                        w: 0,
+                        x: x.rounded()?.0 + 48 * (row * x.padded() / 32) as u64,
+                        y,
+                        bias,
+                        units: *units as i32,
+                        columns: x.padded() as i32,
+                        rows,
+                        stride,
+                        n: n as i32,
+                        add: 0,
+                    };
+                    // SAFETY: every chosen expert has a weight; `x` and `y` have these rows.
+                    unsafe {
+                        if let Some(gemm) = gemm(kernels) {
+                            product.x = bf16()?;
+                            cuda.launch(step, &gemm, gathered, arguments![product, pointers, groups])?;
+                        } else {
+                            let grid = Grid::new(n, segment.rows.div_ceil(ROWS), 32 * warps(*units));
+                            cuda.launch(step, experts, grid, arguments![product, pointers, chosen, each])?;
+                        }
+                    }
+                }
+                Kernels::Float { kind, experts, gemm: kernels, .. } => {
+                    let mut product = FloatProduct {
+                        w: 0,
+                        x: x.floats() + 4 * (row * x.width()) as u64,
+                        y,
+                        bias,
+                        kind: *kind,
+                        width: weight.cols as i32,
+                        columns: x.padded() as i32,
+                        rows,
+                        stride,
+                        n: n as i32,
+                        add: 0,
+                        pad: 0,
+                    };
+                    // SAFETY: as above.
+                    unsafe {
+                        if let Some(gemm) = gemm(kernels) {
+                            product.x = bf16()?;
+                            cuda.launch(step, &gemm, gathered, arguments![product, pointers, groups])?;
+                        } else {
+                            let grid = Grid::new(n, segment.rows.div_ceil(8), 256);
+                            cuda.launch(step, experts, grid, arguments![product, pointers, chosen, each])?;
+                        }
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+}

@@ -69,8 +69,9 @@ backends! {
     cpu_f32: cpu(Numerics::F32), toy::all, CPU, Bounds { unfused: 0.0, reference: 1e-6, chunks: 0.0 };
     cpu_auto: cpu(Numerics::Auto), toy::all, CPU, Bounds { unfused: 0.0, reference: 2e-3, chunks: 0.0 };
     cpu_int8: cpu(Numerics::Int8), toy::all, CPU, Bounds { unfused: 0.0, reference: 2e-3, chunks: 0.0 };
+    // What ends a product in one kernel is contracted to a multiply-add; a last bit may then round an activation to another 8-bit code.
     #[cfg(feature = "gpu-tests")]
-    cuda: Cuda::new(Options::default()).unwrap(), toy::features, &[KvType::F16], Bounds { unfused: 1e-12, reference: 2e-3, chunks: 0.0 };
+    cuda: Cuda::new(Options::default()).unwrap(), toy::features, &[KvType::F16], Bounds { unfused: 1e-5, reference: 2e-3, chunks: 0.0 };
 }
 
 /// Types of a cache that every backend has.

@@ -7,7 +7,7 @@ use std::fmt::Write as _;
 use std::ops::Range;
 use std::sync::Arc;
 
-/// Which device computes which block of a model; devices are numbered as they are given to [`crate::load_parts`].
+/// Which device computes which block of a model; devices are numbered as they are given to [`crate::build_parts`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Placement {
     /// Embedding of tokens.

@@ -451,6 +451,13 @@ fn whole_models_generate_the_tokens_of_the_cpu() {
 }
 
 #[test]
+fn bounds_are_measured() {
+    let bounds = kinfer_cuda::peak(0).unwrap();
+    println!("{bounds:?}");
+    assert!(bounds.gb_per_s > 0.0 && bounds.int8_gops > 0.0 && bounds.bf16_gops != Some(0.0));
+}
+
+#[test]
 fn what_a_gpu_cannot_do_is_said() {
     let Err(error) = Cuda::new(Options { ordinal: 7, ..Options::default() }) else {
         panic!("there are eight GPUs")

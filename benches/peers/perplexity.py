@@ -15,12 +15,12 @@ import tempfile
 import llama_cpp
 
 # Types whose names llama.cpp's enumeration spells otherwise.
-MIXES = {"q3_k": "Q3_K_M", "q4_k": "Q4_K_M", "q5_k": "Q5_K_M", "mxfp4": "MXFP4_MOE"}
+OTHERWISE = {"mxfp4": "MXFP4_MOE"}
 
 
 def by_llama_cpp(model, kind, to):
     params = llama_cpp.llama_model_quantize_default_params()
-    params.ftype = getattr(llama_cpp, "LLAMA_FTYPE_MOSTLY_" + MIXES.get(kind, kind.upper()))
+    params.ftype = getattr(llama_cpp, "LLAMA_FTYPE_MOSTLY_" + OTHERWISE.get(kind, kind.upper()))
     if llama_cpp.llama_model_quantize(model.encode(), to.encode(), params):
         sys.exit(f"llama.cpp does not quantise to {kind}")
 
@@ -35,7 +35,7 @@ def main():
     args = args.parse_args()
 
     def perplexity(path):
-        command = [args.kinfer, "perplexity", path, args.text, "--windows", args.windows, "--numerics", "f32", "--json"]
+        command = [args.kinfer, "perplexity", path, args.text, "--windows", args.windows, "--json"]
         return json.loads(subprocess.run(command, check=True, capture_output=True).stdout)["perplexity"]
 
     print(f"perplexity of {os.path.basename(args.model)}: {perplexity(args.model):.4f}", flush=True)

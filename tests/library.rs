@@ -7,8 +7,8 @@ mod common;
 use common::{Behaviour, EOG, Mock, PIECES, VOCAB};
 use kinfer::gguf::{Gguf, Value, write::Writer};
 use kinfer::{
-    Device, Engine, EngineBuilder, Error, ErrorKind, Event, Finish, LengthLimit, LoadOptions, Message, Model,
-    Params, Role, Sampling, Thinking,
+    Device, Engine, EngineBuilder, Error, ErrorKind, Event, Finish, GpuLayers, LengthLimit, LoadOptions,
+    Message, Model, Offload, Params, Role, Sampling, Thinking,
 };
 use kinfer_core::{DeviceMemory, KvType, ModelSpec, NormKind, NormSpec, Runner, RunnerLimits};
 use std::sync::atomic::Ordering;
@@ -497,6 +497,17 @@ fn devices_by_name() {
     assert_eq!(Device::parse("CUDA:1").unwrap(), Device::Cuda(1));
     let options = LoadOptions { device: Device::Cuda(99), ..LoadOptions::default() };
     assert_eq!(Model::load_gguf(gguf(&[]), options).unwrap_err().kind(), ErrorKind::Device);
+    // What only a GPU does is not silently left out.
+    let layers = Offload { layers: GpuLayers::Last(3), ..Offload::default() };
+    let experts = Offload { cpu_experts: 1, ..Offload::default() };
+    for options in [
+        LoadOptions { offload: layers, ..LoadOptions::default() },
+        LoadOptions { offload: experts, ..LoadOptions::default() },
+        LoadOptions { no_graphs: true, ..LoadOptions::default() },
+    ] {
+        let error = Model::load_gguf(gguf(&[]), options).unwrap_err();
+        assert!(error.kind() == ErrorKind::Usage && error.to_string().contains("cuda"), "{error}");
+    }
 }
 
 #[test]

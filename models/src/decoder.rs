@@ -143,6 +143,9 @@ impl<B: Backend> PartRunner for PartState<B> {
 }
 
 impl<B: Backend> Part for Decoder<B> {
+    fn has(&self) -> &Has {
+        &self.has
+    }
     fn device(&self) -> String {
         self.backend.describe()
     }

@@ -66,14 +66,12 @@ pub fn build_parts(
     progress: Progress<'_>,
 ) -> Result<Arc<dyn Model>> {
     let mut loading = loading::Loading::new(blueprint, source, progress)?;
-    let (spec, positions_end) = (loading.spec.clone(), loading.has_position_table());
-    let devices = places.len();
-    let mut places = places.into_iter();
-    let parts = parts::Parts::load(spec, placement, devices, positions_end, |has| {
-        places.next().map(|place| place.load(&mut loading, has)).transpose()
-    })?;
+    placement.check(&loading.spec, places.len())?;
+    let load = |(i, place): (usize, Place)| place.0.load(&mut loading, placement.has(i));
+    let parts = places.into_iter().enumerate().map(load).collect::<Result<_>>()?;
+    let model = parts::Parts::new(&loading, placement, parts);
     loading.finish()?;
-    Ok(Arc::new(parts))
+    Ok(Arc::new(model))
 }
 
 /// What loading `source` on `backend` and making a runner with `limits` would take; loads nothing.
@@ -97,6 +95,6 @@ pub fn plan_parts(
     source: &dyn Source,
     limits: &RunnerLimits,
 ) -> Result<Vec<DeviceMemory>> {
-    let part = |(i, place): (usize, &Place)| place.plan(blueprint, source, &placement.has(i), limits);
+    let part = |(i, place): (usize, &Place)| place.0.plan(blueprint, source, &placement.has(i), limits);
     places.iter().enumerate().map(part).collect()
 }

@@ -1,5 +1,6 @@
 //! A model as parts, each on a device of its own, and the step that leads the residual stream through them.
 
+use crate::loading::Loading;
 use kinfer_core::{
     Batch, DeviceMemory, Error, Model, ModelSpec, Outputs, PartSpec, Result, Runner, RunnerLimits,
 };
@@ -62,7 +63,8 @@ impl Placement {
         segments
     }
 
-    fn check(&self, spec: &ModelSpec, devices: usize) -> Result<()> {
+    /// Refuses what does not fit the model or the devices.
+    pub(crate) fn check(&self, spec: &ModelSpec, devices: usize) -> Result<()> {
         let wrong =
             |problem: String| Err(Error::Batch(format!("placement of the model's blocks: {problem}")));
         if self.layers.len() != spec.layers.len() {
@@ -159,6 +161,7 @@ impl Block {
 
 /// The weights of some blocks on a device.
 pub(crate) trait Part: Send + Sync {
+    fn has(&self) -> &Has;
     fn device(&self) -> String;
     fn bytes_per_token(&self) -> u64;
     fn weight_bytes(&self) -> u64;
@@ -181,27 +184,17 @@ pub(crate) trait PartRunner: Send {
 /// A model whose parts are loaded.
 pub(crate) struct Parts {
     spec: Arc<ModelSpec>,
-    parts: Vec<(Arc<dyn Part>, Has)>,
+    parts: Vec<Arc<dyn Part>>,
     segments: Vec<Segment>,
     /// Learned positions end with their table, others where the user wants.
     positions_end: bool,
 }
 
 impl Parts {
-    /// `load` makes the parts of the devices, in order.
-    pub fn load(
-        spec: Arc<ModelSpec>,
-        placement: &Placement,
-        devices: usize,
-        positions_end: bool,
-        mut load: impl FnMut(Has) -> Result<Option<Arc<dyn Part>>>,
-    ) -> Result<Self> {
-        placement.check(&spec, devices)?;
-        let mut parts = Vec::with_capacity(devices);
-        for has in (0..devices).map(|device| placement.has(device)) {
-            parts.extend(load(has.clone())?.map(|part| (part, has)));
-        }
-        Ok(Parts { parts, segments: placement.segments(), spec, positions_end })
+    /// `parts` are those of a placement that was checked, in the order of its devices.
+    pub fn new(loading: &Loading<'_>, placement: &Placement, parts: Vec<Arc<dyn Part>>) -> Self {
+        let (spec, positions_end) = (loading.spec.clone(), loading.has_position_table());
+        Parts { spec, parts, segments: placement.segments(), positions_end }
     }
 }
 
@@ -210,26 +203,26 @@ impl Model for Parts {
         &self.spec
     }
     fn device(&self) -> String {
-        let part = |(part, has): &(Arc<dyn Part>, Has)| match has.describe() {
+        let part = |part: &Arc<dyn Part>| match part.has().describe() {
             what if what.is_empty() => part.device(),
             what => format!("{}: {what}", part.device()),
         };
         self.parts.iter().map(part).collect::<Vec<_>>().join("; ")
     }
     fn bytes_per_token(&self) -> u64 {
-        self.parts.iter().map(|(part, _)| part.bytes_per_token()).sum()
+        self.parts.iter().map(|part| part.bytes_per_token()).sum()
     }
     fn weight_bytes(&self) -> u64 {
-        self.parts.iter().map(|(part, _)| part.weight_bytes()).sum()
+        self.parts.iter().map(|part| part.weight_bytes()).sum()
     }
     fn memory(&self, limits: &RunnerLimits) -> Vec<DeviceMemory> {
-        self.parts.iter().map(|(part, _)| part.memory(limits)).collect()
+        self.parts.iter().map(|part| part.memory(limits)).collect()
     }
     fn runner(self: Arc<Self>, limits: RunnerLimits) -> Result<Box<dyn Runner>> {
         if limits.logits {
             self.spec.check_generates()?;
         }
-        let parts = self.parts.iter().map(|(part, _)| part.clone().runner(limits));
+        let parts = self.parts.iter().map(|part| part.clone().runner(limits));
         Ok(Box::new(PartsRunner { parts: parts.collect::<Result<_>>()?, limits, model: self }))
     }
 }

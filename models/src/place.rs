@@ -9,10 +9,20 @@ use kinfer_core::{Backend, DeviceMemory, Result, RunnerLimits};
 use std::sync::Arc;
 
 /// A device that a part of a model can be put on: any [`Backend`].
-pub struct Place(Box<dyn AnyBackend>);
+pub struct Place(pub(crate) Box<dyn AnyBackend>);
 
-trait AnyBackend {
+impl Place {
+    /// The device of that backend.
+    pub fn new<B: Backend>(backend: B) -> Self {
+        Place(Box::new(backend))
+    }
+}
+
+/// What a [`Backend`] does with a part as a whole.
+pub(crate) trait AnyBackend {
+    /// Loads the part's weights.
     fn load(self: Box<Self>, loading: &mut Loading<'_>, has: Has) -> Result<Arc<dyn Part>>;
+    /// Memory that the part and a runner of it would take.
     fn plan(
         &self,
         blueprint: &Blueprint,
@@ -35,26 +45,5 @@ impl<B: Backend> AnyBackend for B {
         limits: &RunnerLimits,
     ) -> Result<DeviceMemory> {
         plan::of_part(self, blueprint, source, has, limits)
-    }
-}
-
-impl Place {
-    /// The device of that backend.
-    pub fn new<B: Backend>(backend: B) -> Self {
-        Place(Box::new(backend))
-    }
-
-    pub(crate) fn load(self, loading: &mut Loading<'_>, has: Has) -> Result<Arc<dyn Part>> {
-        self.0.load(loading, has)
-    }
-
-    pub(crate) fn plan(
-        &self,
-        blueprint: &Blueprint,
-        source: &dyn Source,
-        has: &Has,
-        limits: &RunnerLimits,
-    ) -> Result<DeviceMemory> {
-        self.0.plan(blueprint, source, has, limits)
     }
 }

@@ -1,6 +1,6 @@
 //! Mixtures of experts: routing, and the products of the rows that went to each.
 
-use crate::driver::{Argument, Buffer, Function, Gpu, Grid};
+use crate::driver::{Argument, Buffer, Gpu, Grid};
 use crate::ops::{FloatProduct, Product, TILE, activate_as, arguments, round, warps};
 use crate::weight::Kernels;
 use crate::{Act, Cuda, Step, Vector, Weight};
@@ -231,65 +231,62 @@ impl Pairs {
             }
             let y = out.floats() + 4 * (pair * weight.rows + segment.first) as u64;
             let bias = biases.map_or(0, |b| b.data.pointer() + 4 * segment.first as u64);
-            let (rows, stride) = (segment.rows as i32, weight.rows as i32);
-            let bf16 = || Ok::<u64, Error>(x.rounded()?.1 + 2 * (row * x.padded()) as u64);
-            let gemm = |kernels: &Option<Function>| match (self.role, kernels) {
-                (Role::Prompt, Some(gemm)) => Some(gemm.clone()),
-                _ => None,
+            let (rows, stride, columns) = (segment.rows as i32, weight.rows as i32, x.padded() as i32);
+            let gemm = match &segment.kernels {
+                Kernels::Packed { gemm, .. } | Kernels::Float { gemm, .. } => gemm,
             };
-            let gathered = Grid::new(tiles(n, experts.len()), segment.rows.div_ceil(TILE), 256);
-            let groups = self.groups(m, per_row);
-            let chosen = m.chosen.pointer() + 4 * pair as u64;
-            let each = per_row as i32;
-            match &segment.kernels {
-                Kernels::Packed { units, experts, gemm: kernels, .. } => {
-                    let mut product = Product {
-                        w: 0,
-                        x: x.rounded()?.0 + 48 * (row * x.padded() / 32) as u64,
-                        y,
-                        bias,
-                        units: *units as i32,
-                        columns: x.padded() as i32,
-                        rows,
-                        stride,
-                        n: n as i32,
-                        add: 0,
+            let gemm = gemm.as_ref().filter(|_| self.role == Role::Prompt);
+            let (packed, floats);
+            let (product, experts_kernel, each) = match &segment.kernels {
+                Kernels::Packed { units, experts, .. } => {
+                    let (int8, bf16) = x.rounded()?;
+                    let x = match gemm {
+                        Some(_) => bf16 + 2 * (row * x.padded()) as u64,
+                        None => int8 + 48 * (row * x.padded() / 32) as u64,
                     };
-                    // SAFETY: every chosen expert has a weight; `x` and `y` have these rows.
-                    unsafe {
-                        if let Some(gemm) = gemm(kernels) {
-                            product.x = bf16()?;
-                            cuda.launch(step, &gemm, gathered, arguments![product, pointers, groups])?;
-                        } else {
-                            let grid = Grid::new(n, segment.rows.div_ceil(ROWS), 32 * warps(*units));
-                            cuda.launch(step, experts, grid, arguments![product, pointers, chosen, each])?;
-                        }
-                    }
+                    let units = *units;
+                    let grid = Grid::new(n, segment.rows.div_ceil(ROWS), 32 * warps(units));
+                    let (n, units) = (n as i32, units as i32);
+                    packed = Product { w: 0, x, y, bias, units, columns, rows, stride, n, add: 0 };
+                    (Argument::new(&packed), experts, grid)
                 }
-                Kernels::Float { kind, experts, gemm: kernels, .. } => {
-                    let mut product = FloatProduct {
+                Kernels::Float { kind, experts, .. } => {
+                    let from = match gemm {
+                        Some(_) => x.rounded()?.1 + 2 * (row * x.padded()) as u64,
+                        None => x.floats() + 4 * (row * x.width()) as u64,
+                    };
+                    let grid = Grid::new(n, segment.rows.div_ceil(8), 256);
+                    let (kind, width, n) = (*kind, weight.cols as i32, n as i32);
+                    floats = FloatProduct {
                         w: 0,
-                        x: x.floats() + 4 * (row * x.width()) as u64,
+                        x: from,
                         y,
                         bias,
-                        kind: *kind,
-                        width: weight.cols as i32,
-                        columns: x.padded() as i32,
+                        kind,
+                        width,
+                        columns,
                         rows,
                         stride,
-                        n: n as i32,
+                        n,
                         add: 0,
                         pad: 0,
                     };
-                    // SAFETY: as above.
-                    unsafe {
-                        if let Some(gemm) = gemm(kernels) {
-                            product.x = bf16()?;
-                            cuda.launch(step, &gemm, gathered, arguments![product, pointers, groups])?;
-                        } else {
-                            let grid = Grid::new(n, segment.rows.div_ceil(8), 256);
-                            cuda.launch(step, experts, grid, arguments![product, pointers, chosen, each])?;
-                        }
+                    (Argument::new(&floats), experts, grid)
+                }
+            };
+            let pointers = Argument::new(&pointers);
+            // SAFETY: every chosen expert has a weight; `x` and `y` have these rows.
+            unsafe {
+                match gemm {
+                    Some(gemm) => {
+                        let groups = self.groups(m, per_row);
+                        let grid = Grid::new(tiles(n, experts.len()), segment.rows.div_ceil(TILE), 256);
+                        cuda.launch(step, gemm, grid, &[product, pointers, Argument::new(&groups)])?;
+                    }
+                    None => {
+                        let (chosen, per_row) = (m.chosen.pointer() + 4 * pair as u64, per_row as i32);
+                        let of = [Argument::new(&chosen), Argument::new(&per_row)];
+                        cuda.launch(step, experts_kernel, each, &[product, pointers, of[0], of[1]])?;
                     }
                 }
             }

@@ -133,6 +133,10 @@ impl Placed {
             }
             return on_gpus(source, options, ordinal);
         }
+        if options.no_graphs {
+            let what = "graphs are recorded on a GPU only";
+            return Err(Error::Usage(format!("{what}: the device is `{device}`, not `cuda`")));
+        }
         if !options.offload.is_default() {
             let what =
                 "layers and experts can be divided between a GPU and the CPU only where a GPU is asked for";

@@ -35,7 +35,7 @@ fn help() -> String {
         "\
 Examples:
   kinfer check --device cuda
-  kinfer check --device cuda -ngl 1 tiny:q4_k     half on the GPU, half on the CPU
+  kinfer check --device cuda -ngl 2 tiny:q4_k     one of two layers, and the output, on the GPU
   KINFER_ISA=avx2 kinfer check                    the CPU's fast path against its exact one
 
 {}",

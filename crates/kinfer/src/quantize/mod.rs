@@ -281,8 +281,7 @@ impl Output<'_> {
         for (expert, tensor) in self.pieces.iter().enumerate() {
             let stored = tensor.format()?;
             if stored == self.format && self.order == RowOrder::AsStored {
-                let rows = tensor.elements() as usize / tensor.shape().first().map_or(1, |&n| n as usize);
-                out.write_all(&tensor.rows(0..rows)).map_err(io)?;
+                out.write_all(&tensor.rows(0..usize::MAX)).map_err(io)?;
                 progress(tensor.bytes() as u64);
                 tensor.release();
                 continue;

@@ -28,8 +28,9 @@ pub(super) const PREFETCH: usize = 2304;
 
 /// `y[t][16 g + lane] = w . x[t]` for `G` groups and `T` tokens.
 ///
-/// Each output is accumulated in one order, whatever `G` and `T`: ascending blocks of 16 columns; for one the integer dot
-/// product (exact) and `acc = fma(dot, d_w * d_x, acc)`, and after the last block of a scale group `acc = fnma(min_w, s_x, acc)`.
+/// Each output is accumulated in one order, whatever `G` and `T`: ascending scale groups, of which each half has an exact integer dot
+/// product. For a group of 16 columns, `acc = fma(dot, d_w * d_x, acc)`; for one of 32, `acc = fma(fma(dot_1, d_x1, dot_0 * d_x0), d_w, acc)`,
+/// a sixth fewer operations on floats. Then `acc = fnma(min_w, s_x, acc)`.
 ///
 /// # Safety
 /// The CPU has `S`. `w` points to `G` packed groups of `units` units, `x` holds `T` rows, `y` has `T` rows
@@ -87,6 +88,7 @@ unsafe fn tile<S: Simd, const L: usize, const G: usize, const T: usize>(
                 }
                 let xb = u * blocks + b;
                 let (mut dv, mut mv) = ([S::zero(); G], [S::zero(); G]);
+                let mut first = [[S::zero(); T]; G];
                 macro_rules! half {
                     ($half:literal) => {
                         let dots = dots::<S, L, $half, G, T>(unit, b, x, xb);
@@ -99,12 +101,19 @@ unsafe fn tile<S: Simd, const L: usize, const G: usize, const T: usize>(
                             }
                             for t in 0..T {
                                 let m = &*x.meta.add(t * (x.stride / BLOCK) + xb);
-                                let scale = S::mul(dv[g], S::splat(m.d[$half]));
-                                acc[g][t] = S::fma(S::to_f(dots[g][t]), scale, acc[g][t]);
-                                if layout.min && layout.group < BLOCK {
-                                    acc[g][t] = S::fnma(mv[g], S::splat(m.s[$half]), acc[g][t]);
-                                } else if layout.min && $half == 1 {
-                                    acc[g][t] = S::fnma(mv[g], S::splat(m.s32), acc[g][t]);
+                                let (dot, d) = (S::to_f(dots[g][t]), S::splat(m.d[$half]));
+                                if layout.group < BLOCK {
+                                    acc[g][t] = S::fma(dot, S::mul(dv[g], d), acc[g][t]);
+                                    if layout.min {
+                                        acc[g][t] = S::fnma(mv[g], S::splat(m.s[$half]), acc[g][t]);
+                                    }
+                                } else if $half == 0 {
+                                    first[g][t] = S::mul(dot, d);
+                                } else {
+                                    acc[g][t] = S::fma(S::fma(dot, d, first[g][t]), dv[g], acc[g][t]);
+                                    if layout.min {
+                                        acc[g][t] = S::fnma(mv[g], S::splat(m.s32), acc[g][t]);
+                                    }
                                 }
                             }
                         }
@@ -200,22 +209,39 @@ unsafe fn dots<S: Simd, const L: usize, const HALF: usize, const G: usize, const
             vectors[g] = S::reread(unit[g].add(Facts::<L>::SCALE_BYTES + b * Facts::<L>::BLOCK_BYTES));
         }
         let mut acc = [[S::acc_start(sums[0][0]); T]; G];
+        macro_rules! dot {
+            ($g:ident, $t:ident, $quad:literal, $codes:expr) => {
+                if $quad % every == 0 {
+                    acc[$g][$t] = S::acc_start(sums[$g][$t]);
+                }
+                let q = x.q.add($t * x.stride + xb * BLOCK + 4 * QUADS * HALF);
+                acc[$g][$t] = S::dot::<$quad>(bits, acc[$g][$t], $codes, q);
+                if ($quad + 1) % every == 0 {
+                    sums[$g][$t] = S::acc_flush(sums[$g][$t], acc[$g][$t]);
+                }
+            };
+        }
         macro_rules! quads {
-            ($($quad:literal)*) => {$(
-                for g in 0..G {
-                    let codes = quad_codes::<S, L>(vectors[g], QUADS * HALF + $quad);
+            ($($quad:literal)*) => {
+                if S::TOKENS_IN_TURN {
+                    let mut codes = [[S::load_codes(vectors[0]); QUADS]; G];
+                    for g in 0..G {
+                        codes[g] = [$(quad_codes::<S, L>(vectors[g], QUADS * HALF + $quad)),*];
+                    }
                     for t in 0..T {
-                        if $quad % every == 0 {
-                            acc[g][t] = S::acc_start(sums[g][t]);
-                        }
-                        let q = x.q.add(t * x.stride + xb * BLOCK + 4 * QUADS * HALF);
-                        acc[g][t] = S::dot::<$quad>(bits, acc[g][t], codes, q);
-                        if ($quad + 1) % every == 0 {
-                            sums[g][t] = S::acc_flush(sums[g][t], acc[g][t]);
+                        for g in 0..G {
+                            $(dot!(g, t, $quad, codes[g][$quad]);)*
                         }
                     }
+                } else {
+                    $(for g in 0..G {
+                        let codes = quad_codes::<S, L>(vectors[g], QUADS * HALF + $quad);
+                        for t in 0..T {
+                            dot!(g, t, $quad, codes);
+                        }
+                    })*
                 }
-            )*};
+            };
         }
         quads!(0 1 2 3);
         sums

@@ -18,6 +18,7 @@ impl Simd for Avx512Vnni {
     const SIGNED_BYTES: bool = false;
     const TILE: usize = 4;
     const TILE_GROUPS: [usize; 2] = [4, 2];
+    const TOKENS_IN_TURN: bool = true;
 
     #[inline(always)]
     unsafe fn zero() -> __m512 {

@@ -166,6 +166,11 @@ impl Toy {
                 let rows = (0..shape[0]).map(|r| order.stored_row(r));
                 values = rows.flat_map(|r| values[r * row..(r + 1) * row].to_vec()).collect();
             }
+            Some(("after", rows)) => {
+                let rows: usize = rows.parse().unwrap();
+                values.splice(0..0, vec![f32::NAN; rows * shape[1]]);
+                shape[0] += rows;
+            }
             _ => panic!("{how}"),
         }
         (shape, values.iter().flat_map(|v| v.to_le_bytes()).collect())

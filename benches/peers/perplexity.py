@@ -1,4 +1,5 @@
-"""Quantises a model with kinfer and with llama.cpp, and prints the perplexity of both files, computed by kinfer, side by side.
+"""Quantises a model with kinfer and with llama.cpp, and prints perplexity of both files and their divergence from the model (mean KL,
+which chance moves much less), computed by kinfer in f32, side by side.
 
 usage: perplexity.py --kinfer KINFER --text FILE [--windows N] MODEL-f16.gguf TYPE ...
 
@@ -34,22 +35,26 @@ def main():
     args.add_argument("types", nargs="+")
     args = args.parse_args()
 
-    def perplexity(path):
-        command = [args.kinfer, "perplexity", path, args.text, "--windows", args.windows, "--json"]
-        return json.loads(subprocess.run(command, check=True, capture_output=True).stdout)["perplexity"]
+    def measure(path, *options):
+        command = [args.kinfer, "perplexity", path, args.text, "--windows", args.windows, "--numerics", "f32", "--json", *options]
+        return json.loads(subprocess.run(command, check=True, capture_output=True).stdout)
 
-    print(f"perplexity of {os.path.basename(args.model)}: {perplexity(args.model):.4f}", flush=True)
-    print("| type | by kinfer | by llama.cpp | ratio | bytes, kinfer / llama.cpp | kinfer's file in llama.cpp |\n|---|---|---|---|---|---|")
     with tempfile.TemporaryDirectory() as folder:
+        base = os.path.join(folder, "base")
+        before = measure(args.model, "--save-kl-base", base)
+        print(f"perplexity of {os.path.basename(args.model)}: {before['perplexity']:.4f}", flush=True)
+        print("| type | perplexity, by kinfer | by llama.cpp | ratio | KL, by kinfer | by llama.cpp | ratio | bytes, kinfer / llama.cpp |"
+              " kinfer's file in llama.cpp |\n|---|---|---|---|---|---|---|---|---|")
         for kind in args.types:
             ours, theirs = (os.path.join(folder, f"{who}-{kind}.gguf") for who in ("kinfer", "llama"))
             subprocess.run([args.kinfer, "quantize", args.model, kind, "-o", ours], check=True, capture_output=True)
             by_llama_cpp(args.model, kind, theirs)
-            a, b = perplexity(ours), perplexity(theirs)
+            a, b = (measure(path, "--kl-base", base) for path in (ours, theirs))
+            cells = [f"{a[key]:.4f} | {b[key]:.4f} | {a[key] / b[key]:.3f}" for key in ("perplexity", "mean_kl")]
             llama = llama_cpp.Llama(ours, n_ctx=64, verbose=False)
             loads = len(llama.create_completion("The capital of France is", max_tokens=4)["choices"][0]["text"]) > 0
             sizes = " / ".join(str(os.path.getsize(path)) for path in (ours, theirs))
-            print(f"| {kind} | {a:.4f} | {b:.4f} | {a / b:.4f} | {sizes} | {'loads' if loads else 'says nothing'} |", flush=True)
+            print(f"| {kind} | {' | '.join(cells)} | {sizes} | {'loads' if loads else 'says nothing'} |", flush=True)
             os.remove(ours), os.remove(theirs)
 
 

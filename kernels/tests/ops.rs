@@ -4,7 +4,7 @@ mod common;
 
 use common::{Rng, SPECIAL, all_ops, nmse, same_bits};
 use half::{bf16, f16};
-use kinfer_kernels::ops::{Ops, Routing, Scores, choose_experts, rope_table};
+use kinfer_kernels::ops::{ExpertGroups, Ops, Routing, Scores, choose_experts, rope_table};
 
 const SIZES: [usize; 16] = [0, 1, 2, 7, 15, 16, 17, 31, 33, 63, 64, 65, 100, 576, 577, 2051];
 
@@ -311,7 +311,8 @@ fn experts_are_chosen_by_their_probability() {
         choose_experts(&logits, bias, &routing, |i, w| chosen.push((i, w)));
         chosen
     };
-    let softmax = |used, renormalise| Routing { used, scores: Scores::Softmax, renormalise, scale: 1.0 };
+    let softmax =
+        |used, renormalise| Routing { used, scores: Scores::Softmax, renormalise, scale: 1.0, groups: None };
     let of = |used, renormalise| routed(None, softmax(used, renormalise));
     let e = |i: usize| f64::from(logits[i]).exp();
     let all: f64 = (0..5).map(e).sum();
@@ -325,7 +326,7 @@ fn experts_are_chosen_by_their_probability() {
     // A bias chooses, and weighs nothing: sigmoids are 0.62, 0.88, 0.27, 0.88, 0.73.
     let sigmoid = |i: usize| 1.0 / (1.0 + f64::from(-logits[i]).exp());
     let bias = [0.5, -0.3, 0.7, 0.0, 0.0];
-    let routing = Routing { used: 3, scores: Scores::Sigmoid, renormalise: true, scale: 2.5 };
+    let routing = Routing { used: 3, scores: Scores::Sigmoid, renormalise: true, scale: 2.5, groups: None };
     let chosen = routed(Some(&bias), routing);
     assert_eq!(chosen.iter().map(|c| c.0).collect::<Vec<_>>(), [0, 2, 3]);
     let sum = sigmoid(0) + sigmoid(2) + sigmoid(3);
@@ -334,6 +335,35 @@ fn experts_are_chosen_by_their_probability() {
     let chosen = routed(Some(&[0.4, 0.0, 0.0, 0.0, -0.1]), softmax(2, false));
     assert_eq!(chosen.iter().map(|c| c.0).collect::<Vec<_>>(), [0, 1]);
     assert!(chosen.iter().all(|&(i, w)| (f64::from(w) - e(i) / all).abs() < 1e-7), "{chosen:?}");
+}
+
+#[test]
+fn experts_are_chosen_from_the_best_groups() {
+    // Sigmoids: 0.95 0.12 0.50 | 0.73 0.82 0.27 | 0.88 0.62 0.05.
+    let logits = [3.0, -2.0, 0.0, 1.0, 1.5, -1.0, 2.0, 0.5, -3.0];
+    let chosen = |bias: Option<&[f32]>, groups| {
+        let routing = Routing {
+            used: 3,
+            scores: Scores::Sigmoid,
+            renormalise: false,
+            scale: 1.0,
+            groups: Some(groups),
+        };
+        let mut chosen = Vec::new();
+        choose_experts(&logits, bias, &routing, |i, w| chosen.push((i, w)));
+        let sigmoid = |i: usize| 1.0 / (1.0 + f64::from(-logits[i]).exp());
+        assert!(chosen.iter().all(|&(i, w)| (f64::from(w) - sigmoid(i)).abs() < 1e-6), "{chosen:?}");
+        chosen.iter().map(|c| c.0).collect::<Vec<_>>()
+    };
+    let groups = |used, judged_by| ExpertGroups { count: 3, used, judged_by };
+    // By the best one: 0.95, 0.82, 0.88. By two: 1.45, 1.55, 1.50.
+    assert_eq!(chosen(None, groups(1, 1)), [0, 2, 1]);
+    assert_eq!(chosen(None, groups(1, 2)), [4, 3, 5]);
+    assert_eq!(chosen(None, groups(2, 2)), [6, 4, 3]);
+    assert_eq!(chosen(None, groups(3, 2)), [0, 6, 4]);
+    // A bias counts where groups are ranked, too.
+    let bias = [0.0, 0.0, 0.2, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0];
+    assert_eq!(chosen(Some(&bias), groups(1, 2)), [0, 2, 1]);
 }
 
 #[test]

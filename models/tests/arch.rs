@@ -221,7 +221,7 @@ fn experts_have_a_width_of_their_own() {
         .set("qwen3moe.expert_used_count", 3u32)
         .set("qwen3moe.expert_feed_forward_length", 32u32);
     let ffn = file.read().spec.layers.remove(1).ffn;
-    let routing = Routing { used: 3, scores: Scores::Softmax, renormalise: true, scale: 1.0 };
+    let routing = Routing { used: 3, scores: Scores::Softmax, renormalise: true, scale: 1.0, groups: None };
     assert_eq!((ffn.hidden, ffn.experts), (32, Some(ExpertSpec { count: 8, routing, shared: None })));
     let no_experts = llama().set("llama.expert_count", 0u32).set("llama.expert_used_count", 0u32);
     assert_eq!(no_experts.read().spec.layers[0].ffn.experts, None);

@@ -66,6 +66,7 @@ HUB = {
     "gptneox-serial": dict(rotary_pct=0.5),
     "gpt2": dict(n_ctx=64),
     "deepseek2-sigmoid": dict(scoring_func="sigmoid"),
+    "deepseek2-sigmoid-groups": dict(scoring_func="sigmoid"),
     "modern-bert": dict(global_attn_every_n_layers=3),
     "nomic-bert": dict(n_positions=8192, max_trained_positions=2048, activation_function="swiglu", causal=False,
                        qkv_proj_bias=False, mlp_fc1_bias=False, mlp_fc2_bias=False, prenorm=False,
@@ -81,7 +82,7 @@ KEYS = {
 }
 # Models that embed, and how sentence-transformers pools their hidden states.
 EMBEDDERS = {
-    "bert": "mean_tokens", "nomic-bert": "mean_tokens", "modern-bert": "cls_token", "gemma-embedding": "mean_tokens",
+    "bert": "mean_tokens", "roberta": "cls_token", "nomic-bert": "mean_tokens", "modern-bert": "cls_token", "gemma-embedding": "mean_tokens",
     "qwen3-embedding": "lasttoken",
 }  # fmt: skip
 
@@ -221,6 +222,22 @@ FAMILIES = {
         | rope(500.0, rope_type="yarn", factor=8.0, beta_fast=8.0, beta_slow=1.0, mscale=1.0, mscale_all_dim=1.0,
                original_max_position_embeddings=32),
     ),
+    "deepseek2-groups": (
+        "DeepseekV2",
+        LLAMA | dict(num_key_value_heads=4, q_lora_rank=None, kv_lora_rank=64, qk_nope_head_dim=32, qk_rope_head_dim=16,
+                     v_head_dim=32, head_dim=16, first_k_dense_replace=1, n_routed_experts=12, n_shared_experts=1,
+                     num_experts_per_tok=4, moe_intermediate_size=64, routed_scaling_factor=1.5, norm_topk_prob=False,
+                     topk_method="group_limited_greedy", n_group=4, topk_group=2)
+        | rope(500.0),
+    ),
+    "deepseek2-sigmoid-groups": (
+        "DeepseekV3",
+        LLAMA | dict(num_key_value_heads=4, q_lora_rank=64, kv_lora_rank=64, qk_nope_head_dim=32, qk_rope_head_dim=16,
+                     v_head_dim=64, head_dim=16, first_k_dense_replace=1, n_routed_experts=12, n_shared_experts=1,
+                     num_experts_per_tok=4, moe_intermediate_size=64, routed_scaling_factor=2.5, norm_topk_prob=True,
+                     n_group=4, topk_group=2, rope_interleave=True)
+        | rope(500.0),
+    ),
     "gpt-oss": (
         "GptOss",
         LLAMA | WINDOW | dict(num_hidden_layers=4, head_dim=32, num_local_experts=4, num_experts_per_tok=2,
@@ -230,6 +247,8 @@ FAMILIES = {
                original_max_position_embeddings=32),
     ),
     "bert": ("Bert", ENCODER | dict(layer_norm_eps=EPS)),
+    # Positions count from after the padding token's id on.
+    "roberta": ("XLMRoberta", ENCODER | dict(layer_norm_eps=EPS, type_vocab_size=1, pad_token_id=1)),
     "nomic-bert": ("NomicBert", ENCODER | dict(layer_norm_eps=EPS) | rope(500.0)),
     "modern-bert": (
         "ModernBert",
@@ -330,11 +349,12 @@ def saved(model):
 
 def origins(numbered, places, zeros):
     """For each tensor of transformers' file the one of the GGUF file that has its elements, and how: `=`, `+1` (larger by 1),
-    an expert's number, or `halves D` (heads of D rows, stored as pairs there). None where they are rearranged otherwise."""
+    an expert's number, `halves D` (heads of D rows, stored as pairs there) or `after N` (N rows lie before them). None where they are
+    rearranged otherwise."""
     owner = {int(n): name for name, where in places.items() for n in where.flatten()}
     out = {}
     for name, numbers in numbered.items():
-        source = owner[int(numbers.flat[0])]
+        source = next(owner[int(n)] for n in numbers.flat if int(n) in owner)
         where, added = places[source], zeros[source].flatten()[0]
         hows = [("=" if added == 0 else f"+{added:.0f}", where)]
         if where.ndim == 3:
@@ -343,6 +363,9 @@ def origins(numbered, places, zeros):
             if where.shape[0] % dim == 0:
                 pairs = where.reshape(-1, dim // 2, 2, *where.shape[1:])
                 hows.append((f"halves {dim}", pairs.swapaxes(1, 2).reshape(where.shape)))
+        before = numbers.shape[0] - where.shape[0]
+        if before > 0 and (numbers[before:] == where).all():
+            hows.append((f"after {before}", numbers))
         how = next((how for how, w in hows if w.shape == numbers.shape and (w == numbers).all()), None)
         if how is None:
             return None
@@ -371,7 +394,7 @@ def make(converter, name, kind, config):
     heads = [kind + end for end in (["Model"] if embeds else ["ForCausalLM", "LMHeadModel"])]
     model_class = next(getattr(transformers, h) for h in heads if hasattr(transformers, h))
     # BERT's pooler is for its training.
-    without = dict(add_pooling_layer=False) if name in ("bert", "nomic-bert") else {}
+    without = dict(add_pooling_layer=False) if name in ("bert", "roberta", "nomic-bert") else {}
     config = config_class(**config, attn_implementation="eager", experts_implementation="eager")
     model = model_class(config, **without).eval().to(torch.float32)
     count = sum(p.numel() for p in parameters(model))
@@ -393,6 +416,9 @@ def make(converter, name, kind, config):
         assert where.min() > 0, tensor
         filled[tensor] = where
         flat[where.flatten() - 1] = weights(tensor, where.shape).astype(np.float64).flatten() - zeros[tensor].flatten()
+    if name == "roberta":  # the positions before the first
+        assert np.isnan(flat).sum() == 2 * config.hidden_size
+        flat = np.nan_to_num(flat)
     assert not np.isnan(flat).any(), f"{np.isnan(flat).sum()} weights of {name} are not in the file"
     fill(model, flat)
     compute = lambda: model(torch.tensor([IDS]), **({} if embeds else dict(use_cache=False)))[0][0].numpy()

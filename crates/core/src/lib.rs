@@ -16,7 +16,7 @@ mod weights;
 pub use backend::Backend;
 pub use batch::{Batch, Role, Run};
 pub use error::{Error, Result};
-pub use kinfer_kernels::ops::{KvType, KvTypes, Routing, Scores};
+pub use kinfer_kernels::ops::{ExpertGroups, KvType, KvTypes, Routing, Scores};
 pub use kinfer_kernels::quant::{Format, MAX_VALUE, Quant, dequantize, encode};
 pub use model::{DeviceMemory, Likely, Model, Outputs, Runner, RunnerLimits};
 pub use spec::{

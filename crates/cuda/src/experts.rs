@@ -86,7 +86,8 @@ pub(crate) fn route(
     bias: Option<&Vector>,
     x: &Act,
 ) -> Result<()> {
-    let ExpertSpec { count, routing: Routing { used, scores, renormalise, scale }, shared: _ } = spec;
+    let ExpertSpec { count, routing: Routing { used, scores, renormalise, scale, groups: _ }, shared: _ } =
+        spec;
     let mixture =
         step.mixture.as_ref().ok_or_else(|| Error::Batch("a model without experts routes".into()))?;
     let route = Route {

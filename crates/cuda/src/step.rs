@@ -108,6 +108,12 @@ impl Step {
         if attn().any(|a| a.mask != Mask::Causal) {
             return Err(no_encoders());
         }
+        if part.ffn.iter().filter_map(|ffn| ffn.experts).any(|e| e.routing.groups.is_some()) {
+            return Err(Error::Unsupported {
+                what: "experts in groups on CUDA".into(),
+                supported: "experts in one; `--device cpu` has groups".into(),
+            });
+        }
         if let Some(wide) = attn().find(|a| a.head_dim > MAX_HEAD_DIM) {
             return Err(Error::Unsupported {
                 what: format!("heads of {} elements on CUDA", wide.head_dim),

@@ -276,6 +276,21 @@ fn frames_ends_and_stripping_are_read() {
     let ids = |text| tokenizer.encode(text, Encode { special: true, ..Encode::default() }).unwrap();
     assert_eq!((tokenizer.vocab_size(), tokenizer.is_end(end)), (rows, true));
     assert_eq!(ids("<|end|> \n a"), [&[bos, end], &ids("a")[1..]].concat());
+    let a = ids("a")[1];
+
+    // A text that another token ends than the one that ends an answer.
+    let ending = json!({ "type": "TemplateProcessing", "single": [{ "Sequence": { "id": "A" } },
+        { "SpecialToken": { "id": "<|end|>" } }] });
+    let roberta = json!({ "type": "RobertaProcessing", "sep": ["<|end|>", end], "cls": ["<s>", bos],
+        "trim_offsets": true, "add_prefix_space": false });
+    for (processor, eos, want) in [(&ending, "<s>", &[a, end][..]), (&roberta, "<|end|>", &[bos, a, end])] {
+        let mut json = json.clone();
+        json["post_processor"] = processor.clone();
+        let config = json!({ "bos_token": "<s>", "eos_token": eos });
+        let tokenizer = open_tokenizer(&json, &config, rows).unwrap();
+        assert_eq!(tokenizer.encode("a", Encode::default()).unwrap(), want, "{processor}");
+        assert!(tokenizer.is_end(end) && tokenizer.is_end(bos) == (eos == "<s>"));
+    }
 
     for (part, wrong) in [
         ("model", json!({ "type": "Unigram", "vocab": { "a": 0 } })),

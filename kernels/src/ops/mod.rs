@@ -19,7 +19,7 @@ pub use attn::{
     Attend, BLOCK_LEN, KvLayout, KvRows, KvType, KvTypes, PARTITION_LEN, live_partitions, partial_len,
 };
 pub use rope::rope_table;
-pub use route::{Routing, Scores, choose_experts};
+pub use route::{ExpertGroups, Routing, Scores, choose_experts};
 
 use crate::isa::Isa;
 use half::{bf16, f16};

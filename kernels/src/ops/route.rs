@@ -13,6 +13,20 @@ pub struct Routing {
     pub renormalise: bool,
     /// What they are multiplied by in the end.
     pub scale: f32,
+    /// The groups that experts are chosen from; `None`: they are one.
+    pub groups: Option<ExpertGroups>,
+}
+
+/// Experts in groups of equal size, neighbours in one, of which a row goes to the best ones only: so few machines have them all
+/// (DeepSeek-V2, arXiv 2405.04434, section 2.2.2; DeepSeek-V3, arXiv 2412.19437, section 2.1.2).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ExpertGroups {
+    /// Groups; they divide the experts.
+    pub count: usize,
+    /// Groups that a row's experts are chosen from.
+    pub used: usize,
+    /// Experts of a group, its best ones, by the sum of whose scores the groups are ranked.
+    pub judged_by: usize,
 }
 
 /// Functions of a router's logits.
@@ -32,7 +46,7 @@ pub fn choose_experts(
     routing: &Routing,
     mut take: impl FnMut(usize, f32),
 ) {
-    let Routing { used, scores, renormalise, scale } = *routing;
+    let Routing { used, scores, renormalise, scale, groups } = *routing;
     let max = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
     let weight = |i: usize| match scores {
         Scores::Softmax => (logits[i] - max).exp(),
@@ -42,17 +56,34 @@ pub fn choose_experts(
         Scores::Softmax => (0..logits.len()).map(weight).sum(),
         Scores::Sigmoid => 1.0,
     };
-    let ranks: Cow<'_, [f32]> = match bias {
-        None => logits.into(), // scores rise with them
-        Some(bias) => bias.iter().enumerate().map(|(i, b)| weight(i) / all + b).collect(),
+    let mut ranks: Cow<'_, [f32]> = match bias {
+        None if groups.is_none() => logits.into(), // scores rise with them
+        _ => (0..logits.len()).map(|i| weight(i) / all + bias.map_or(0.0, |bias| bias[i])).collect(),
     };
-    // The next one after `last` in descending order; nothing is sorted, since a handful of many is wanted.
+    if let Some(groups) = groups {
+        keep_best_groups(groups, ranks.to_mut());
+    }
+    let chosen = || descending(&ranks).take(used);
+    let sum: f32 = if renormalise { chosen().map(weight).sum() } else { all };
+    chosen().for_each(|i| take(i, weight(i) / sum * scale));
+}
+
+/// The places of `ranks` from the largest to the smallest. Nothing is sorted, since a handful of many is wanted.
+fn descending(ranks: &[f32]) -> impl Iterator<Item = usize> {
     let after = |last: Option<usize>| {
         let comes_later =
             |i: &usize| last.is_none_or(|l| ranks[*i] < ranks[l] || (ranks[*i] == ranks[l] && *i > l));
         (0..ranks.len()).filter(comes_later).reduce(|a, b| if ranks[b] > ranks[a] { b } else { a })
     };
-    let chosen = || std::iter::successors(after(None), |&last| after(Some(last))).take(used);
-    let sum: f32 = if renormalise { chosen().map(weight).sum() } else { all };
-    chosen().for_each(|i| take(i, weight(i) / sum * scale));
+    std::iter::successors(after(None), move |&last| after(Some(last)))
+}
+
+/// Makes the ranks of all experts but those of the best groups negative infinity.
+fn keep_best_groups(groups: ExpertGroups, ranks: &mut [f32]) {
+    let size = ranks.len() / groups.count;
+    let judge = |group: &[f32]| descending(group).take(groups.judged_by).map(|i| group[i]).sum();
+    let sums: Vec<f32> = ranks.chunks_exact(size).map(judge).collect();
+    for lost in descending(&sums).skip(groups.used) {
+        ranks[lost * size..(lost + 1) * size].fill(f32::NEG_INFINITY);
+    }
 }

@@ -3,8 +3,8 @@
 use super::{Blueprint, Names};
 use crate::source::{Config, Value};
 use kinfer_core::{
-    Activation, AttnSpec, Error, ExpertSpec, FfnSpec, LatentSpec, LayerSpec, Mask, ModelSpec, NormKind,
-    NormSpec, Pooling, Result, RopeSpec, Routing, Scores,
+    Activation, AttnSpec, Error, ExpertGroups, ExpertSpec, FfnSpec, LatentSpec, LayerSpec, Mask, ModelSpec,
+    NormKind, NormSpec, Pooling, Result, RopeSpec, Routing, Scores,
 };
 
 /// Far beyond any model; keeps a corrupt file from asking for gigabytes of rotary frequencies.
@@ -169,14 +169,35 @@ impl Common {
             None => renormalise,
         };
         let scale = config.opt_positive("expert_weights_scale")?.unwrap_or(1.0) as f32;
-        for key in ["expert_group_count", "expert_group_used_count"] {
-            if let Some(n) = config.opt_count(key)?.filter(|&n| n > 1) {
-                return Err(config.error(key, format!("{n} groups of experts are not supported; one is")));
-            }
-        }
-        let routing = Routing { used, scores, renormalise, scale };
+        let groups = self.expert_groups(config, count, used, scores)?;
+        let routing = Routing { used, scores, renormalise, scale, groups };
         self.experts = Some(ExpertSpec { count, routing, shared: self.shared_expert(config)? });
         Ok(())
+    }
+
+    /// The groups of experts, where there are several and a position does not go to all of them.
+    fn expert_groups(
+        &self,
+        config: &Config<'_>,
+        experts: usize,
+        needed: usize,
+        scores: Scores,
+    ) -> Result<Option<ExpertGroups>> {
+        const COUNT: &str = "expert_group_count";
+        const USED: &str = "expert_group_used_count";
+        let count = config.opt_count(COUNT)?.unwrap_or(1).max(1);
+        let used = config.opt_count(USED)?.filter(|&n| n > 0).unwrap_or(count);
+        if experts % count != 0 {
+            return Err(config.error(COUNT, format!("is {count}, which does not divide {experts} experts")));
+        }
+        if used > count || used * (experts / count) < needed {
+            let problem =
+                format!("is {used} of {count} groups of {experts} experts, of which {needed} are needed");
+            return Err(config.error(USED, problem));
+        }
+        // DeepSeek-V2 has a softmax and ranks a group by its best expert, V3 has a sigmoid and takes the two best.
+        let judged_by = if scores == Scores::Softmax { 1 } else { 2 };
+        Ok((used < count).then_some(ExpertGroups { count, used, judged_by }))
     }
 
     /// Width of the expert that every position goes to, by its weight; the file may repeat it.

@@ -6,7 +6,7 @@ use kinfer_core::{
 /// A model of `layers` layers, of which those in `mixtures` have experts.
 fn model(layers: usize, mixtures: std::ops::Range<usize>) -> ModelSpec {
     let norm = NormSpec { kind: NormKind::Rms, eps: 1e-5 };
-    let routing = Routing { used: 2, scores: Scores::Softmax, renormalise: true, scale: 1.0 };
+    let routing = Routing { used: 2, scores: Scores::Softmax, renormalise: true, scale: 1.0, groups: None };
     let experts = ExpertSpec { count: 4, routing, shared: None };
     let layer = |i| LayerSpec {
         attn: AttnSpec {

@@ -146,7 +146,8 @@ impl<'a> Config<'a> {
         out.set("block_count", layers);
         out.set("embedding_length", dim);
         out.set("vocab_size", self.count("vocab_size")?);
-        out.set("context_length", self.count("max_position_embeddings")?);
+        let positions = self.count("max_position_embeddings")?;
+        out.set("context_length", positions.saturating_sub(family.first_position));
         out.set("feed_forward_length", self.count("intermediate_size")?);
         out.set("attention.head_count", heads);
         out.set("attention.head_count_kv", self.opt_count("num_key_value_heads")?.unwrap_or(heads));
@@ -163,8 +164,13 @@ impl<'a> Config<'a> {
                 "classifier_dropout",
                 "id2label",
                 "label2id",
+                "output_past",
             ] {
                 self.get(key);
+            }
+            if family.first_position > 0 {
+                // A text's positions are counted from the padding token's id on.
+                self.only("pad_token_id", &[(family.first_position - 1).into()])?;
             }
             self.finish(family)?;
             return Ok((out.entries, out.computed));

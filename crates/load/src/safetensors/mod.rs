@@ -220,6 +220,19 @@ impl Weights {
                 Place::Copy(name) => {
                     self.records.push(Record::new(name, &info.shape, format.tensor_type(), part, range)?);
                 }
+                Place::Rows(gguf_name, first) => {
+                    let mut shape = info.shape.clone();
+                    let skipped = match shape.first_mut() {
+                        Some(rows) if *rows >= first as usize => {
+                            let skipped = range.len() / *rows * first as usize;
+                            *rows -= first as usize;
+                            skipped
+                        }
+                        _ => 0,
+                    };
+                    let range = range.start + skipped..range.end;
+                    self.records.push(Record::new(gguf_name, &shape, format.tensor_type(), part, range)?);
+                }
                 Place::PlusOne(gguf_name) => {
                     let data = bytes.get(range).unwrap_or_default();
                     let values: Vec<f32> = floats(format, data).into_iter().map(|v| v + 1.0).collect();
@@ -239,7 +252,7 @@ impl Weights {
             let place = match names::place(family, config.guessing(), &weight) {
                 Some(Place::Nowhere) => continue,
                 Some(Place::Copy(place)) => place,
-                Some(Place::PlusOne(_)) | None => {
+                Some(Place::PlusOne(_) | Place::Rows(..)) | None => {
                     return Err(Problem::ForeignTensor { tensor: weight, class: family.class });
                 }
             };

@@ -17,10 +17,28 @@ pub(super) struct Family {
     offset_norms: bool,
     /// Whether the head is the embedding where config.json does not say so.
     pub tied: bool,
+    /// The row of the learned positions that is a text's first; those before it are no position.
+    pub first_position: u32,
 }
 
-const PLAIN: Family =
-    Family { class: "", arch: "", layers: "layers.", layer: &[], offset_norms: false, tied: false };
+const PLAIN: Family = Family {
+    class: "",
+    arch: "",
+    layers: "layers.",
+    layer: &[],
+    offset_norms: false,
+    tied: false,
+    first_position: 0,
+};
+
+const BERT: Family = Family {
+    class: "BertModel",
+    arch: "bert",
+    layers: "encoder.layer.",
+    layer: BERT_LAYER,
+    tied: true,
+    ..PLAIN
+};
 
 /// Norms of both blocks' outputs only.
 const POST_NORMED: &[(&str, &str)] =
@@ -35,7 +53,7 @@ const SANDWICHED: &[(&str, &str)] = &[
 ];
 
 /// A layer of BERT.
-const BERT: &[(&str, &str)] = &[
+const BERT_LAYER: &[(&str, &str)] = &[
     ("attention.self.query", "attn_q"),
     ("attention.self.key", "attn_k"),
     ("attention.self.value", "attn_v"),
@@ -80,11 +98,16 @@ pub(super) static FAMILIES: &[Family] = &[
     Family { class: "Olmo3ForCausalLM", arch: "olmo2", layer: POST_NORMED, ..PLAIN },
     Family { class: "Exaone4ForCausalLM", arch: "exaone4", layer: POST_NORMED, ..PLAIN },
     Family { class: "SmolLM3ForCausalLM", arch: "smollm3", tied: true, ..PLAIN },
-    Family { class: "BertModel", arch: "bert", layers: "encoder.layer.", layer: BERT, tied: true, ..PLAIN },
+    BERT,
+    Family { class: "RobertaModel", first_position: 2, ..BERT },
+    Family { class: "XLMRobertaModel", first_position: 2, ..BERT },
 ];
 
 /// The output head.
 pub(super) const HEAD: &str = "output.weight";
+
+/// Learned positions.
+const POSITIONS: &str = "position_embd";
 
 /// Tensors outside of layers.
 const MODEL: &[(&str, &str)] = &[
@@ -92,7 +115,7 @@ const MODEL: &[(&str, &str)] = &[
     ("norm", "output_norm"),
     ("lm_head", "output"),
     ("embeddings.word_embeddings", "token_embd"),
-    ("embeddings.position_embeddings", "position_embd"),
+    ("embeddings.position_embeddings", POSITIONS),
     ("embeddings.token_type_embeddings", "token_types"),
     ("embeddings.LayerNorm", "token_embd_norm"),
 ];
@@ -138,6 +161,8 @@ const EXPERT: &[(&str, &str)] = &[
 pub(super) enum Place {
     /// It is the tensor of this name.
     Copy(String),
+    /// The tensor of this name has the rows from this one on.
+    Rows(String, u32),
     /// The tensor of this name has elements larger by 1.
     PlusOne(String),
     /// It is computed from the configuration.
@@ -172,8 +197,14 @@ pub(super) fn place(family: &Family, guessing: Range<u64>, name: &str) -> Option
         None => find(MODEL, name.strip_suffix(end)?)?.to_owned(),
         Some((i, part)) => format!("blk.{i}.{}", layer(family, part.strip_suffix(end)?)?),
     };
-    let place = if family.offset_norms && full.ends_with("norm") { Place::PlusOne } else { Place::Copy };
-    Some(place(format!("{full}{end}")))
+    let plus_one = family.offset_norms && full.ends_with("norm");
+    let later = family.first_position > 0 && full == POSITIONS;
+    let full = format!("{full}{end}");
+    Some(match (plus_one, later) {
+        (true, _) => Place::PlusOne(full),
+        (_, true) => Place::Rows(full, family.first_position),
+        _ => Place::Copy(full),
+    })
 }
 
 fn layer(family: &Family, part: &str) -> Option<String> {
@@ -229,6 +260,9 @@ mod tests {
             of("LlamaForCausalLM", "model.layers.0.self_attn.rotary_emb.inv_freq"),
             Some(Place::Nowhere)
         );
+        let positions = "embeddings.position_embeddings.weight";
+        assert_eq!(of("BertModel", positions), copy("position_embd.weight"));
+        assert_eq!(of("XLMRobertaModel", positions), Some(Place::Rows("position_embd.weight".into(), 2)));
         for foreign in
             ["model.layers.x.mlp.up_proj.weight", "vision.patch.weight", "model.layers.0.mlp.up_proj.qweight"]
         {

@@ -295,7 +295,10 @@ impl Tokenizer {
             other => Vec::from_iter(other.and_then(Json::as_u64)),
         };
         let ends = ends.into_iter().filter_map(|id| u32::try_from(id).ok());
-        let mut ends: Vec<u32> = eos.into_iter().chain(ends).collect();
+        // What is put at a text's end goes by the name of EOS in the file format, also where the configuration names another: Qwen3
+        // Embedding's is the one that parts documents, and not the one that ends an answer.
+        let (adds_bos, end) = self.frame(config, &tokens, bos, eos)?;
+        let mut ends: Vec<u32> = end.into_iter().chain(eos).chain(ends).collect();
         let mut seen = HashSet::new();
         ends.retain(|id| seen.insert(*id));
         for (key, id) in ["eos_token_id", "eot_token_id", "eom_token_id"].iter().zip(&ends) {
@@ -307,9 +310,8 @@ impl Tokenizer {
                 set(key, id.into());
             }
         }
-        let (adds_bos, adds_eos) = self.frame(config, &tokens, bos, eos)?;
         set("add_bos_token", adds_bos.into());
-        set("add_eos_token", adds_eos.into());
+        set("add_eos_token", end.is_some().into());
         if whitespace_split {
             entries.push(("kinfer.whitespace_split".into(), true.into()));
         }
@@ -363,19 +365,27 @@ impl Tokenizer {
         }
     }
 
-    /// Whether BOS comes before a text and EOS after it.
+    /// Whether BOS comes before a text, and which token comes after it.
     fn frame(
         &self,
         config: &Map<String, Json>,
         tokens: &[&str],
         bos: Option<u32>,
         eos: Option<u32>,
-    ) -> Result<(bool, bool), Problem> {
+    ) -> Result<(bool, Option<u32>), Problem> {
         let flag = |key: &str| config.get(key).and_then(Json::as_bool);
-        let mut found = (false, false);
+        let mut found = (false, None);
         for part in parts(&self.post_processor, "processors") {
             match kind(part) {
                 "ByteLevel" => {}
+                "RobertaProcessing" => {
+                    let id = |role: &str| part.get(role).and_then(|v| v.get(1)).and_then(Json::as_u64);
+                    let is = |id: Option<u64>, token: Option<u32>| id.is_some() && id == token.map(u64::from);
+                    if !(is(id("cls"), bos) && is(id("sep"), eos)) || found != (false, None) {
+                        return Err(unknown("post_processor", part));
+                    }
+                    found = (true, eos);
+                }
                 "TemplateProcessing" => {
                     let mut after = false;
                     for piece in part.get("single").and_then(Json::as_array).into_iter().flatten() {
@@ -388,7 +398,7 @@ impl Tokenizer {
                             text.and_then(|t| tokens.iter().position(|other| *other == t)).map(|i| i as u32);
                         match (after, id) {
                             (false, Some(id)) if bos == Some(id) && !found.0 => found.0 = true,
-                            (true, Some(id)) if eos == Some(id) && !found.1 => found.1 = true,
+                            (true, Some(id)) if found.1.is_none() => found.1 = Some(id),
                             _ => return Err(unknown("post_processor", part)),
                         }
                     }
@@ -399,7 +409,11 @@ impl Tokenizer {
         // Tokenizers of these classes follow their configuration instead.
         let class = config.get("tokenizer_class").and_then(Json::as_str).unwrap_or_default();
         if class.starts_with("Llama") || class.starts_with("Gemma") {
-            found = (flag("add_bos_token").unwrap_or(found.0), flag("add_eos_token").unwrap_or(found.1));
+            let end = match flag("add_eos_token") {
+                Some(adds) => eos.filter(|_| adds),
+                None => found.1,
+            };
+            found = (flag("add_bos_token").unwrap_or(found.0), end);
         }
         Ok(found)
     }

@@ -364,7 +364,7 @@ def origins(numbered, places, zeros):
                 pairs = where.reshape(-1, dim // 2, 2, *where.shape[1:])
                 hows.append((f"halves {dim}", pairs.swapaxes(1, 2).reshape(where.shape)))
         before = numbers.shape[0] - where.shape[0]
-        if before > 0 and (numbers[before:] == where).all():
+        if before > 0 and numbers[before:].shape == where.shape and (numbers[before:] == where).all():
             hows.append((f"after {before}", numbers))
         how = next((how for how, w in hows if w.shape == numbers.shape and (w == numbers).all()), None)
         if how is None:

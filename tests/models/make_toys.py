@@ -82,8 +82,8 @@ KEYS = {
 }
 # Models that embed, and how sentence-transformers pools their hidden states.
 EMBEDDERS = {
-    "bert": "mean_tokens", "roberta": "cls_token", "nomic-bert": "mean_tokens", "modern-bert": "cls_token", "gemma-embedding": "mean_tokens",
-    "qwen3-embedding": "lasttoken",
+    "bert": "mean_tokens", "roberta": "mean_tokens", "xlm-roberta": "cls_token", "nomic-bert": "mean_tokens",
+    "modern-bert": "cls_token", "gemma-embedding": "mean_tokens", "qwen3-embedding": "lasttoken",
 }  # fmt: skip
 
 # Name: transformers' class, and its configuration.
@@ -248,7 +248,8 @@ FAMILIES = {
     ),
     "bert": ("Bert", ENCODER | dict(layer_norm_eps=EPS)),
     # Positions count from after the padding token's id on.
-    "roberta": ("XLMRoberta", ENCODER | dict(layer_norm_eps=EPS, type_vocab_size=1, pad_token_id=1)),
+    "roberta": ("Roberta", ENCODER | dict(layer_norm_eps=EPS, type_vocab_size=1, pad_token_id=1)),
+    "xlm-roberta": ("XLMRoberta", ENCODER | dict(layer_norm_eps=EPS, type_vocab_size=1, pad_token_id=1)),
     "nomic-bert": ("NomicBert", ENCODER | dict(layer_norm_eps=EPS) | rope(500.0)),
     "modern-bert": (
         "ModernBert",
@@ -394,7 +395,7 @@ def make(converter, name, kind, config):
     heads = [kind + end for end in (["Model"] if embeds else ["ForCausalLM", "LMHeadModel"])]
     model_class = next(getattr(transformers, h) for h in heads if hasattr(transformers, h))
     # BERT's pooler is for its training.
-    without = dict(add_pooling_layer=False) if name in ("bert", "roberta", "nomic-bert") else {}
+    without = dict(add_pooling_layer=False) if name in ("bert", "roberta", "xlm-roberta", "nomic-bert") else {}
     config = config_class(**config, attn_implementation="eager", experts_implementation="eager")
     model = model_class(config, **without).eval().to(torch.float32)
     count = sum(p.numel() for p in parameters(model))
@@ -416,7 +417,7 @@ def make(converter, name, kind, config):
         assert where.min() > 0, tensor
         filled[tensor] = where
         flat[where.flatten() - 1] = weights(tensor, where.shape).astype(np.float64).flatten() - zeros[tensor].flatten()
-    if name == "roberta":  # the positions before the first
+    if kind.endswith("Roberta"):  # the positions before the first
         assert np.isnan(flat).sum() == 2 * config.hidden_size
         flat = np.nan_to_num(flat)
     assert not np.isnan(flat).any(), f"{np.isnan(flat).sum()} weights of {name} are not in the file"

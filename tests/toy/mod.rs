@@ -49,7 +49,7 @@ impl Toy {
 
 /// A mixture of experts whose first layer reads nothing but embeddings: its blocks are parallel.
 pub fn parallel_experts() -> Toy {
-    let routing = Routing { used: 2, scores: Scores::Softmax, renormalise: false, scale: 1.0 };
+    let routing = Routing { used: 2, scores: Scores::Softmax, renormalise: false, scale: 1.0, groups: None };
     let experts = Some(ExpertSpec { count: 5, routing, shared: None });
     Shape { name: "parallel experts", experts, parallel: true, ..Shape::default() }.build(&[Format::F32])
 }
@@ -118,7 +118,13 @@ pub fn features() -> Vec<Toy> {
             name: "experts",
             experts: Some(ExpertSpec {
                 count: 5,
-                routing: Routing { used: 2, scores: Scores::Softmax, renormalise: false, scale: 1.0 },
+                routing: Routing {
+                    used: 2,
+                    scores: Scores::Softmax,
+                    renormalise: false,
+                    scale: 1.0,
+                    groups: None,
+                },
                 shared: None,
             }),
             ..Shape::default()
@@ -129,7 +135,13 @@ pub fn features() -> Vec<Toy> {
             // All of them are used: a row near a tie would go to another one, by rounding, and differ by far more than that.
             experts: Some(ExpertSpec {
                 count: 5,
-                routing: Routing { used: 5, scores: Scores::Sigmoid, renormalise: true, scale: 2.5 },
+                routing: Routing {
+                    used: 5,
+                    scores: Scores::Sigmoid,
+                    renormalise: true,
+                    scale: 2.5,
+                    groups: None,
+                },
                 shared: Some(256),
             }),
             act: Activation::SwigluOai,

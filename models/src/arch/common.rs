@@ -187,7 +187,7 @@ impl Common {
         const USED: &str = "expert_group_used_count";
         let count = config.opt_count(COUNT)?.unwrap_or(1).max(1);
         let used = config.opt_count(USED)?.filter(|&n| n > 0).unwrap_or(count);
-        if experts % count != 0 {
+        if !experts.is_multiple_of(count) {
             return Err(config.error(COUNT, format!("is {count}, which does not divide {experts} experts")));
         }
         if used > count || used * (experts / count) < needed {

@@ -141,8 +141,12 @@ fn experts_of_every_format() {
         // Prompts are routed in the other way, by a bias and with biases of the experts.
         let biased = batch.runs[0].role == Role::Prompt;
         let routing = match biased {
-            false => Routing { used: 2, scores: Scores::Softmax, renormalise: true, scale: 1.0, groups: None },
-            true => Routing { used: 2, scores: Scores::Sigmoid, renormalise: false, scale: 1.5, groups: None },
+            false => {
+                Routing { used: 2, scores: Scores::Softmax, renormalise: true, scale: 1.0, groups: None }
+            }
+            true => {
+                Routing { used: 2, scores: Scores::Sigmoid, renormalise: false, scale: 1.5, groups: None }
+            }
         };
         let experts = ExpertSpec { count: 5, routing, shared: None };
         let vector = |n: usize| {

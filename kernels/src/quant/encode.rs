@@ -28,8 +28,8 @@ impl Format {
 }
 
 /// Stores `values` in `format`, which has to be one that [`Format::can_encode`] says: whole blocks, finite, and of magnitudes up to
-/// [`MAX_VALUE`] (but for F32 and BF16). `weights` are what the squared errors of the values count, not negative, as many as
-/// there are values; none: all alike. `out` holds exactly the bytes of the values.
+/// [`MAX_VALUE`] (but for F32 and BF16). `weights` are what the squared errors of the values count besides
+/// their size: not negative, as many as there are values; none: all alike. `out` holds exactly the bytes of the values.
 pub fn encode(format: Format, values: &[f32], weights: Option<&[f32]>, out: &mut [u8]) {
     debug_assert_eq!(
         format.bytes_for(values.len()),

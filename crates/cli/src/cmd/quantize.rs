@@ -16,7 +16,7 @@ use std::time::Instant;
 /// Quantise a model: fewer bits per weight
 ///
 /// Reads safetensors as transformers saves them, or a GGUF file, and writes a GGUF file. The search minimises the squared
-/// error of each block's weights; with --imatrix an error counts as much as the activations it is multiplied with. One
+/// error of each block's weights, large ones first; with --imatrix an error counts as much as the activations it is multiplied with. One
 /// tensor is in memory at a time.
 #[derive(clap::Args)]
 #[command(after_help = help())]

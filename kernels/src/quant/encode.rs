@@ -2,7 +2,7 @@
 //!
 //! All block-quantised formats decode to one [`Block`] of integers, so one search fills it for all of them; a format adds
 //! only `store`, the inverse of its bit layout. What is minimised is the sum of `weight * (value - decoded)^2`, with weights
-//! as [`blocks`] says. For given codes the best scale (and minimum) is a weighted least squares fit; for a given scale
+//! as [`count`] says. For given codes the best scale (and minimum) is a weighted least squares fit; for a given scale
 //! the best codes are the nearest ones. So a group begins with many scales near the one that just fits its largest value,
 //! takes the best fit, and goes back and forth while that helps. Formats of two levels then round the groups' scales and
 //! minimums to integers, try each one's neighbours, and fit the block's scale to what became of them.
@@ -10,8 +10,6 @@
 use half::f16;
 
 use super::{Block, Codec, Format, MAX_BLOCK, MAX_GROUPS, Quant};
-
-type Store = fn(&Block, &mut [u8]);
 
 /// The largest magnitude that every format but F32 and BF16 can be given: f16 scales and values end there.
 pub const MAX_VALUE: f32 = 65504.0;
@@ -44,69 +42,54 @@ pub fn encode(format: Format, values: &[f32], weights: Option<&[f32]>, out: &mut
         };
     };
     let Some(store) = quant.store else { return debug_assert!(false, "{format} cannot be encoded") };
-    #[cfg(target_arch = "x86_64")]
-    if std::arch::is_x86_feature_detected!("avx2") {
-        // SAFETY: the CPU has AVX2.
-        return unsafe { blocks_avx2(format, quant, store, values, weights, out) };
-    }
-    blocks(format, quant, store, values, weights, out);
-}
-
-/// [`blocks`], compiled for wider vectors: no operation changes, and no bit.
-///
-/// # Safety
-/// The CPU has AVX2.
-#[cfg(target_arch = "x86_64")]
-#[target_feature(enable = "avx2")]
-unsafe fn blocks_avx2(
-    format: Format,
-    quant: &Quant,
-    store: Store,
-    values: &[f32],
-    weights: Option<&[f32]>,
-    out: &mut [u8],
-) {
-    blocks(format, quant, store, values, weights, out);
-}
-
-/// Fills and stores block after block.
-///
-/// A value's squared error counts by `sqrt(x^2 + mean square of the block)`, times its weight where one is given: what few large values do
-/// in a product, no other values make up for. `benches/record` has what it does for perplexity.
-#[inline(always)]
-fn blocks(
-    format: Format,
-    quant: &Quant,
-    store: Store,
-    values: &[f32],
-    weights: Option<&[f32]>,
-    out: &mut [u8],
-) {
     let len = format.block_len();
-    let mut block = Block::default();
-    let mut own = [0f32; MAX_BLOCK];
+    let (mut block, mut own) = (Block::default(), [0f32; MAX_BLOCK]);
     for (i, (x, bytes)) in
         values.chunks_exact(len).zip(out.chunks_exact_mut(format.block_bytes())).enumerate()
     {
         // Of no weight at all, every value counts alike.
         let given = weights.map(|w| &w[i * len..(i + 1) * len]).filter(|w| w.iter().any(|&w| w > 0.0));
-        let own = &mut own[..len];
-        let [square] = sums(x, x, |x, _| [x * x]);
-        let mean = square / len as f32;
-        // Squares of values below 1e-19 are nothing.
-        own.iter_mut()
-            .zip(x)
-            .for_each(|(own, x)| *own = if mean > 0.0 { (x * x + mean).sqrt() } else { 1.0 });
-        if let Some(given) = given {
-            own.iter_mut().zip(given).for_each(|(own, w)| *own *= w);
-        }
-        fill(quant, x, own, &mut block);
+        count(x, given, &mut own[..len]);
+        fill_fast(quant, x, &own[..len], &mut block);
         store(&block, bytes);
+    }
+}
+
+/// What the squared errors of `x` count: `sqrt(x^2 + mean square of the block)`, times the weights where some are given. What few
+/// large values do in a product, no other values make up for; `benches/record` has what this does for perplexity.
+fn count(x: &[f32], weights: Option<&[f32]>, out: &mut [f32]) {
+    let [square] = sums(x, x, |x, _| [x * x]);
+    let mean = square / x.len() as f32;
+    // Squares of values below 1e-19 are nothing.
+    let own = |x: f32| if mean > 0.0 { (x * x + mean).sqrt() } else { 1.0 };
+    out.iter_mut().zip(x).for_each(|(out, &x)| *out = own(x));
+    if let Some(weights) = weights {
+        out.iter_mut().zip(weights).for_each(|(out, w)| *out *= w);
     }
 }
 
 fn put<const N: usize>(values: &[f32], out: &mut [u8], bytes: impl Fn(f32) -> [u8; N]) {
     out.chunks_exact_mut(N).zip(values).for_each(|(out, &v)| out.copy_from_slice(&bytes(v)));
+}
+
+/// [`fill`] with the widest vectors that it is compiled for.
+fn fill_fast(quant: &Quant, x: &[f32], w: &[f32], block: &mut Block) {
+    #[cfg(target_arch = "x86_64")]
+    if std::arch::is_x86_feature_detected!("avx2") {
+        // SAFETY: the CPU has AVX2.
+        return unsafe { fill_avx2(quant, x, w, block) };
+    }
+    fill(quant, x, w, block);
+}
+
+/// [`fill`], compiled for wider vectors: no operation changes, and no bit.
+///
+/// # Safety
+/// The CPU has AVX2.
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx2")]
+unsafe fn fill_avx2(quant: &Quant, x: &[f32], w: &[f32], block: &mut Block) {
+    fill(quant, x, w, block);
 }
 
 /// Fills `block` with what decodes nearest to `x`.

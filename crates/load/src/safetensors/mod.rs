@@ -222,15 +222,10 @@ impl Weights {
                 }
                 Place::Rows(gguf_name, first) => {
                     let mut shape = info.shape.clone();
-                    let skipped = match shape.first_mut() {
-                        Some(rows) if *rows >= first as usize => {
-                            let skipped = range.len() / *rows * first as usize;
-                            *rows -= first as usize;
-                            skipped
-                        }
-                        _ => 0,
-                    };
-                    let range = range.start + skipped..range.end;
+                    let rows = shape.first().copied().unwrap_or(0);
+                    let skipped = rows.min(first as usize);
+                    shape.iter_mut().take(1).for_each(|rows| *rows -= skipped);
+                    let range = range.start + range.len() / rows.max(1) * skipped..range.end;
                     self.records.push(Record::new(gguf_name, &shape, format.tensor_type(), part, range)?);
                 }
                 Place::PlusOne(gguf_name) => {

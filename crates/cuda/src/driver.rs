@@ -223,7 +223,7 @@ impl Gpu {
             return Ok(*module);
         }
         let what = format!("compiling kernels {name} for {}", self.name);
-        let text = crate::ptx::module(name, self.has_bf16())
+        let text = crate::ptx::module(name, crate::ptx::Level::of(self.capability))
             .ok_or_else(|| Error::Unsupported { what: what.clone(), supported: "the embedded PTX".into() })?;
         let image = CString::new(text).unwrap_or_default();
         // SAFETY: the image is PTX, which the driver checks, and ends with a zero.
@@ -296,9 +296,9 @@ impl Gpu {
         Ok(Pinned { gpu: self.clone(), pointer: pointer.cast(), bytes })
     }
 
-    /// Begins to record what is put on the stream.
+    /// Begins to record what is put on the stream. Meanwhile the steps of other devices wait for theirs, which the stricter modes refuse.
     pub fn begin_capture(&self) -> Result<()> {
-        let mode = sys::CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_THREAD_LOCAL;
+        let mode = sys::CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_RELAXED;
         // SAFETY: the stream lives.
         self.check("recording a graph", unsafe { result::stream::begin_capture(self.stream, mode) })
     }

@@ -1,13 +1,37 @@
 //! The embedded PTX of `kernels/cuda`, which `kernels/cuda/build-ptx` makes.
 
-/// A module's PTX without and with tensor cores.
+/// What a GPU's PTX may use.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Level {
+    /// Compute capability 7.5.
+    Plain,
+    /// 8.0 and later: tensor cores that take bf16.
+    TensorCores,
+    /// 9.0 alone: products of four warps, and kernels that begin before the last one has ended.
+    Hopper,
+}
+
+impl Level {
+    pub fn of(capability: u32) -> Level {
+        match capability {
+            90 => Level::Hopper,
+            80.. => Level::TensorCores,
+            _ => Level::Plain,
+        }
+    }
+}
+
+/// A module's PTX for each level.
 macro_rules! modules {
     ($($name:literal)*) => {
-        /// Name, and PTX for compute capability 7.5 and for 8.0.
-        static MODULES: &[(&str, &str, &str)] = &[$((
+        /// Name, and PTX in the order of levels.
+        static MODULES: &[(&str, [&str; 3])] = &[$((
             $name,
-            include_str!(concat!("../../../kernels/cuda/ptx/75/", $name, ".ptx")),
-            include_str!(concat!("../../../kernels/cuda/ptx/80/", $name, ".ptx")),
+            [
+                include_str!(concat!("../../../kernels/cuda/ptx/75/", $name, ".ptx")),
+                include_str!(concat!("../../../kernels/cuda/ptx/80/", $name, ".ptx")),
+                include_str!(concat!("../../../kernels/cuda/ptx/90a/", $name, ".ptx")),
+            ],
         )),*];
     };
 }
@@ -19,9 +43,8 @@ modules! {
 }
 
 /// The PTX of a module.
-pub(crate) fn module(name: &str, tensor_cores: bool) -> Option<&'static str> {
-    let (_, plain, tensor) = MODULES.iter().find(|m| m.0 == name)?;
-    Some(if tensor_cores { tensor } else { plain })
+pub(crate) fn module(name: &str, level: Level) -> Option<&'static str> {
+    MODULES.iter().find(|m| m.0 == name).map(|m| m.1[level as usize])
 }
 
 /// The module with the kernels of a packed layout.
@@ -60,8 +83,8 @@ mod tests {
     /// A driver of CUDA 12 takes the text, and every layout has its kernels.
     #[test]
     fn every_module_is_whole() {
-        for (name, plain, tensor) in MODULES {
-            for (ptx, target) in [(plain, "sm_75"), (tensor, "sm_80")] {
+        for (name, texts) in MODULES {
+            for (ptx, target) in texts.iter().zip(["sm_75", "sm_80", "sm_90a"]) {
                 assert!(ptx.starts_with(".version 8.0\n"), "{name}");
                 assert!(ptx.contains(&format!(".target {target}")), "{name}");
             }
@@ -73,10 +96,11 @@ mod tests {
             let name = layout_module(layout).unwrap();
             for kernel in ["matvec1", "matvec8", "experts", "embed"] {
                 let kernel = format!("{kernel}_{layout}");
-                assert!(parameters(module(name, false).unwrap(), &kernel).is_some(), "{kernel}");
-                assert!(parameters(module(name, true).unwrap(), &kernel).is_some(), "{kernel}");
+                for level in [Level::Plain, Level::TensorCores, Level::Hopper] {
+                    assert!(parameters(module(name, level).unwrap(), &kernel).is_some(), "{kernel}");
+                }
             }
-            assert!(parameters(module(name, true).unwrap(), &format!("gemm_{layout}")).is_some());
+            assert!(parameters(module(name, Level::TensorCores).unwrap(), &format!("gemm_{layout}")).is_some());
         }
     }
 }

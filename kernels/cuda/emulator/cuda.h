@@ -53,7 +53,7 @@ namespace emulator {
 constexpr size_t STACK = 64 << 10;
 struct Barrier { unsigned arrived = 0; unsigned long generation = 0; };
 // What lanes exchange lies in one of two sets of slots by turns: a lane can be one exchange ahead of those that still read the last one.
-struct Warp { Barrier barrier; unsigned live = 0; uint64_t slot[2][32]; uint32_t fragment[32][6]; float product[16][8]; };
+struct Warp { Barrier barrier; unsigned live = 0; uint64_t slot[2][32]; uint32_t fragment[32][6]; float product[16][8]; int integers[16][8]; };
 struct Fiber { void *stack_pointer; uint3 index; bool done; Warp *warp; unsigned lane, turn; };
 
 // What an OS thread runs: one block at a time.
@@ -276,20 +276,21 @@ template <class T> inline T atomicAdd(T *at, T v) {
   *at += v;
   return before;
 }
-inline void mma_bf16(float (&d)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1) {
-  using namespace emulator;
+namespace emulator {
+// mma.m16n8k16 of 16-bit floats, which `value` reads from a pair.
+template <class F> inline void mma(float (&d)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1, F value) {
   Fiber *f = worker->current;
   uint32_t *mine = f->warp->fragment[f->lane];
   for (int i = 0; i < 4; i++) mine[i] = a[i];
   mine[4] = b0;
   mine[5] = b1;
   Warp &w = *f->warp;
-  wait(w.barrier, w.live, [&w] {
+  wait(w.barrier, w.live, [&w, value] {
     float x[16][16], y[16][8];
     for (int lane = 0; lane < 32; lane++)
-      for (int i = 0; i < 8; i++) x[lane / 4 + 8 * (i >> 1 & 1)][2 * (lane % 4) + (i & 1) + 8 * (i >> 2)] = bf16_half(w.fragment[lane][i >> 1], i & 1);
+      for (int i = 0; i < 8; i++) x[lane / 4 + 8 * (i >> 1 & 1)][2 * (lane % 4) + (i & 1) + 8 * (i >> 2)] = value(w.fragment[lane][i >> 1], i & 1);
     for (int lane = 0; lane < 32; lane++)
-      for (int i = 0; i < 4; i++) y[2 * (lane % 4) + (i & 1) + 8 * (i >> 1)][lane / 4] = bf16_half(w.fragment[lane][4 + (i >> 1)], i & 1);
+      for (int i = 0; i < 4; i++) y[2 * (lane % 4) + (i & 1) + 8 * (i >> 1)][lane / 4] = value(w.fragment[lane][4 + (i >> 1)], i & 1);
     for (int r = 0; r < 16; r++) {
       float sum[8] = {};
       for (int k = 0; k < 16; k++)
@@ -299,3 +300,32 @@ inline void mma_bf16(float (&d)[4], const uint32_t (&a)[4], uint32_t b0, uint32_
   });
   for (int i = 0; i < 4; i++) d[i] += w.product[f->lane / 4 + 8 * (i >> 1)][2 * (f->lane % 4) + (i & 1)];
 }
+} // namespace emulator
+inline uint32_t f16_pair(float low, float high) { return f16_bits(low) | (uint32_t)f16_bits(high) << 16; }
+inline void mma_bf16(float (&d)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1) { emulator::mma(d, a, b0, b1, emulator::bf16_half); }
+inline void mma_f16(float (&d)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1) {
+  emulator::mma(d, a, b0, b1, [](uint32_t pair, int i) { return f16_value((uint16_t)(pair >> 16 * i)); });
+}
+inline void mma_int8(int (&d)[4], uint32_t a0, uint32_t a1, uint32_t b) {
+  using namespace emulator;
+  Fiber *f = worker->current;
+  Warp &w = *f->warp;
+  uint32_t *mine = w.fragment[f->lane];
+  mine[0] = a0; mine[1] = a1; mine[2] = b;
+  wait(w.barrier, w.live, [&w] {
+    for (int r = 0; r < 16; r++)
+      for (int c = 0; c < 8; c++) {
+        int sum = 0;
+        for (int k = 0; k < 4; k++) sum = __dp4a((int)w.fragment[r % 8 * 4 + k][r / 8], (int)w.fragment[c * 4 + k][2], sum);
+        w.integers[r][c] = sum;
+      }
+  });
+  for (int i = 0; i < 4; i++) d[i] = w.integers[f->lane / 4 + 8 * (i >> 1)][2 * (f->lane % 4) + (i & 1)];
+}
+// Done at once, so that a copy_wait that is missing does not show; a barrier after it does.
+inline void copy16(void *shared, const void *from, bool valid = true) {
+  if ((uintptr_t)shared % 16 || (valid && (uintptr_t)from % 16)) fprintf(stderr, "emulator: copy16 of an address that is no multiple of 16\n"), abort();
+  if (valid) std::memcpy(shared, from, 16); else std::memset(shared, 0, 16);
+}
+inline void copy_commit() {}
+template <int N> inline void copy_wait() {}

@@ -49,7 +49,10 @@ struct Count {
   }
 } static count_at_exit;
 
-struct Stream { Graph *capture = nullptr; int device = current_device(); };
+struct Stream { Graph *capture = nullptr; int mode = 0, device = current_device(); };
+// Captures of this thread that do not let it wait: those in another mode than RELAXED.
+static thread_local int strict = 0;
+constexpr int RELAXED = 2;
 
 // Whether a copy lies inside one allocation of the current device.
 static bool inside(Pointer p, size_t n) {
@@ -94,9 +97,22 @@ API cuCtxSynchronize() { return SUCCESS; }
 
 API cuStreamCreate(void **s, unsigned) { *s = new Stream; return SUCCESS; }
 API cuStreamDestroy_v2(void *s) { delete (Stream *)s; return SUCCESS; }
-API cuStreamSynchronize(void *s) { return s && ((Stream *)s)->capture ? CAPTURE_UNSUPPORTED : SUCCESS; }
-API cuStreamBeginCapture_v2(void *s, int) { if (!s || ((Stream *)s)->capture) return INVALID_VALUE; ((Stream *)s)->capture = new Graph; return SUCCESS; }
-API cuStreamEndCapture(void *s, void **graph) { *graph = ((Stream *)s)->capture; ((Stream *)s)->capture = nullptr; return *graph ? SUCCESS : INVALID_VALUE; }
+API cuStreamSynchronize(void *s) { return strict || (s && ((Stream *)s)->capture) ? CAPTURE_UNSUPPORTED : SUCCESS; }
+API cuStreamBeginCapture_v2(void *s, int mode) {
+  Stream *stream = (Stream *)s;
+  if (!stream || stream->capture) return INVALID_VALUE;
+  stream->capture = new Graph;
+  stream->mode = mode;
+  strict += mode != RELAXED;
+  return SUCCESS;
+}
+API cuStreamEndCapture(void *s, void **graph) {
+  Stream *stream = (Stream *)s;
+  *graph = stream->capture;
+  strict -= stream->capture && stream->mode != RELAXED;
+  stream->capture = nullptr;
+  return *graph ? SUCCESS : INVALID_VALUE;
+}
 API cuStreamIsCapturing(void *s, int *status) { *status = s && ((Stream *)s)->capture; return SUCCESS; }
 API cuGraphInstantiateWithFlags(void **exec, void *graph, unsigned long long) { *exec = new Graph(*(Graph *)graph); return SUCCESS; }
 API cuGraphDestroy(void *graph) { delete (Graph *)graph; return SUCCESS; }

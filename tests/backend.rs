@@ -9,7 +9,6 @@ use kinfer_candle::Candle;
 use kinfer_core::{Batch, KvType, KvTypes, Model, Role, RunnerLimits, Unfused, batch::BLOCK_LEN};
 use kinfer_cpu::{Cpu, Isa, Numerics};
 #[cfg(feature = "gpu-tests")]
-use kinfer_cuda::{Cuda, Options};
 use std::sync::{Arc, Mutex, PoisonError};
 use toy::Toy;
 
@@ -71,7 +70,7 @@ backends! {
     cpu_int8: cpu(Numerics::Int8), toy::all, CPU, Bounds { unfused: 0.0, reference: 2e-3, chunks: 0.0 };
     // What ends a product in one kernel is contracted to a multiply-add; a last bit may then round an activation to another 8-bit code.
     #[cfg(feature = "gpu-tests")]
-    cuda: Cuda::new(Options::default()).unwrap(), toy::features, &[KvType::F16], Bounds { unfused: 1e-5, reference: 2e-3, chunks: 0.0 };
+    cuda: common::gpu(), toy::features, &[KvType::F16], Bounds { unfused: 1e-5, reference: 2e-3, chunks: 0.0 };
 }
 
 /// Types of a cache that every backend has.

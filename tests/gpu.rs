@@ -107,7 +107,7 @@ fn embed_and_multiply<B: Backend>(
 /// Every format through every product, with sizes that fill no group, no warp and no tile.
 #[test]
 fn products_and_embeddings_of_every_format() {
-    let cuda = Cuda::new(Options::default()).unwrap();
+    let cuda = common::gpu();
     for format in Format::all() {
         // One-level layouts have units of two blocks: an odd number of blocks leaves half of one empty.
         let cols = if format.block_len() == 256 { 768 } else { 224 };
@@ -132,6 +132,19 @@ fn products_and_embeddings_of_every_format() {
         let [truth, _] = embed_and_multiply(&Candle::cpu(), &table, &weights, Role::Generated, 21);
         assert_eq!(got, truth, "{format}: embedding");
     }
+}
+
+/// Large products have larger tiles on some GPUs. A matrix of many rows has enough of them for any.
+#[test]
+fn a_row_has_the_same_bits_in_tiles_of_every_size() {
+    let cuda = common::gpu();
+    let table = Stored::new(Format::F32, 300, 256, 1);
+    let weights = [Stored::new(Format::Q4_K, 8500, 256, 2)];
+    let [_, many] = embed_and_multiply(&cuda, &table, &weights, Role::Prompt, 300);
+    let [_, few] = embed_and_multiply(&cuda, &table, &weights, Role::Prompt, 100);
+    assert!(many[..few.len()] == few);
+    let [_, truth] = embed_and_multiply(&Candle::cpu(), &table, &weights, Role::Prompt, 300);
+    assert!(nmse(&many, &truth) < 1e-4);
 }
 
 #[test]
@@ -177,7 +190,7 @@ fn experts_of_every_format() {
         b.experts(&mut step, ffn, &weights, &x, &mut out).unwrap();
         b.read(&mut step, &out).unwrap().to_vec()
     }
-    let cuda = Cuda::new(Options::default()).unwrap();
+    let cuda = common::gpu();
     let check = |format, what: &str, batch: &Batch| {
         let error = nmse(&mixed(&cuda, format, batch), &mixed(&Candle::cpu(), format, batch));
         println!("{format}: {what}: NMSE {error:.1e}");
@@ -201,7 +214,7 @@ fn experts_of_every_format() {
 /// Of sizes that take one to three passes, with logits that are equal, infinite and none.
 #[test]
 fn the_likeliest_tokens_are_those_of_the_logits() {
-    let cuda = Cuda::new(Options::default()).unwrap();
+    let cuda = common::gpu();
     let spec = spec(16, 192, 1, 64, None);
     for vocab in [100, 5000, 270_000] {
         let mut random = Random::new(vocab as u64);
@@ -337,7 +350,7 @@ fn operations_on_rows() {
         }
         all
     }
-    let cuda = run(&Cuda::new(Options::default()).unwrap());
+    let cuda = run(&common::gpu());
     for ((name, got), (_, truth)) in cuda.into_iter().zip(run(&Candle::cpu())) {
         let error = nmse(&got, &truth);
         let bound = if name == "end of a block" { 1e-4 } else { 1e-10 };
@@ -376,7 +389,7 @@ fn attention_of_every_shape() {
         }
         all
     }
-    let cuda = Cuda::new(Options::default()).unwrap();
+    let cuda = common::gpu();
     for (heads, head_dim, window, softcap, prompts) in [
         (1, 64, None, None, [330, 37]),
         (3, 80, Some(70), None, [330, 37]),
@@ -467,7 +480,7 @@ fn what_a_gpu_cannot_do_is_said() {
         panic!("there are eight GPUs")
     };
     assert!(error.to_string().contains("cuda:7"), "{error}");
-    let cuda = Cuda::new(Options::default()).unwrap();
+    let cuda = common::gpu();
     let types = KvTypes { k: KvType::Q4_0, v: KvType::F16 };
     let Err(error) = cuda.kv(&spec(8, 192, 1, 64, None).whole(), 1, types) else { panic!("a q4_0 cache") };
     assert!(error.to_string().contains("f32, f16, bf16 and q8_0"), "{error}");

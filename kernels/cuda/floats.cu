@@ -1,5 +1,5 @@
 // Products with float weights (F32, F16, BF16), stored row after row, rows padded with zeros to a multiple of 32 columns.
-#include "gemm.cuh"
+#include "hopper.cuh"
 
 enum Float : int { F32 = 0, F16 = 1, BF16 = 2 };
 
@@ -102,5 +102,44 @@ struct HalfTile {
     for (int i = 0; i < 8; i++) to[i] = bf16_pair(f16_value((uint16_t)to[i]), f16_value((uint16_t)(to[i] >> 16)));
   }
 };
+#ifdef HOPPER
+// The rows of hopper.cuh for 16-bit weights. A row's 64 columns have 16 bytes of padding: the eight rows of a warp's reads lie in different banks.
+struct HalfRows {
+  static constexpr int ROW = 2 * STEP + 16, BYTES = STAGES * 128 * ROW;
+  const uint16_t *w;
+  uint8_t *shared;
+  const uint8_t *rows;
+  size_t stride;
+  int first, last, at;
+  bool f16;
+  __device__ __forceinline__ HalfRows(const FloatProduct &p, uint8_t *shared, int warp, int lane)
+      : w(static_cast<const uint16_t *>(p.w)), shared(shared), stride((p.width + 31) / 32 * 32), first(blockIdx.y * 128), last(p.rows - 1),
+        at((16 * warp + (lane >> 2)) * ROW + 4 * (lane & 3)), f16(p.kind == F16) {}
+  __device__ __forceinline__ void copy(const FloatProduct &, int step) const {
+    const int part = threadIdx.x & 7, column = STEP * step + 8 * part;
+    // X is padded to 64 columns, W to 32.
+    const bool valid = column < stride;
+#pragma unroll
+    for (int row = threadIdx.x >> 3; row < 128; row += 32)
+      copy16(shared + (step % STAGES * 128 + row) * ROW + 16 * part, w + min(first + row, last) * stride + (valid ? column : 0), valid);
+  }
+  __device__ __forceinline__ void load(int step) { rows = shared + step % STAGES * 128 * ROW + at; }
+  __device__ __forceinline__ void fragment(int k, uint32_t (&a)[4]) const {
+#pragma unroll
+    for (int i = 0; i < 4; i++) {
+      a[i] = *reinterpret_cast<const uint32_t *>(rows + (i & 1) * 8 * ROW + 32 * k + 16 * (i >> 1));
+      if (f16) a[i] = bf16_pair(f16_value((uint16_t)a[i]), f16_value((uint16_t)(a[i] >> 16)));
+    }
+  }
+};
+template <int N> __device__ __forceinline__ void gemm_wide(FloatProduct p, const Experts &experts, const Groups &groups) {
+  BlockRows rows_of;
+  if (block_rows<N>(p, experts, groups, rows_of)) gemm_hopper<N, HalfRows>(p, rows_of);
+}
+KERNEL __launch_bounds__(256, 1) float_gemm128(const FloatProduct p, const Experts e, const Groups g) { gemm_wide<128>(p, e, g); }
+KERNEL __launch_bounds__(256, 1) float_gemm256(const FloatProduct p, const Experts e, const Groups g) { gemm_wide<256>(p, e, g); }
+#endif
+#ifndef ONLY_HOPPER
 KERNEL __launch_bounds__(256) float_gemm(const FloatProduct p, const Experts e, const Groups g) { gemm<HalfTile>(p, e, g); }
+#endif
 #endif

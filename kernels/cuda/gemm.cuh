@@ -22,9 +22,9 @@ struct Groups {
 // The block's rows of X and of Y.
 struct BlockRows {
   const uint32_t *order;
-  int per_row, count;
-  __device__ __forceinline__ int x(int i) const { return order ? (int)order[i] / per_row : (int)blockIdx.x * 128 + i; }
-  __device__ __forceinline__ int y(int i) const { return order ? (int)order[i] : (int)blockIdx.x * 128 + i; }
+  int per_row, first, count;
+  __device__ __forceinline__ int x(int i) const { return order ? (int)order[i] / per_row : first + i; }
+  __device__ __forceinline__ int y(int i) const { return order ? (int)order[i] : first + i; }
 };
 
 template <class Tile, class P> __device__ __forceinline__ void gemm(const P &p, const BlockRows &rows_of) {
@@ -103,22 +103,28 @@ template <class Tile, class P> __device__ __forceinline__ void gemm(const P &p, 
       }
 }
 
-// y = W x; of experts y[i] = W[expert of i] x[i / per_row]. Grid (tiles of 128 rows of X, or those of `groups`; rows of W / 128).
-template <class Tile, class P, class Experts>
-__device__ __forceinline__ void gemm(P p, const Experts &experts, const Groups &groups) {
-  BlockRows rows_of;
+// What the block computes of y = W x, or of experts of y[i] = W[expert of i] x[i / per_row]: `rows_of`, and `p` for its weight. Grid (tiles of
+// ROWS rows of X, or those of `groups`; rows of W / 128). False if there is nothing to compute.
+template <int ROWS, class P, class Experts>
+__device__ __forceinline__ bool block_rows(P &p, const Experts &experts, const Groups &groups, BlockRows &rows_of) {
   rows_of.order = nullptr;
   rows_of.per_row = 1;
-  rows_of.count = min(128, p.n - (int)blockIdx.x * 128);
+  rows_of.first = blockIdx.x * ROWS;
+  rows_of.count = min(ROWS, p.n - rows_of.first);
   if (groups.tiles) {
     const Group tile = groups.tiles[blockIdx.x];
-    if (!tile.count) return;
+    if (!tile.count) return false;
     p.w = experts.w[tile.expert];
     if (p.bias) p.bias += (size_t)tile.expert * p.stride;
     rows_of.order = groups.order + tile.first;
     rows_of.per_row = groups.per_row;
     rows_of.count = tile.count;
   }
-  gemm<Tile>(p, rows_of);
+  return true;
+}
+template <class Tile, class P, class Experts>
+__device__ __forceinline__ void gemm(P p, const Experts &experts, const Groups &groups) {
+  BlockRows rows_of;
+  if (block_rows<128>(p, experts, groups, rows_of)) gemm<Tile>(p, rows_of);
 }
 #endif

@@ -96,6 +96,19 @@ template <int L> __device__ __forceinline__ void load_words(const uint8_t *block
   }
 }
 
+// What the table has for four codes.
+template <int L> __device__ __forceinline__ uint32_t looked_up(uint32_t c) {
+  using P = Layout<L>;
+  // A byte permutation looks up eight entries by the nibbles of its selector.
+  const uint32_t t = (c | c >> 4) & 0x00ff00ffu, s = (t | t >> 8) & 0xffffu;
+  uint32_t v = __byte_perm(P::level0, P::level1, s & 0x7777u);
+  if (P::bits == 4) {
+    const uint32_t high = __byte_perm(P::level2, P::level3, s & 0x7777u), mask = (c >> 3 & 0x01010101u) * 255u;
+    v = (v & ~mask) | (high & mask);
+  }
+  return v;
+}
+
 // Four codes as bytes: quad `j` of a block, as they are multiplied but for Packed::OFFSET.
 template <int L> __device__ __forceinline__ uint32_t quad(const uint32_t (&w)[8], int j) {
   using P = Layout<L>;
@@ -106,17 +119,7 @@ template <int L> __device__ __forceinline__ uint32_t quad(const uint32_t (&w)[8]
   if (P::bits == 6) c |= (w[4 + (j >> 2)] >> 2 * (j & 3) & 0x03030303u) << 4;
   if (P::bits == 5) c |= (w[4] >> j & 0x01010101u) << 4;
   if (P::bits == 3) c |= (w[2] >> j & 0x01010101u) << 2;
-  if (P::table) {
-    // A byte permutation looks up eight entries by the nibbles of its selector.
-    const uint32_t t = (c | c >> 4) & 0x00ff00ffu, s = (t | t >> 8) & 0xffffu;
-    uint32_t v = __byte_perm(P::level0, P::level1, s & 0x7777u);
-    if (P::bits == 4) {
-      const uint32_t high = __byte_perm(P::level2, P::level3, s & 0x7777u), mask = (c >> 3 & 0x01010101u) * 255u;
-      v = (v & ~mask) | (high & mask);
-    }
-    return v;
-  }
-  return c;
+  return P::table ? looked_up<L>(c) : c;
 }
 
 // Byte `i` of a quad as a float, less Packed::OFFSET: a float with the byte in its mantissa is 2^23 greater. No conversion,

@@ -9,7 +9,9 @@ use kinfer::hub::{Hub, HubConfig, HubError, ModelRef, ResolvedModel, human_size}
 use kinfer::quantize::Recipe;
 use kinfer::template::{ChatTemplate, builtin_templates};
 use kinfer::tokenizer::{Tokenizer, VocabSpec, pre_tokenizers};
-use kinfer::{Device, EngineBuilder, GpuLayers, Isa, KvType, KvTypes, LoadOptions, Model, Numerics, Offload};
+use kinfer::{
+    Device, EngineBuilder, GpuIsa, GpuLayers, Isa, KvType, KvTypes, LoadOptions, Model, Numerics, Offload,
+};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Instant;
@@ -135,6 +137,13 @@ pub struct OffloadArgs {
     /// Launch each kernel of a generated token by itself, instead of recording all once: to see what that saves
     #[arg(long, env = "KINFER_NO_GRAPHS", value_parser = clap::builder::FalseyValueParser::new())]
     no_graphs: bool,
+    /// Kernels for GPUs of this kind instead of the best that are known to work: sm75, sm80, sm90a (H100 and H200; not tried on one yet)
+    #[arg(long, env = "KINFER_GPU_ISA", value_name = "NAME", value_parser = gpu_isa)]
+    gpu_isa: Option<GpuIsa>,
+}
+
+fn gpu_isa(name: &str) -> Result<GpuIsa, String> {
+    GpuIsa::parse(name)
 }
 
 /// A number of layers, or how it is found.
@@ -245,6 +254,7 @@ impl LoadArgs {
             no_graphs: self.offload.no_graphs,
             threads: self.threads.map(usize::from),
             isa: self.isa.clone(),
+            gpu_isa: self.offload.gpu_isa.map(|isa| isa.name().to_owned()),
             numerics: match self.numerics {
                 NumericsArg::Auto => Numerics::Auto,
                 NumericsArg::Int8 => Numerics::Int8,

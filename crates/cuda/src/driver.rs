@@ -1,5 +1,6 @@
 //! The CUDA driver: a device with its stream, memory on it, and kernels from the embedded PTX.
 
+use crate::ptx::Level;
 use cudarc::driver::result::{self, DriverError};
 use cudarc::driver::sys;
 use kinfer_core::{Error, Result};
@@ -10,8 +11,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 /// One GPU, with one stream on which everything is ordered.
 pub(crate) struct Gpu {
     pub name: String,
-    /// Compute capability: 80 is 8.0.
-    pub capability: u32,
+    /// Of its kernels.
+    pub level: Level,
     pub multiprocessors: usize,
     /// What tells it from other GPUs, as the driver's other tools write it: `GPU-…`.
     pub uuid: String,
@@ -113,8 +114,8 @@ impl std::fmt::Display for Failure {
 impl std::error::Error for Failure {}
 
 impl Gpu {
-    /// Opens GPU `ordinal`.
-    pub fn open(ordinal: usize) -> Result<Arc<Gpu>> {
+    /// Opens GPU `ordinal`, for kernels of `level` or of the best one.
+    pub fn open(ordinal: usize, level: Option<Level>) -> Result<Arc<Gpu>> {
         let fail = |reason: String| Error::Device { device: format!("cuda:{ordinal}"), reason };
         let count = count().map_err(fail)?;
         if ordinal >= count {
@@ -148,24 +149,21 @@ impl Gpu {
                 capability % 10
             )));
         }
+        let level = level.unwrap_or_else(|| Level::best(capability));
+        if !level.runs_on(capability) {
+            let (level, major, minor) = (level.name(), capability / 10, capability % 10);
+            return Err(fail(format!(
+                "{name} has compute capability {major}.{minor}, which does not run {level}"
+            )));
+        }
         let (functions, modules) = Default::default();
         let uuid = uuid_text(uuid.map(|byte| byte as u8));
-        Ok(Arc::new(Gpu {
-            name,
-            capability,
-            multiprocessors,
-            uuid,
-            device,
-            context,
-            stream,
-            functions,
-            modules,
-        }))
+        Ok(Arc::new(Gpu { name, level, multiprocessors, uuid, device, context, stream, functions, modules }))
     }
 
-    /// Whether the tensor cores take bf16.
+    /// Whether products of bf16 run on tensor cores.
     pub fn has_bf16(&self) -> bool {
-        self.capability >= 80
+        self.level != Level::Sm75
     }
 
     /// Free and total memory of the device, bytes.
@@ -223,7 +221,7 @@ impl Gpu {
             return Ok(*module);
         }
         let what = format!("compiling kernels {name} for {}", self.name);
-        let text = crate::ptx::module(name, crate::ptx::Level::of(self.capability))
+        let text = crate::ptx::module(name, self.level)
             .ok_or_else(|| Error::Unsupported { what: what.clone(), supported: "the embedded PTX".into() })?;
         let image = CString::new(text).unwrap_or_default();
         // SAFETY: the image is PTX, which the driver checks, and ends with a zero.

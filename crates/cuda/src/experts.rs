@@ -1,7 +1,8 @@
 //! Mixtures of experts: routing, and the products of the rows that went to each.
 
 use crate::driver::{Argument, Buffer, Gpu, Grid};
-use crate::ops::{FloatProduct, Product, TILE, activate_as, arguments, round, warps};
+use crate::gemm::TILE;
+use crate::ops::{FloatProduct, Product, activate_as, arguments, round, warps};
 use crate::weight::Kernels;
 use crate::{Act, Cuda, Step, Vector, Weight};
 use kinfer_core::backend::ExpertWeights;
@@ -281,8 +282,9 @@ impl Pairs {
                 match gemm {
                     Some(gemm) => {
                         let groups = self.groups(m, per_row);
-                        let grid = Grid::new(tiles(n, experts.len()), segment.rows.div_ceil(TILE), 256);
-                        cuda.launch(step, gemm, grid, &[product, pointers, Argument::new(&groups)])?;
+                        let (tiles, of) =
+                            (tiles(n, experts.len()), [product, pointers, Argument::new(&groups)]);
+                        gemm.launch_groups(cuda, step, tiles, segment.rows, &of)?;
                     }
                     None => {
                         let (chosen, per_row) = (m.chosen.pointer() + 4 * pair as u64, per_row as i32);

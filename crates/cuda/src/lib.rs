@@ -7,6 +7,7 @@
 mod act;
 mod driver;
 mod experts;
+mod gemm;
 mod kv;
 mod likeliest;
 mod ops;
@@ -21,6 +22,7 @@ pub use act::Act;
 pub use kv::Kv;
 pub use peak::{Peak, peak};
 pub use power::Power;
+pub use ptx::Level;
 pub use step::Step;
 pub use weight::Weight;
 
@@ -38,6 +40,8 @@ use step::Mode;
 pub struct Options {
     /// Which GPU, in the driver's order.
     pub ordinal: usize,
+    /// Which kernels, instead of the best ones that the GPU runs and that have run on a GPU.
+    pub level: Option<Level>,
     /// Whether prompt rows are computed in bf16 on tensor cores, where the GPU has them; otherwise in 8-bit integers as all others.
     pub tensor_cores: bool,
     /// Whether decode steps are recorded as graphs.
@@ -48,7 +52,7 @@ pub struct Options {
 
 impl Default for Options {
     fn default() -> Self {
-        Options { ordinal: 0, tensor_cores: true, graphs: true, threads: 1 }
+        Options { ordinal: 0, level: None, tensor_cores: true, graphs: true, threads: 1 }
     }
 }
 
@@ -141,7 +145,7 @@ impl Cuda {
     /// # Errors
     /// [`kinfer_core::Error::Device`] when there is no driver, no such GPU, or it is too old.
     pub fn new(options: Options) -> Result<Cuda> {
-        let gpu = Gpu::open(options.ordinal)?;
+        let gpu = Gpu::open(options.ordinal, options.level)?;
         Ok(Cuda { gpu, kernels: OnceLock::new(), options })
     }
 
@@ -187,7 +191,7 @@ impl Backend for Cuda {
 
     fn describe(&self) -> String {
         let numerics = if self.tensor_cores() { "" } else { ", int8" };
-        format!("cuda:{} ({}{numerics})", self.options.ordinal, self.gpu.name)
+        format!("cuda:{} ({}, {}{numerics})", self.options.ordinal, self.gpu.name, self.gpu.level.name())
     }
 
     fn available_memory(&self) -> Option<u64> {

@@ -18,8 +18,6 @@ pub(crate) use arguments;
 
 /// Threads of a block of most kernels.
 const THREADS: usize = 256;
-/// Rows of a tile of the tensor core product, of both factors.
-pub(crate) const TILE: usize = 128;
 /// For a tensor core product with one weight.
 const NO_EXPERTS: [u64; MAX_EXPERTS] = [0; MAX_EXPERTS];
 
@@ -124,7 +122,6 @@ fn segment_product(
     let bias = bias.map_or(0, |b| b.data.pointer() + 4 * segment.first as u64);
     let columns = x.padded();
     let bf16 = |bf16: u64| bf16 + 2 * (rows.start * columns) as u64;
-    let tiles = Grid::new(n.div_ceil(TILE), segment.rows.div_ceil(TILE), THREADS);
     let no_groups = Groups::default();
     match &segment.kernels {
         Kernels::Packed { units, matvec, gemm, .. } => {
@@ -144,7 +141,9 @@ fn segment_product(
             if let (Role::Prompt, Some(gemm)) = (role, gemm) {
                 product.x = bf16(half);
                 // SAFETY: `x` and `y` have these rows, and the weight these units.
-                return unsafe { cuda.launch(step, gemm, tiles, arguments![product, NO_EXPERTS, no_groups]) };
+                return unsafe {
+                    gemm.launch(cuda, step, n, segment.rows, arguments![product, NO_EXPERTS, no_groups])
+                };
             }
             let groups = segment.rows.div_ceil(ROWS);
             let [one, eight] = matvec;
@@ -171,7 +170,9 @@ fn segment_product(
             if let (Role::Prompt, Some(gemm)) = (role, gemm) {
                 product.x = bf16(x.rounded()?.1);
                 // SAFETY: as above.
-                return unsafe { cuda.launch(step, gemm, tiles, arguments![product, NO_EXPERTS, no_groups]) };
+                return unsafe {
+                    gemm.launch(cuda, step, n, segment.rows, arguments![product, NO_EXPERTS, no_groups])
+                };
             }
             let grid = Grid::new(n.div_ceil(8), segment.rows.div_ceil(8), THREADS);
             // SAFETY: as above.

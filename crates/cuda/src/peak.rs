@@ -31,7 +31,7 @@ const MEMORY: u64 = 2 << 30;
 /// # Errors
 /// As [`crate::Cuda::new`].
 pub fn peak(ordinal: usize) -> Result<Peak> {
-    let gpu = Gpu::open(ordinal)?;
+    let gpu = Gpu::open(ordinal, None)?;
     let blocks = BLOCKS * gpu.multiprocessors;
     let grid = Grid::new(blocks, 1, THREADS);
     let out: Buffer = gpu.alloc(4, "a result")?;

@@ -17,7 +17,7 @@ impl Power {
     /// # Errors
     /// Why there is none: no such GPU, no management library beside the driver, or a GPU without a counter (those before Volta).
     pub fn open(ordinal: usize) -> Result<Power, String> {
-        let uuid = Gpu::open(ordinal).map_err(|e| e.to_string())?.uuid.clone();
+        let uuid = Gpu::open(ordinal, None).map_err(|e| e.to_string())?.uuid.clone();
         // Of the installed names, this is the one that a driver without development files has.
         let library = OsStr::new("libnvidia-ml.so.1");
         let library = if cfg!(windows) { OsStr::new("nvml.dll") } else { library };

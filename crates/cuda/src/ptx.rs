@@ -1,23 +1,64 @@
 //! The embedded PTX of `kernels/cuda`, which `kernels/cuda/build-ptx` makes.
 
-/// What a GPU's PTX may use.
+/// Which of the kernels' PTX a GPU runs: that of its own compute capability or of an earlier one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Level {
-    /// Compute capability 7.5.
-    Plain,
-    /// 8.0 and later: tensor cores that take bf16.
-    TensorCores,
+pub enum Level {
+    /// Compute capability 7.5 and later: every row is computed in 8-bit integers.
+    Sm75,
+    /// 8.0 and later: prompts on tensor cores, in bf16.
+    Sm80,
     /// 9.0 alone: products of four warps, and kernels that begin before the last one has ended.
-    Hopper,
+    Sm90a,
 }
 
 impl Level {
-    pub fn of(capability: u32) -> Level {
-        match capability {
-            90 => Level::Hopper,
-            80.. => Level::TensorCores,
-            _ => Level::Plain,
+    /// All levels.
+    pub const ALL: [Level; 3] = [Level::Sm75, Level::Sm80, Level::Sm90a];
+
+    /// Its name.
+    pub fn name(self) -> &'static str {
+        match self {
+            Level::Sm75 => "sm75",
+            Level::Sm80 => "sm80",
+            Level::Sm90a => "sm90a",
         }
+    }
+
+    /// The level of this name.
+    ///
+    /// # Errors
+    /// A message with the names that there are.
+    pub fn parse(name: &str) -> Result<Level, String> {
+        let names = || Level::ALL.map(Level::name).join(", ");
+        let found = Level::ALL.into_iter().find(|level| level.name().eq_ignore_ascii_case(name));
+        found.ok_or_else(|| format!("unknown instruction set `{name}` of a GPU; known: {}", names()))
+    }
+
+    /// The level that `KINFER_GPU_ISA` asks for, if it does. The only place that reads it.
+    ///
+    /// # Errors
+    /// As [`Level::parse`].
+    pub fn from_env() -> Result<Option<Level>, String> {
+        match std::env::var("KINFER_GPU_ISA") {
+            Ok(name) if !name.is_empty() => {
+                Level::parse(&name).map(Some).map_err(|e| format!("KINFER_GPU_ISA: {e}"))
+            }
+            _ => Ok(None),
+        }
+    }
+
+    /// Whether a GPU of compute capability `capability` runs it.
+    pub(crate) fn runs_on(self, capability: u32) -> bool {
+        match self {
+            Level::Sm75 => capability >= 75,
+            Level::Sm80 => capability >= 80,
+            Level::Sm90a => capability == 90,
+        }
+    }
+
+    /// The best level that has run on a GPU: [`Level::Sm90a`] has not yet, and has to be asked for.
+    pub(crate) fn best(capability: u32) -> Level {
+        if Level::Sm80.runs_on(capability) { Level::Sm80 } else { Level::Sm75 }
     }
 }
 
@@ -96,11 +137,15 @@ mod tests {
             let name = layout_module(layout).unwrap();
             for kernel in ["matvec1", "matvec8", "experts", "embed"] {
                 let kernel = format!("{kernel}_{layout}");
-                for level in [Level::Plain, Level::TensorCores, Level::Hopper] {
+                for level in Level::ALL {
                     assert!(parameters(module(name, level).unwrap(), &kernel).is_some(), "{kernel}");
                 }
             }
-            assert!(parameters(module(name, Level::TensorCores).unwrap(), &format!("gemm_{layout}")).is_some());
+            for (level, kernel) in
+                [(Level::Sm80, "gemm"), (Level::Sm90a, "gemm128"), (Level::Sm90a, "gemm256")]
+            {
+                assert!(parameters(module(name, level).unwrap(), &format!("{kernel}_{layout}")).is_some());
+            }
         }
     }
 }

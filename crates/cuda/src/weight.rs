@@ -1,6 +1,7 @@
 //! Weights on the device: packed as on the CPU and turned for GPUs, or floats.
 
 use crate::driver::{Buffer, Function, Gpu};
+use crate::gemm::Gemm;
 use kinfer_core::backend::Matrix;
 use kinfer_core::{Error, Format, Result};
 use kinfer_kernels::pack::{Float, Layout, Packing, ROWS, turn_for_gpu};
@@ -37,10 +38,10 @@ pub(crate) enum Kernels {
         experts: Function,
         embed: Function,
         /// For prompt rows, all or those of experts; the GPU has tensor cores.
-        gemm: Option<Function>,
+        gemm: Option<Gemm>,
     },
     /// Floats: `enum Float` of `kernels/cuda/floats.cu`.
-    Float { kind: i32, matvec: Function, experts: Function, embed: Function, gemm: Option<Function> },
+    Float { kind: i32, matvec: Function, experts: Function, embed: Function, gemm: Option<Gemm> },
 }
 
 /// Columns to which rows of floats are padded with zeros.
@@ -97,7 +98,7 @@ fn packed(
         matvec: [function("matvec1")?, function("matvec8")?],
         experts: function("experts")?,
         embed: function("embed")?,
-        gemm: if gpu.has_bf16() { Some(function("gemm")?) } else { None },
+        gemm: Gemm::new(gpu, module, |kernel| format!("{kernel}_{index}"), Gemm::packed_bytes(layout))?,
     };
     let groups: Vec<&[&[u8]]> = rows.chunks(ROWS).collect();
     let data = upload(gpu, &groups, packing.group_bytes(cols), threads, |group, out, scratch| {
@@ -121,7 +122,10 @@ fn floats(gpu: &Arc<Gpu>, float: Float, rows: &[&[u8]], cols: usize, threads: us
         experts: function("float_experts")?,
         embed: function("float_embed")?,
         // Rounding weights of 24 bits would lose what they were stored for.
-        gemm: if gpu.has_bf16() && float != Float::F32 { Some(function("float_gemm")?) } else { None },
+        gemm: match float {
+            Float::F32 => None,
+            _ => Gemm::new(gpu, "floats", |kernel| format!("float_{kernel}"), Gemm::FLOAT_BYTES)?,
+        },
     };
     let bytes = cols.next_multiple_of(FLOAT_PAD) * float.bytes();
     let data = upload(gpu, rows, bytes, threads, |row, out, _| {

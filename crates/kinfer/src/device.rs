@@ -4,7 +4,7 @@ use crate::{Error, LoadOptions, Numerics, Plan, Result};
 use kinfer_core::{ModelSpec, RunnerLimits};
 use kinfer_cpu::{Cpu, Inputs, Isa, machine};
 use kinfer_cuda::Cuda;
-pub use kinfer_cuda::{Peak as GpuPeak, Power as GpuPower};
+pub use kinfer_cuda::{Level as GpuIsa, Peak as GpuPeak, Power as GpuPower};
 use kinfer_models::arch::Blueprint;
 use kinfer_models::{Place, Placement, Source};
 use std::borrow::Cow;
@@ -137,6 +137,10 @@ impl Placed {
             let what = "graphs are recorded on a GPU only";
             return Err(Error::Usage(format!("{what}: the device is `{device}`, not `cuda`")));
         }
+        if options.gpu_isa.is_some() {
+            let what = "this instruction set is a GPU's";
+            return Err(Error::Usage(format!("{what}: the device is `{device}`, not `cuda`")));
+        }
         if !options.offload.is_default() {
             let what =
                 "layers and experts can be divided between a GPU and the CPU only where a GPU is asked for";
@@ -217,7 +221,12 @@ fn cuda(ordinal: usize, options: &LoadOptions) -> Result<Cuda> {
         }
     };
     let threads = options.threads.unwrap_or_else(machine::threads);
-    let options = kinfer_cuda::Options { ordinal, tensor_cores, graphs: !options.no_graphs, threads };
+    let level = match &options.gpu_isa {
+        Some(name) => GpuIsa::parse(name).map(Some),
+        None => GpuIsa::from_env(),
+    };
+    let (level, graphs) = (level.map_err(Error::Usage)?, !options.no_graphs);
+    let options = kinfer_cuda::Options { ordinal, level, tensor_cores, graphs, threads };
     Ok(Cuda::new(options)?)
 }
 

@@ -36,7 +36,7 @@ mod vocab;
 mod worker;
 
 pub use chat::{Chat, Rendered};
-pub use device::{Device, GpuPeak, GpuPower};
+pub use device::{Device, GpuIsa, GpuPeak, GpuPower};
 pub use embed::{EmbedOptions, Embedding};
 pub use engine::{Engine, EngineBuilder, Generation};
 pub use error::{Error, ErrorKind, Result};

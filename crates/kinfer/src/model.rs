@@ -45,6 +45,8 @@ pub struct LoadOptions {
     pub threads: Option<usize>,
     /// Instruction set, instead of the best one that was detected (or that `KINFER_ISA` names).
     pub isa: Option<String>,
+    /// The same of a GPU, by a name of [`crate::GpuIsa`], instead of the best one that is known to work (or that `KINFER_GPU_ISA` names).
+    pub gpu_isa: Option<String>,
     /// How the CPU computes.
     pub numerics: Numerics,
     /// A chat template instead of the one in the model file: the name of a built-in one, or Jinja source.
@@ -66,6 +68,7 @@ impl std::fmt::Debug for LoadOptions {
             no_graphs,
             threads,
             isa,
+            gpu_isa,
             numerics,
             chat_template,
             pre_tokenizer,
@@ -78,6 +81,7 @@ impl std::fmt::Debug for LoadOptions {
             .field("no_graphs", no_graphs)
             .field("threads", threads)
             .field("isa", isa)
+            .field("gpu_isa", gpu_isa)
             .field("numerics", numerics)
             .field("chat_template", chat_template)
             .field("pre_tokenizer", pre_tokenizer)

@@ -12,6 +12,9 @@
 #include <cstdlib>
 #include <cstring>
 #include <algorithm>
+#include <array>
+#include <deque>
+#include <functional>
 #include <map>
 #include <memory>
 #include <random>
@@ -54,7 +57,17 @@ constexpr size_t STACK = 64 << 10;
 struct Barrier { unsigned arrived = 0; unsigned long generation = 0; };
 // What lanes exchange lies in one of two sets of slots by turns: a lane can be one exchange ahead of those that still read the last one.
 struct Warp { Barrier barrier; unsigned live = 0; uint64_t slot[2][32]; uint32_t fragment[32][6]; float product[16][8]; int integers[16][8]; };
-struct Fiber { void *stack_pointer; uint3 index; bool done; Warp *warp; unsigned lane, turn; };
+// What a thread has begun and not waited for: groups of copies to shared memory, or of products, the last one not yet closed.
+struct Pending {
+  std::deque<std::vector<std::function<void()>>> groups{1};
+  void begin(std::function<void()> what) { groups.back().push_back(std::move(what)); }
+  void commit() { groups.emplace_back(); }
+  void wait(size_t left) {
+    for (; groups.size() > left + 1; groups.pop_front())
+      for (auto &what : groups.front()) what();
+  }
+};
+struct Fiber { void *stack_pointer; uint3 index; bool done; Warp *warp; unsigned lane, turn; Pending copies, products; };
 
 // What an OS thread runs: one block at a time.
 struct Worker {
@@ -128,6 +141,7 @@ inline void run_block(Worker &w) {
     f.warp = &w.warps[i / 32];
     f.lane = i % 32;
     f.turn = 0;
+    f.copies = f.products = {};
     f.warp->live++;
     void **sp = reinterpret_cast<void **>((reinterpret_cast<uintptr_t>(w.stacks.data()) + (i + 1) * STACK) & ~uintptr_t(63)) - 2;
     *sp = reinterpret_cast<void *>(&fiber_main);
@@ -322,10 +336,44 @@ inline void mma_int8(int (&d)[4], uint32_t a0, uint32_t a1, uint32_t b) {
   });
   for (int i = 0; i < 4; i++) d[i] = w.integers[f->lane / 4 + 8 * (i >> 1)][2 * (f->lane % 4) + (i & 1)];
 }
-// Done at once, so that a copy_wait that is missing does not show; a barrier after it does.
+// Happens when it is waited for, and before that the memory holds something else: a copy_wait that is missing shows, and so does memory
+// that is read when the next copy to it has begun.
 inline void copy16(void *shared, const void *from, bool valid = true) {
   if ((uintptr_t)shared % 16 || (valid && (uintptr_t)from % 16)) fprintf(stderr, "emulator: copy16 of an address that is no multiple of 16\n"), abort();
-  if (valid) std::memcpy(shared, from, 16); else std::memset(shared, 0, 16);
+  std::memset(shared, 0xff, 16);
+  emulator::worker->current->copies.begin([=] { valid ? std::memcpy(shared, from, 16) : std::memset(shared, 0, 16); });
 }
-inline void copy_commit() {}
-template <int N> inline void copy_wait() {}
+inline void copy_commit() { emulator::worker->current->copies.commit(); }
+template <int LEFT> inline void copy_wait() { emulator::worker->current->copies.wait(LEFT); }
+// As hopper.cuh says, of each warp its sixteen rows: when it is waited for, or at once where threads are resumed forward, as hardware may
+// read its matrices at any time between.
+template <int OUTPUTS> inline void wgmma(float (&d)[OUTPUTS], const uint32_t (&a)[4], const void *b, bool add) {
+  using namespace emulator;
+  Fiber *f = worker->current;
+  for (int i = 0; i < 4; i++) f->warp->fragment[f->lane][i] = a[i];
+  wait_warp();
+  std::array<float, 32> x;
+  for (int h = 0; h < 2; h++)
+    for (int k = 0; k < 16; k++) x[16 * h + k] = bf16_half(f->warp->fragment[f->lane / 4 * 4 + k % 8 / 2][h + 2 * (k / 8)], k & 1);
+  wait_warp();
+  const unsigned lane = f->lane;
+  const auto product = [&d, x, b, add, lane] {
+    const uint8_t *matrix = (const uint8_t *)((uintptr_t)b & ~uintptr_t(1023));
+    const int first = (int)((uintptr_t)b & 127) / 16;
+    for (int i = 0; i < OUTPUTS; i++) {
+      const int n = 8 * (i / 4) + 2 * (lane % 4) + (i & 1);
+      float sum = 0.f;
+      for (int k = 0; k < 16; k++) {
+        uint16_t bits;
+        std::memcpy(&bits, matrix + 128 * n + ((first + k / 8) ^ (n & 7)) * 16 + 2 * (k % 8), 2);
+        sum += x[16 * (i >> 1 & 1) + k] * __uint_as_float((uint32_t)bits << 16);
+      }
+      d[i] = (add ? d[i] : 0.f) + sum;
+    }
+  };
+  if (order() == FORWARD) product(); else f->products.begin(product);
+}
+inline void wgmma_fence() {}
+inline void wgmma_commit() { emulator::worker->current->products.commit(); }
+template <int LEFT> inline void wgmma_wait() { emulator::worker->current->products.wait(LEFT); }
+inline void shared_fence() {}

@@ -84,7 +84,7 @@ API cuDeviceGetAttribute(int *v, int attribute, int) {
     case 16: *v = 4; break;                    // multiprocessors
     case 75: *v = capability() / 10; break;
     case 76: *v = capability() % 10; break;
-    case 97: *v = 99 << 10; break;             // shared memory that a block can opt in to
+    case 97: *v = (capability() == 90 ? 227 : 99) << 10; break;             // shared memory that a block can opt in to
     default: *v = 0;
   }
   return SUCCESS;
@@ -187,7 +187,7 @@ API cuModuleGetFunction(void **f, void *m, const char *name) {
   return SUCCESS;
 }
 API cuFuncSetAttribute(void *f, int attribute, int v) {
-  if (attribute != 8 || v > 99 << 10) return INVALID_VALUE;
+  if (attribute != 8 || v > (capability() == 90 ? 227 : 99) << 10) return INVALID_VALUE;
   ((Function *)f)->dynamic_shared = v;
   return SUCCESS;
 }

@@ -1,11 +1,11 @@
 // All kernels, compiled for the emulator.
 #define CUDA_EMULATED 1
-#include "../gemm.cuh"
+#include "../hopper.cuh"
 #include "../packed.cuh"
 namespace quantised {
 #include "../quantised.cu"
 #define EMULATED(L) \
-  INSTANCES(L) EMULATE(matvec1_##L) EMULATE(matvec8_##L) EMULATE(experts_##L) EMULATE(embed_##L) EMULATE(gemm_##L)
+  INSTANCES(L) EMULATE(matvec1_##L) EMULATE(matvec8_##L) EMULATE(experts_##L) EMULATE(embed_##L) EMULATE(gemm_##L) EMULATE(gemm128_##L) EMULATE(gemm256_##L)
 EMULATED(7) EMULATED(8) EMULATED(9)
 #ifndef EMULATE_FEW // those with a planted mistake are tried on K-quants only
 EMULATED(0) EMULATED(1) EMULATED(2) EMULATED(3) EMULATED(4) EMULATED(5) EMULATED(6) EMULATED(10) EMULATED(11) EMULATED(12)
@@ -14,7 +14,7 @@ EMULATED(13) EMULATED(14) EMULATED(15) EMULATED(16) EMULATED(17) EMULATED(18) EM
 } // namespace quantised
 namespace floats {
 #include "../floats.cu"
-EMULATE(float_matvec) EMULATE(float_experts) EMULATE(float_embed) EMULATE(float_gemm)
+EMULATE(float_matvec) EMULATE(float_experts) EMULATE(float_embed) EMULATE(float_gemm) EMULATE(float_gemm128) EMULATE(float_gemm256)
 } // namespace floats
 namespace rows {
 #include "../rows.cu"

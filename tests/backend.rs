@@ -8,7 +8,6 @@ use common::Random;
 use kinfer_candle::Candle;
 use kinfer_core::{Batch, KvType, KvTypes, Model, Role, RunnerLimits, Unfused, batch::BLOCK_LEN};
 use kinfer_cpu::{Cpu, Isa, Numerics};
-#[cfg(feature = "gpu-tests")]
 use std::sync::{Arc, Mutex, PoisonError};
 use toy::Toy;
 

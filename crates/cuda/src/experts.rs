@@ -1,7 +1,7 @@
 //! Mixtures of experts: routing, and the products of the rows that went to each.
 
 use crate::driver::{Argument, Buffer, Gpu, Grid};
-use crate::ops::{FloatProduct, Product, TILE, activate_as, arguments, round, warps};
+use crate::ops::{FloatProduct, Product, TILE, activate_to, arguments, quads, round, warps};
 use crate::weight::Kernels;
 use crate::{Act, Cuda, Step, Vector, Weight};
 use kinfer_core::backend::ExpertWeights;
@@ -154,13 +154,16 @@ fn mix(
         of.group(cuda, step, m, products.len())?;
         of.products(cuda, step, products, 0, gate_up_bias.as_ref(), used, m, x, &m.up)?;
     }
-    activate_as(cuda, step, act, m.up.floats(), spec.gated, &mut m.hidden, m.roles.pointer())?;
+    let floats = products.first().is_some_and(|[_, down]| down.reads_floats(roles));
+    let pair_roles = m.roles.pointer();
+    let to = if floats { m.hidden.out(pair_roles)? } else { m.hidden.out_rounded(pair_roles)? };
+    activate_to(cuda, step, act, m.up.floats(), spec.gated, pairs, to)?;
     for of in Pairs::of_roles(roles, used) {
         of.products(cuda, step, products, 1, down_bias.as_ref(), 1, m, &m.hidden, &m.down)?;
     }
     out.shape(x.rows(), x.width())?;
     let (from, weights, to, width) = (m.down.floats(), m.weights.pointer(), out.floats(), x.width() as i32);
-    let (used, grid) = (used as i32, Grid::new(x.rows(), 1, 256));
+    let (used, grid) = (used as i32, quads(x.width(), x.rows()));
     // SAFETY: the buffers have these rows.
     unsafe { cuda.launch(step, &cuda.kernels()?.mix, grid, arguments![from, weights, used, to, width]) }
 }

@@ -37,7 +37,8 @@ pub struct Step {
     pub(crate) mixture: Option<Mixture>,
     /// Made when only the likeliest tokens are first read.
     pub(crate) ranks: Option<Ranks>,
-    host: Vec<f32>,
+    /// Rows that are read; made when some first are.
+    host: Option<Pinned>,
     /// Rows from another device on their way to this one; made when some first come.
     incoming: Option<Pinned>,
     pub(crate) mode: Cell<Mode>,
@@ -45,6 +46,8 @@ pub struct Step {
     key: Option<Key>,
     /// Whether the piece that `key` names has not begun.
     between: bool,
+    /// Whether something may be on the stream that was not waited for.
+    running: bool,
     rope_table: Function,
     /// Whether steps of generated rows are recorded.
     record: bool,
@@ -141,7 +144,8 @@ impl Step {
             partial_floats,
             mixture: Mixture::new(gpu, part, rows)?,
             ranks: None,
-            host: Vec::new(),
+            host: None,
+            running: false,
             incoming: None,
             mode: Cell::new(Mode::Launch),
             graphs: HashMap::new(),
@@ -236,7 +240,9 @@ impl Step {
         let rows = self.max_rows;
         let bytes = 4 * (FIELDS * rows + batch.blocks.len());
         // The last step was waited for when it was read, or it is now: its copy must not find these numbers.
-        self.gpu.synchronize()?;
+        if std::mem::replace(&mut self.running, true) {
+            self.gpu.synchronize()?;
+        }
         let staging = self.staging.bytes();
         let mut put = |field: usize, i: usize, value: u32| {
             let at = 4 * (field * rows + i);
@@ -354,9 +360,35 @@ impl Step {
     /// Ends the piece and copies `x` here.
     pub(crate) fn read(&mut self, x: &Act) -> Result<&[f32]> {
         self.end_piece()?;
-        self.host.resize(x.rows() * x.width(), 0.0);
-        x.read(&mut self.host)?;
-        Ok(&self.host)
+        let n = x.rows() * x.width();
+        let host = match self.host.take().filter(|host| host.size() >= 4 * n) {
+            Some(host) => host,
+            None => self.gpu.pinned(4 * n)?,
+        };
+        let host = self.host.insert(host);
+        x.read(host)?;
+        self.running = false;
+        Ok(host.values(n))
+    }
+
+    /// Waits for the piece that was ended.
+    pub(crate) fn wait(&mut self) -> Result<()> {
+        self.gpu.synchronize()?;
+        self.running = false;
+        Ok(())
+    }
+
+    /// Room for the likeliest `k` tokens of `rows` rows of `vocab`.
+    pub(crate) fn ranks(&mut self, rows: usize, vocab: usize, k: usize) -> Result<&Ranks> {
+        let ranks = match self.ranks.take().filter(|ranks| ranks.most >= k) {
+            Some(ranks) => ranks,
+            None => {
+                // Recorded steps write to what was there before.
+                self.graphs.clear();
+                Ranks::new(&self.gpu, rows, vocab, k)?
+            }
+        };
+        Ok(self.ranks.insert(ranks))
     }
 }
 

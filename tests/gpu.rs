@@ -238,6 +238,42 @@ fn the_likeliest_tokens_are_those_of_the_logits() {
     }
 }
 
+/// Norms of rows that one warp takes, several do, and that are wider than a block keeps; of widths that are no multiple of four, too.
+#[test]
+fn norms_of_narrow_and_wide_rows() {
+    fn run<B: Backend>(b: &B, dim: usize) -> Vec<Vec<f32>> {
+        let spec = spec(16, dim, 1, 64, None);
+        let table = b.weight(&[Stored::new(Format::F32, 16, dim, 1).matrix()]).unwrap();
+        let vector = |seed, n| {
+            let mut random = Random::new(seed);
+            b.vector(&(0..n).map(|_| 0.5 + random.uniform()).collect::<Vec<f32>>()).unwrap()
+        };
+        let (weight, bias, head) = (vector(2, dim), vector(3, dim), vector(4, dim - 3));
+        let (mut x, mut y) = (b.act(3, dim).unwrap(), b.act(3, dim).unwrap());
+        let mut step = b.step(&spec.whole(), 3, 2).unwrap();
+        let mut batch = Batch::default();
+        batch.push(Role::Prompt, &[1, 2], 20, &[1], true);
+        batch.push(Role::Generated, &[4], 40, &[0, 1], true);
+        b.begin(&mut step, &[], &batch).unwrap();
+        b.embed(&step, &table, 20.0, &mut x).unwrap();
+        let mut all = Vec::new();
+        for (kind, bias) in [(NormKind::Rms, None), (NormKind::Layer, Some(&bias))] {
+            b.norm(&step, &x, NormSpec { kind, eps: 1e-5 }, &weight, bias, &mut y).unwrap();
+            all.push(b.read(&mut step, &y).unwrap().to_vec());
+        }
+        b.rms_norm_heads(&step, &mut x, 2..dim - 1, &head, 1e-6).unwrap();
+        all.push(b.read(&mut step, &x).unwrap().to_vec());
+        all
+    }
+    for dim in [33, 700, 9001] {
+        let cuda = run(&Cuda::new(Options::default()).unwrap(), dim);
+        for (got, truth) in cuda.iter().zip(&run(&Candle::cpu(), dim)) {
+            let error = nmse(got, truth);
+            assert!(got.len() == truth.len() && error < 1e-10, "{dim} columns: NMSE {error:.1e}");
+        }
+    }
+}
+
 /// Every operation on rows, of a width that fills no warp.
 #[test]
 fn operations_on_rows() {

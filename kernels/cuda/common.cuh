@@ -17,7 +17,7 @@ __device__ __forceinline__ uint16_t f16_bits(float v) {
   asm("cvt.rn.f16.f32 %0, %1;" : "=h"(bits) : "f"(v));
   return bits;
 }
-#if __CUDA_ARCH__ >= 800
+#if __CUDA_ARCH__ >= 800 || !defined(__CUDA_ARCH__)
 // Two floats as bf16, rounded to nearest; the first one in the low half.
 __device__ __forceinline__ uint32_t bf16_pair(float low, float high) {
   uint32_t bits;

@@ -42,10 +42,12 @@ pub struct Step {
     /// Rows from another device on their way to this one; made when some first come.
     incoming: Option<Pinned>,
     pub(crate) mode: Cell<Mode>,
-    graphs: HashMap<Key, Option<Graph>>,
+    graphs: HashMap<Key, Option<Recorded>>,
     key: Option<Key>,
     /// Whether the piece that `key` names has not begun.
     between: bool,
+    /// Whether rows came from another device in this piece.
+    wrote: bool,
     /// Whether something may be on the stream that was not waited for.
     running: bool,
     rope_table: Function,
@@ -60,7 +62,7 @@ pub(crate) enum Mode {
     Launch,
     /// It is recorded.
     Record,
-    /// It is in the graph that will be launched when the step is read.
+    /// It is in the graph, which is launched as soon as its inputs are there: the device computes while the model is walked through.
     Replay,
 }
 
@@ -73,6 +75,13 @@ struct Key {
     enough: usize,
     /// Which piece of the step: a read ends one, and what comes from another device begins the next.
     piece: u32,
+}
+
+/// A recorded piece.
+struct Recorded {
+    graph: Graph,
+    /// Whether it waits for rows from another device.
+    writes: bool,
 }
 
 /// A rotary table: frequencies, and cosines and sines of the step's rows.
@@ -151,6 +160,7 @@ impl Step {
             graphs: HashMap::new(),
             key: None,
             between: false,
+            wrote: false,
             rope_table: gpu.function("rows", "rope_table")?,
             record,
             gpu: gpu.clone(),
@@ -191,7 +201,7 @@ impl Step {
 
     /// Begins to record, to replay or just to launch.
     fn begin_piece(&mut self) -> Result<()> {
-        self.between = false;
+        (self.between, self.wrote) = (false, false);
         let Some(key) = self.key else { return Ok(()) };
         // The first step of its kind allocates and loads kernels; the second one is recorded, the later ones replay it.
         match self.graphs.get(&key) {
@@ -200,7 +210,12 @@ impl Step {
                 self.gpu.begin_capture()?;
                 self.mode.set(Mode::Record);
             }
-            Some(Some(_)) => self.mode.set(Mode::Replay),
+            Some(Some(recorded)) => {
+                self.mode.set(Mode::Replay);
+                if !recorded.writes {
+                    recorded.graph.launch()?;
+                }
+            }
         }
         Ok(())
     }
@@ -222,8 +237,12 @@ impl Step {
         for (to, value) in incoming.bytes().chunks_exact_mut(4).zip(rows) {
             to.copy_from_slice(&value.to_le_bytes());
         }
+        self.wrote = true;
         match self.mode.get() {
-            Mode::Replay => Ok(()),
+            Mode::Replay => match self.key.and_then(|key| self.graphs.get(&key)) {
+                Some(Some(recorded)) if recorded.writes => recorded.graph.launch(),
+                _ => Err(Error::Batch("rows from another device that were not recorded".into())),
+            },
             // SAFETY: it is written again after the piece was read, which waits.
             Mode::Launch | Mode::Record => unsafe { x.write_from(incoming, bytes) },
         }
@@ -331,7 +350,7 @@ impl Step {
         }
     }
 
-    /// Ends what was recorded, and launches it.
+    /// Ends the piece, and launches what was recorded for the first time.
     pub(crate) fn end_piece(&mut self) -> Result<()> {
         self.gpu.current()?;
         let mode = self.mode.replace(Mode::Launch);
@@ -345,13 +364,9 @@ impl Step {
                 Mode::Record => {
                     let graph = self.gpu.end_capture()?;
                     graph.launch()?;
-                    self.graphs.insert(key, Some(graph));
+                    self.graphs.insert(key, Some(Recorded { graph, writes: self.wrote }));
                 }
-                Mode::Replay => {
-                    if let Some(Some(graph)) = self.graphs.get(&key) {
-                        graph.launch()?;
-                    }
-                }
+                Mode::Replay => {}
             }
         }
         Ok(())

@@ -216,13 +216,13 @@ fn experts_of_every_format() {
 fn the_likeliest_tokens_are_those_of_the_logits() {
     let cuda = common::gpu();
     let spec = spec(16, 192, 1, 64, None);
-    for vocab in [100, 5000, 270_000] {
+    for vocab in [100, 5003, 270_000] {
         let mut random = Random::new(vocab as u64);
         let mut logits: Vec<f32> = (0..2 * vocab).map(|_| (random.uniform() * 40.0).round() / 4.0).collect();
         (logits[3], logits[vocab - 1], logits[vocab + 7]) = (-0.0, 99.0, f32::NEG_INFINITY);
         let mut step = cuda.step(&spec.whole(), 2, 1).unwrap();
         let mut x = cuda.act(2, vocab).unwrap();
-        for k in [1, 40, 64] {
+        for k in [1, 40, 64, 100] {
             cuda.begin(&mut step, &[], &batch(Role::Prompt, 2)).unwrap();
             cuda.write(&mut step, &logits, vocab, &mut x).unwrap();
             let Read::Likeliest(found) = cuda.read_likeliest(&mut step, &x, k).unwrap() else {
@@ -246,8 +246,44 @@ fn the_likeliest_tokens_are_those_of_the_logits() {
         cuda.begin(&mut step, &[], &batch(Role::Prompt, 2)).unwrap();
         cuda.write(&mut step, &logits, vocab, &mut x).unwrap();
         assert!(
-            matches!(cuda.read_likeliest(&mut step, &x, 65).unwrap(), Read::All(all) if all.len() == 2 * vocab)
+            matches!(cuda.read_likeliest(&mut step, &x, 257).unwrap(), Read::All(all) if all.len() == 2 * vocab)
         );
+    }
+}
+
+/// Norms of rows that one warp takes, several do, and that are wider than a block keeps; of widths that are no multiple of four, too.
+#[test]
+fn norms_of_narrow_and_wide_rows() {
+    fn run<B: Backend>(b: &B, dim: usize) -> Vec<Vec<f32>> {
+        let spec = spec(16, dim, 1, 64, None);
+        let table = b.weight(&[Stored::new(Format::F32, 16, dim, 1).matrix()]).unwrap();
+        let vector = |seed, n| {
+            let mut random = Random::new(seed);
+            b.vector(&(0..n).map(|_| 0.5 + random.uniform()).collect::<Vec<f32>>()).unwrap()
+        };
+        let (weight, bias, head) = (vector(2, dim), vector(3, dim), vector(4, dim - 3));
+        let (mut x, mut y) = (b.act(3, dim).unwrap(), b.act(3, dim).unwrap());
+        let mut step = b.step(&spec.whole(), 3, 2).unwrap();
+        let mut batch = Batch::default();
+        batch.push(Role::Prompt, &[1, 2], 20, &[1], true);
+        batch.push(Role::Generated, &[4], 40, &[0, 1], true);
+        b.begin(&mut step, &[], &batch).unwrap();
+        b.embed(&step, &table, 20.0, &mut x).unwrap();
+        let mut all = Vec::new();
+        for (kind, bias) in [(NormKind::Rms, None), (NormKind::Layer, Some(&bias))] {
+            b.norm(&step, &x, NormSpec { kind, eps: 1e-5 }, &weight, bias, &mut y).unwrap();
+            all.push(b.read(&mut step, &y).unwrap().to_vec());
+        }
+        b.rms_norm_heads(&step, &mut x, 2..dim - 1, &head, 1e-6).unwrap();
+        all.push(b.read(&mut step, &x).unwrap().to_vec());
+        all
+    }
+    for dim in [33, 700, 9001] {
+        let cuda = run(&Cuda::new(Options::default()).unwrap(), dim);
+        for (got, truth) in cuda.iter().zip(&run(&Candle::cpu(), dim)) {
+            let error = nmse(got, truth);
+            assert!(got.len() == truth.len() && error < 1e-10, "{dim} columns: NMSE {error:.1e}");
+        }
     }
 }
 

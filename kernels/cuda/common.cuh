@@ -138,7 +138,7 @@ enum Role : uint32_t { PROMPT = 0, GENERATED = 1 };
 
 // Activations that a kernel writes: as floats, and rounded the way that the next product reads them.
 struct Out {
-  float *f;              // [rows, width]
+  float *f;              // [rows, width]; null: nobody reads them
   ActBlock *q;           // [rows, padded / 32]; null: not rounded
   uint16_t *h;           // [rows, padded], bf16
   const uint32_t *roles; // [rows]
@@ -149,7 +149,7 @@ struct Out {
 // Called by a whole warp for 32 columns from `col`, one to a lane.
 __device__ __forceinline__ void emit(const Out &o, int row, int col, float v) {
   const int lane = threadIdx.x & 31, c = col + lane;
-  if (c < o.width) o.f[(size_t)row * o.width + c] = v; else v = 0.f;
+  if (c >= o.width) v = 0.f; else if (o.f) o.f[(size_t)row * o.width + c] = v;
   if (!o.q) return;
   if (o.roles[row] == PROMPT) {
     o.h[(size_t)row * o.padded + c] = bf16_bits(v);
@@ -169,5 +169,68 @@ __device__ __forceinline__ void emit(const Out &o, int row, int col, float v) {
   if ((lane & 15) == 0) {
     block.d[lane >> 4] = zero ? 0.f : finite ? most / 127.f : __uint_as_float(0x7fc00000u);
     block.n[lane >> 4] = n;
+  }
+}
+
+// Whether a row of n floats can be read four at a time.
+__device__ __forceinline__ bool in_quads(const float *row, int n) { return (((size_t)row >> 2 | n) & 3) == 0; }
+// Columns c to c + 3 of a row of n, zeros after its end.
+__device__ __forceinline__ float4 quad(const float *row, int c, int n) {
+  float4 v = {0.f, 0.f, 0.f, 0.f};
+  if (in_quads(row, n)) {
+    if (c < n) v = *reinterpret_cast<const float4 *>(row + c);
+  } else {
+    if (c < n) v.x = row[c];
+    if (c + 1 < n) v.y = row[c + 1];
+    if (c + 2 < n) v.z = row[c + 2];
+    if (c + 3 < n) v.w = row[c + 3];
+  }
+  return v;
+}
+__device__ __forceinline__ void put_quad(float *row, int c, int n, float4 v) {
+  if (in_quads(row, n)) {
+    if (c < n) *reinterpret_cast<float4 *>(row + c) = v;
+  } else {
+    if (c < n) row[c] = v.x;
+    if (c + 1 < n) row[c + 1] = v.y;
+    if (c + 2 < n) row[c + 2] = v.z;
+    if (c + 3 < n) row[c + 3] = v.w;
+  }
+}
+
+// As `emit`, four columns to a lane: called by a whole warp for 128 columns, of which this lane has those from c; v is anything after the
+// width. `role` is that of the row.
+__device__ __forceinline__ void emit_quad(const Out &o, uint32_t role, int row, int c, float4 v) {
+  if (o.f) put_quad(o.f + (size_t)row * o.width, c, o.width, v);
+  if (!o.q) return;
+  if (c >= o.width) v.x = 0.f;
+  if (c + 1 >= o.width) v.y = 0.f;
+  if (c + 2 >= o.width) v.z = 0.f;
+  if (c + 3 >= o.width) v.w = 0.f;
+  const size_t at = (size_t)row * o.padded + c;
+#ifdef TENSOR_CORES
+  if (role == PROMPT) {
+    const uint2 pairs = {bf16_pair(v.x, v.y), bf16_pair(v.z, v.w)};
+    if (c < o.padded) *reinterpret_cast<uint2 *>(o.h + at) = pairs;
+    return;
+  }
+#endif
+  float most = fmaxf(fmaxf(fabsf(v.x), fabsf(v.y)), fmaxf(fabsf(v.z), fabsf(v.w)));
+  most = fmaxf(most, __shfl_xor_sync(ALL, most, 1));
+  most = fmaxf(most, __shfl_xor_sync(ALL, most, 2));
+  const bool zero = most < 1e-30f, finite = most <= 3.402823466e38f;
+  const float scale = zero || !finite ? 0.f : 127.f / most;
+  int q[4] = {};
+  if (finite) q[0] = __float2int_rn(v.x * scale), q[1] = __float2int_rn(v.y * scale), q[2] = __float2int_rn(v.z * scale), q[3] = __float2int_rn(v.w * scale);
+  int n = q[0] + q[1] + q[2] + q[3];
+  n += __shfl_xor_sync(ALL, n, 1);
+  n += __shfl_xor_sync(ALL, n, 2);
+  if (c >= o.padded) return;
+  ActBlock &block = o.q[at >> 5];
+  const int half = c >> 4 & 1;
+  reinterpret_cast<uint32_t *>(block.q)[c >> 2 & 7] = (q[0] & 255) | (q[1] & 255) << 8 | (q[2] & 255) << 16 | (uint32_t)q[3] << 24;
+  if ((c & 15) == 0) {
+    block.d[half] = zero ? 0.f : finite ? most / 127.f : __uint_as_float(0x7fc00000u);
+    block.n[half] = n;
   }
 }

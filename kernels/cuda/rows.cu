@@ -9,58 +9,132 @@ enum Activation : int { SILU = 0, GELU_TANH = 1, GELU = 2, SWIGLU_OAI = 3 };
 struct Moments {
   float mean, inverse;
 };
-// Of the row of the block, for all its threads.
-__device__ __forceinline__ Moments moments(const float *row, int n, int kind, float eps) {
-  __shared__ float part[32];
-  float mean = 0.f, square = 0.f;
-  if (kind == LAYER) {
-    for (int i = threadIdx.x; i < n; i += blockDim.x) mean += row[i];
-    mean = block_sum(mean, part) / n;
+// A block takes a row. A thread keeps HELD times four columns of it, so that a row is read once, all of it at the same time; what of a row is wider than
+// HELD * 4096 columns is read again from the cache. The order of a sum follows from the row's width alone: see `norm_threads` in crates/cuda.
+constexpr int HELD = 2;
+// First column of this thread's quad i.
+__device__ __forceinline__ int column(int i) { return 4 * (i * blockDim.x + threadIdx.x); }
+// The sum of (v - mean)^2 over the `left` first of four columns; with `plain` of v itself.
+__device__ __forceinline__ float quad_sum(float4 v, float mean, int left, bool plain) {
+  const float e[4] = {v.x, v.y, v.z, v.w};
+  float sum = 0.f;
+#pragma unroll
+  for (int i = 0; i < 4; i++) {
+    const float d = e[i] - mean;
+    if (i < left) sum += plain ? e[i] : d * d;
   }
-  for (int i = threadIdx.x; i < n; i += blockDim.x) square += (row[i] - mean) * (row[i] - mean);
+  return sum;
+}
+template <int H> __device__ __forceinline__ float row_sum(const float *row, const float4 (&held)[H], int n, float mean, bool plain, float *part) {
+  float sum = 0.f;
+#pragma unroll
+  for (int i = 0; i < H; i++) sum += quad_sum(held[i], mean, n - column(i), plain);
+  for (int i = H; column(i) < n; i++) sum += quad_sum(quad(row, column(i), n), mean, n - column(i), plain);
+  return block_sum(sum, part);
+}
+// Of the row of the block, for all its threads.
+template <int H> __device__ __forceinline__ Moments moments(const float *row, const float4 (&held)[H], int n, int kind, float eps) {
+  __shared__ float part[32];
   Moments m;
-  m.mean = mean;
-  m.inverse = 1.f / sqrtf(block_sum(square, part) / n + eps);
+  m.mean = kind == LAYER ? row_sum(row, held, n, 0.f, true, part) / n : 0.f;
+  m.inverse = 1.f / sqrtf(row_sum(row, held, n, m.mean, false, part) / n + eps);
   return m;
+}
+__device__ __forceinline__ float4 normed(float4 v, Moments m, float4 weight, const float *bias, int c, int n) {
+  float4 b = {0.f, 0.f, 0.f, 0.f};
+  if (bias) b = quad(bias, c, n);
+  v.x = (v.x - m.mean) * m.inverse * weight.x + b.x;
+  v.y = (v.y - m.mean) * m.inverse * weight.y + b.y;
+  v.z = (v.z - m.mean) * m.inverse * weight.z + b.z;
+  v.w = (v.w - m.mean) * m.inverse * weight.w + b.w;
+  return v;
+}
+template <int H> __device__ __forceinline__ void read_quads(float4 (&held)[H], const float *row, int n) {
+#pragma unroll
+  for (int i = 0; i < H; i++) held[i] = quad(row, column(i), n);
 }
 
 // o = norm(x) for the row of the block. Grid: rows.
-KERNEL __launch_bounds__(256) norm_rows(const float *__restrict__ x, int kind, float eps, const float *__restrict__ weight,
-                                   const float *__restrict__ bias, const Out o) {
+template <int H> __device__ __forceinline__ void norm_row(const float *x, int kind, float eps, const float *weight, const float *bias, const Out &o) {
+  float4 w[H], v[H];
+  read_quads(w, weight, o.width);
+  wait_for_inputs();
+  let_next_begin();
   const float *row = x + (size_t)blockIdx.x * o.width;
-  const Moments m = moments(row, o.width, kind, eps);
-  for (int c = threadIdx.x; c < o.padded; c += blockDim.x) {
-    float v = 0.f;
-    if (c < o.width) v = (row[c] - m.mean) * m.inverse * weight[c] + (bias ? bias[c] : 0.f);
-    emit(o, blockIdx.x, c & ~31, v);
+  read_quads(v, row, o.width);
+  const uint32_t role = o.roles[blockIdx.x];
+  const Moments m = moments(row, v, o.width, kind, eps);
+#pragma unroll
+  for (int i = 0; i < H; i++) {
+    const int c = column(i);
+    // A warp has 128 columns, and goes on as a whole.
+    if ((c & ~127) < o.padded) emit_quad(o, role, blockIdx.x, c, normed(v[i], m, w[i], bias, c, o.width));
+  }
+  for (int i = H; (column(i) & ~127) < o.padded; i++) {
+    const int c = column(i);
+    emit_quad(o, role, blockIdx.x, c, normed(quad(row, c, o.width), m, quad(weight, c, o.width), bias, c, o.width));
   }
 }
-
-// o = x, rounded. Grid: rows.
-KERNEL __launch_bounds__(256) round_rows(const float *__restrict__ x, const Out o) {
-  for (int c = threadIdx.x; c < o.padded; c += blockDim.x)
-    emit(o, blockIdx.x, c & ~31, c < o.width ? x[(size_t)blockIdx.x * o.width + c] : 0.f);
+KERNEL __launch_bounds__(1024) norm_rows(const float *x, int kind, float eps, const float *__restrict__ weight, const float *__restrict__ bias, const Out o) {
+  norm_row<HELD>(x, kind, eps, weight, bias, o);
 }
 
+// o = x, rounded. Grid (blocks of columns, rows).
+KERNEL __launch_bounds__(256) round_rows(const float *x, const Out o) {
+  wait_for_inputs();
+  let_next_begin();
+  const int c = 4 * (blockIdx.x * blockDim.x + threadIdx.x);
+  if ((c & ~127) < o.padded) emit_quad(o, o.roles[blockIdx.y], blockIdx.y, c, quad(x + (size_t)blockIdx.y * o.width, c, o.width));
+}
+
+__device__ __forceinline__ float4 sum_of(float4 a, float4 b) {
+  a.x += b.x, a.y += b.y, a.z += b.z, a.w += b.w;
+  return a;
+}
 // y += norm(x), the end of a post-normed block. Grid: rows.
-KERNEL __launch_bounds__(256) add_norm(const float *__restrict__ x, int kind, float eps, const float *__restrict__ weight,
-                                       const float *__restrict__ bias, float *__restrict__ y, int width) {
-  const float *row = x + (size_t)blockIdx.x * width;
-  const Moments m = moments(row, width, kind, eps);
-  for (int i = threadIdx.x; i < width; i += blockDim.x)
-    y[(size_t)blockIdx.x * width + i] += (row[i] - m.mean) * m.inverse * weight[i] + (bias ? bias[i] : 0.f);
+template <int H> __device__ __forceinline__ void add_norm_row(const float *x, int kind, float eps, const float *weight, const float *bias, float *y, int n) {
+  float4 w[H], v[H], to[H];
+  read_quads(w, weight, n);
+  wait_for_inputs();
+  let_next_begin();
+  const float *row = x + (size_t)blockIdx.x * n;
+  y += (size_t)blockIdx.x * n;
+  read_quads(v, row, n);
+  read_quads(to, y, n);
+  const Moments m = moments(row, v, n, kind, eps);
+#pragma unroll
+  for (int i = 0; i < H; i++) put_quad(y, column(i), n, sum_of(to[i], normed(v[i], m, w[i], bias, column(i), n)));
+  for (int i = H; column(i) < n; i++) {
+    const int c = column(i);
+    put_quad(y, c, n, sum_of(quad(y, c, n), normed(quad(row, c, n), m, quad(weight, c, n), bias, c, n)));
+  }
+}
+KERNEL __launch_bounds__(1024) add_norm(const float *x, int kind, float eps, const float *__restrict__ weight, const float *__restrict__ bias, float *y, int width) {
+  add_norm_row<HELD>(x, kind, eps, weight, bias, y, width);
 }
 
 // RMS norm in place of `n` columns of a row from column `first`. Grid (pieces, rows).
-KERNEL __launch_bounds__(256) norm_heads(float *x, int stride, int first, int n, const float *__restrict__ weight, float eps) {
+KERNEL __launch_bounds__(1024) norm_heads(float *x, int stride, int first, int n, const float *__restrict__ weight, float eps) {
+  float4 w[HELD], v[HELD];
+  read_quads(w, weight, n);
+  wait_for_inputs();
+  let_next_begin();
   float *row = x + (size_t)blockIdx.y * stride + first + blockIdx.x * n;
-  const Moments m = moments(row, n, RMS, eps);
-  for (int i = threadIdx.x; i < n; i += blockDim.x) row[i] = row[i] * m.inverse * weight[i];
+  read_quads(v, row, n);
+  const Moments m = moments(row, v, n, RMS, eps);
+#pragma unroll
+  for (int i = 0; i < HELD; i++) put_quad(row, column(i), n, normed(v[i], m, w[i], nullptr, 0, n));
+  for (int i = HELD; column(i) < n; i++) {
+    const int c = column(i);
+    put_quad(row, c, n, normed(quad(row, c, n), m, quad(weight, c, n), nullptr, 0, n));
+  }
 }
 
 // Cosines and sines of the rows' positions, [rows, half] each. The angle is the float product of position and frequency, as in
 // the code that models are trained with. Grid: rows.
 KERNEL rope_table(const uint32_t *positions, const float *frequencies, int half, float magnitude, float *cosines, float *sines) {
+  wait_for_inputs();
+  let_next_begin();
   const float position = (float)positions[blockIdx.x];
   for (int i = threadIdx.x; i < half; i += blockDim.x) {
     float s, c;
@@ -72,6 +146,8 @@ KERNEL rope_table(const uint32_t *positions, const float *frequencies, int half,
 
 // Turns each head of the row; half-split convention. Grid (heads, rows).
 KERNEL rope_rows(float *x, int stride, int first, int head_dim, const float *cosines, const float *sines, int half) {
+  wait_for_inputs();
+  let_next_begin();
   float *head = x + (size_t)blockIdx.y * stride + first + blockIdx.x * head_dim;
   for (int i = threadIdx.x; i < half; i += blockDim.x) {
     const float c = cosines[(size_t)blockIdx.y * half + i], s = sines[(size_t)blockIdx.y * half + i];
@@ -91,45 +167,65 @@ __device__ __forceinline__ float activated(int kind, float x) {
   return 0.5f * x * (1.f + erff(x * 0.70710678118f));
 }
 
-// o = act(gate) * up of rows laid out gate | up; without `gated`, o = act(x). Grid: rows, or (blocks of columns, rows).
-KERNEL __launch_bounds__(256) activate(const float *__restrict__ x, int kind, int gated, const Out o) {
+__device__ __forceinline__ float activated(int kind, float x, float up) {
+  if (kind == SWIGLU_OAI) up = fmaxf(-7.f, fminf(7.f, up)) + 1.f;
+  return activated(kind, x) * up;
+}
+
+// o = act(gate) * up of rows laid out gate | up; without `gated`, o = act(x). Grid (blocks of columns, rows).
+KERNEL __launch_bounds__(256) activate(const float *x, int kind, int gated, const Out o) {
+  wait_for_inputs();
+  let_next_begin();
+  const int c = 4 * (blockIdx.x * blockDim.x + threadIdx.x);
+  if ((c & ~127) >= o.padded) return;
   const float *row = x + (size_t)blockIdx.y * o.width * (gated ? 2 : 1);
-  for (int c = blockIdx.x * blockDim.x + threadIdx.x; c < o.padded; c += gridDim.x * blockDim.x) {
-    float v = 0.f;
-    if (c < o.width) {
-      float up = gated ? row[o.width + c] : 1.f;
-      if (gated && kind == SWIGLU_OAI) up = fmaxf(-7.f, fminf(7.f, up)) + 1.f;
-      v = activated(kind, row[c]) * up;
-    }
-    emit(o, blockIdx.y, c & ~31, v);
+  float4 v = quad(row, c, o.width);
+  if (gated) {
+    const float4 up = quad(row + o.width, c, o.width);
+    v.x = activated(kind, v.x, up.x), v.y = activated(kind, v.y, up.y), v.z = activated(kind, v.z, up.z), v.w = activated(kind, v.w, up.w);
+  } else {
+    v.x = activated(kind, v.x), v.y = activated(kind, v.y), v.z = activated(kind, v.z), v.w = activated(kind, v.w);
   }
+  emit_quad(o, o.roles[blockIdx.y], blockIdx.y, c, v);
 }
 
 // Elementwise on rows of `width`: x += y. Grid-stride.
-KERNEL add_rows(float *x, const float *__restrict__ y, size_t n) {
+KERNEL add_rows(float *x, const float *y, size_t n) {
+  wait_for_inputs();
+  let_next_begin();
   for (size_t i = blockIdx.x * (size_t)blockDim.x + threadIdx.x; i < n; i += (size_t)gridDim.x * blockDim.x) x[i] += y[i];
 }
 // x[r] += bias. Grid: rows.
 KERNEL add_bias(float *x, const float *__restrict__ bias, int width) {
+  wait_for_inputs();
+  let_next_begin();
   for (int i = threadIdx.x; i < width; i += blockDim.x) x[(size_t)blockIdx.x * width + i] += bias[i];
 }
 // x[r] += table[position of r]. Grid: rows.
 KERNEL add_positions(float *x, const float *__restrict__ table, const uint32_t *positions, int width) {
+  wait_for_inputs();
+  let_next_begin();
   for (int i = threadIdx.x; i < width; i += blockDim.x)
     x[(size_t)blockIdx.x * width + i] += table[(size_t)positions[blockIdx.x] * width + i];
 }
-// out[i] = x[outputs[i]]. Grid: rows of out.
-KERNEL gather_rows(const float *__restrict__ x, const uint32_t *outputs, float *out, int width) {
-  for (int i = threadIdx.x; i < width; i += blockDim.x)
-    out[(size_t)blockIdx.x * width + i] = x[(size_t)outputs[blockIdx.x] * width + i];
+// out[i] = x[outputs[i]]. Grid (blocks of columns, rows of out).
+KERNEL __launch_bounds__(256) gather_rows(const float *x, const uint32_t *outputs, float *out, int width) {
+  wait_for_inputs();
+  let_next_begin();
+  const int c = 4 * (blockIdx.x * blockDim.x + threadIdx.x);
+  put_quad(out + (size_t)blockIdx.y * width, c, width, quad(x + (size_t)outputs[blockIdx.y] * width, c, width));
 }
 // x = cap * tanh(x / cap). Grid-stride.
 KERNEL softcap(float *x, float cap, size_t n) {
+  wait_for_inputs();
+  let_next_begin();
   for (size_t i = blockIdx.x * (size_t)blockDim.x + threadIdx.x; i < n; i += (size_t)gridDim.x * blockDim.x) x[i] = cap * tanhf(x[i] / cap);
 }
 
 // x[r] *= sigmoid(gate[r]). Grid: rows.
-KERNEL gate_rows(float *x, const float *__restrict__ gate, int width) {
+KERNEL gate_rows(float *x, const float *gate, int width) {
+  wait_for_inputs();
+  let_next_begin();
   const float factor = 1.f / (1.f + expf(-gate[blockIdx.x]));
   for (int i = threadIdx.x; i < width; i += blockDim.x) x[(size_t)blockIdx.x * width + i] *= factor;
 }
@@ -142,29 +238,43 @@ struct Routing {
 };
 // The `used` experts with the largest scores of each row, best first, of equals the first; and their weights: scores under the softmax
 // of all logits, or sigmoids; with `renormalise` divided by the sum of those chosen. One warp to a row; grid: rows.
-KERNEL __launch_bounds__(32) route(const float *__restrict__ logits, const Routing routing, uint32_t *chosen, float *weights,
+KERNEL __launch_bounds__(32) route(const float *logits, const Routing routing, uint32_t *chosen, float *weights,
                                    const uint32_t *roles, uint32_t *chosen_roles) {
-  const int count = routing.count, used = routing.used;
+  // Logits of expert 32 i + lane, and what they are ranked by: those of 256 experts are kept, `MAX_EXPERTS` of crates/cuda.
+  constexpr int KEPT = 8;
+  const int count = routing.count, used = routing.used, lane = threadIdx.x;
+  wait_for_inputs();
+  let_next_begin();
   const float *row = logits + (size_t)blockIdx.x * count;
-  const int lane = threadIdx.x;
-  float most = -INFINITY;
-  for (int i = lane; i < count; i += 32) most = fmaxf(most, row[i]);
+  float x[KEPT], ranks[KEPT];
+#pragma unroll
+  for (int i = 0; i < KEPT; i++) x[i] = 32 * i + lane < count ? row[32 * i + lane] : -INFINITY;
+  const uint32_t role = roles[blockIdx.x];
+  float most = -INFINITY, sum = 0.f;
+#pragma unroll
+  for (int i = 0; i < KEPT; i++) most = fmaxf(most, x[i]);
   most = warp_max(most);
-  float sum = 0.f;
-  for (int i = lane; i < count; i += 32) sum += expf(row[i] - most);
+#pragma unroll
+  for (int i = 0; i < KEPT; i++)
+    if (32 * i + lane < count) sum += expf(x[i] - most);
   sum = routing.sigmoid ? 1.f : warp_sum(sum);
-  const auto score = [&](int i) { return routing.sigmoid ? 1.f / (1.f + expf(-row[i])) : expf(row[i] - most); };
+  const auto score = [&](float logit) { return routing.sigmoid ? 1.f / (1.f + expf(-logit)) : expf(logit - most); };
   // Scores rise with logits: without a bias these rank the experts as well.
-  const auto rank = [&](int i) { return routing.bias ? score(i) / sum + routing.bias[i] : row[i]; };
+#pragma unroll
+  for (int i = 0; i < KEPT; i++) {
+    ranks[i] = x[i];
+    if (routing.bias && 32 * i + lane < count) ranks[i] = score(x[i]) / sum + routing.bias[32 * i + lane];
+  }
   float last = INFINITY, total = 0.f;
   int last_index = -1;
   for (int k = 0; k < used; k++) {
     float best = -INFINITY;
     int index = count;
-    for (int i = lane; i < count; i += 32) {
-      const float at = rank(i);
-      const bool later = at < last || (at == last && i > last_index);
-      if (later && (index == count || at > best)) best = at, index = i;
+#pragma unroll
+    for (int i = 0; i < KEPT; i++) {
+      const int e = 32 * i + lane;
+      const bool later = e < count && (ranks[i] < last || (ranks[i] == last && e > last_index));
+      if (later && (index == count || ranks[i] > best)) best = ranks[i], index = e;
     }
 #pragma unroll
     for (int o = 16; o > 0; o >>= 1) {
@@ -177,12 +287,12 @@ KERNEL __launch_bounds__(32) route(const float *__restrict__ logits, const Routi
     if (index >= count) index = 0;
     last = best;
     last_index = index;
-    const float weight = score(index);
+    const float weight = score(row[index]);
     total += weight;
     if (lane == 0) {
       chosen[blockIdx.x * used + k] = index;
       weights[blockIdx.x * used + k] = weight;
-      chosen_roles[blockIdx.x * used + k] = roles[blockIdx.x];
+      chosen_roles[blockIdx.x * used + k] = role;
     }
   }
   __syncwarp();
@@ -191,71 +301,50 @@ KERNEL __launch_bounds__(32) route(const float *__restrict__ logits, const Routi
 
 // For tensor cores: brings the `n` pairs of a row and an expert together by experts, in `order`, and cuts each expert's into tiles of 128; the
 // rest of the tiles are empty. In which order the pairs of an expert come does not matter: each is computed by itself. One block.
-KERNEL __launch_bounds__(1024) group_rows(const uint32_t *__restrict__ chosen, int n, int experts, uint32_t *order, uint4 *tiles, int tile_count) {
+KERNEL __launch_bounds__(1024) group_rows(const uint32_t *chosen, int n, int experts, uint32_t *order, uint4 *tiles, int tile_count) {
   __shared__ uint32_t counts[256], places[256];
-  for (int e = threadIdx.x; e < 256; e += blockDim.x) counts[e] = 0;
+  // Pairs and tiles of the experts up to this one: one number of two halves.
+  __shared__ unsigned long long ends[2][256];
+  const int e = threadIdx.x;
+  if (e < 256) counts[e] = 0;
+  wait_for_inputs();
+  let_next_begin();
   __syncthreads();
   for (int i = threadIdx.x; i < n; i += blockDim.x) atomicAdd(&counts[chosen[i]], 1u);
   __syncthreads();
-  if (threadIdx.x == 0) {
-    uint32_t first = 0;
-    int tile = 0;
-    for (int e = 0; e < experts; e++) {
-      places[e] = first;
-      for (uint32_t done = 0; done < counts[e]; done += 128) {
-        const uint32_t left = counts[e] - done;
-        uint4 t;
-        t.x = e; t.y = first + done; t.z = left < 128 ? left : 128; t.w = 0;
-        tiles[tile++] = t;
-      }
-      first += counts[e];
-    }
-    for (; tile < tile_count; tile++) tiles[tile] = uint4();
+  if (e < 256) ends[0][e] = (unsigned long long)((counts[e] + 127) / 128) << 32 | counts[e];
+  int turn = 0;
+  for (int step = 1; step < 256; step *= 2, turn ^= 1) {
+    __syncthreads();
+    if (e < 256) ends[turn ^ 1][e] = ends[turn][e] + (e >= step ? ends[turn][e - step] : 0);
   }
+  __syncthreads();
+  if (e < experts) {
+    const uint32_t first = (uint32_t)ends[turn][e] - counts[e];
+    int tile = (int)(ends[turn][e] >> 32) - (counts[e] + 127) / 128;
+    places[e] = first;
+    for (uint32_t done = 0; done < counts[e]; done += 128) {
+      uint4 t;
+      t.x = e; t.y = first + done; t.z = min(counts[e] - done, 128u); t.w = 0;
+      tiles[tile++] = t;
+    }
+  }
+  for (int tile = (int)(ends[turn][255] >> 32) + threadIdx.x; tile < tile_count; tile += blockDim.x) tiles[tile] = uint4();
   __syncthreads();
   for (int i = threadIdx.x; i < n; i += blockDim.x) order[atomicAdd(&places[chosen[i]], 1u)] = i;
 }
 
-// out[r] = the weighted sum of the outputs of its experts, in the order in which they were chosen. Grid: rows.
-KERNEL mix(const float *__restrict__ y, const float *__restrict__ weights, int used, float *out, int width) {
-  for (int i = threadIdx.x; i < width; i += blockDim.x) {
-    float sum = 0.f;
-    for (int k = 0; k < used; k++) sum = fmaf(weights[blockIdx.x * used + k], y[((size_t)blockIdx.x * used + k) * width + i], sum);
-    out[(size_t)blockIdx.x * width + i] = sum;
+// out[r] = the weighted sum of the outputs of its experts, in the order in which they were chosen. Grid (blocks of columns, rows).
+KERNEL __launch_bounds__(256) mix(const float *y, const float *weights, int used, float *out, int width) {
+  wait_for_inputs();
+  let_next_begin();
+  const int c = 4 * (blockIdx.x * blockDim.x + threadIdx.x);
+  float4 sum = {0.f, 0.f, 0.f, 0.f};
+#pragma unroll 4
+  for (int k = 0; k < used; k++) {
+    const float weight = weights[blockIdx.y * used + k];
+    const float4 v = quad(y + ((size_t)blockIdx.y * used + k) * width, c, width);
+    sum.x = fmaf(weight, v.x, sum.x), sum.y = fmaf(weight, v.y, sum.y), sum.z = fmaf(weight, v.z, sum.z), sum.w = fmaf(weight, v.w, sum.w);
   }
-}
-
-// Elements that a block of `likeliest` sorts.
-constexpr int SORTED = 4096;
-// A logit and its token as one number: larger is likelier, and of equals the lower token. What is no number comes first, so that it is seen.
-__device__ __forceinline__ unsigned long long rank(float logit, uint32_t token) {
-  const uint32_t bits = __float_as_uint(logit);
-  const uint32_t ordered = logit != logit ? 0xffffffffu : bits & 0x80000000u ? ~bits : bits | 0x80000000u;
-  return (unsigned long long)ordered << 32 | (uint32_t)~token;
-}
-// The `k` largest of each SORTED elements of a row of `n`, largest first: of logits, or of the ranks that this made of them. 0 stands for
-// none. A bitonic sort: 78 steps of eight comparisons a thread. Grid (pieces of SORTED, rows).
-KERNEL __launch_bounds__(256) likeliest(const float *__restrict__ logits, const unsigned long long *__restrict__ ranks, int n, int k,
-                                        unsigned long long *__restrict__ out) {
-  __shared__ unsigned long long s[SORTED];
-  const size_t row = (size_t)blockIdx.y * n;
-  for (int i = threadIdx.x; i < SORTED; i += blockDim.x) {
-    const int at = blockIdx.x * SORTED + i;
-    s[i] = at >= n ? 0 : logits ? rank(logits[row + at], at) : ranks[row + at];
-  }
-  for (int size = 2; size <= SORTED; size *= 2)
-    for (int stride = size / 2; stride > 0; stride /= 2) {
-      __syncthreads();
-      for (int i = threadIdx.x; i < SORTED / 2; i += blockDim.x) {
-        const int a = 2 * i - (i & (stride - 1)), b = a + stride;
-        const bool falling = (a & size) == 0;
-        if (falling == (s[a] < s[b])) {
-          const unsigned long long other = s[a];
-          s[a] = s[b];
-          s[b] = other;
-        }
-      }
-    }
-  __syncthreads();
-  for (int i = threadIdx.x; i < k; i += blockDim.x) out[((size_t)blockIdx.y * gridDim.x + blockIdx.x) * k + i] = s[i];
+  put_quad(out + (size_t)blockIdx.y * width, c, width, sum);
 }

@@ -91,9 +91,9 @@ impl Act {
         self.floats.pointer()
     }
 
-    /// Copies the rows to `to`, and waits.
-    pub(crate) fn read(&self, to: &mut [f32]) -> Result<()> {
-        self.floats.read(to)
+    /// Copies the rows to pinned memory, and waits.
+    pub(crate) fn read(&self, to: &mut Pinned) -> Result<()> {
+        self.floats.read(to, 4 * self.rows * self.width)
     }
 
     /// Puts a copy of all its rows from pinned memory on the stream.
@@ -132,6 +132,11 @@ impl Act {
     /// Says whether the rounded rows are those of the floats.
     pub(crate) fn set_rounded(&self, is: bool) {
         self.is_rounded.set(is);
+    }
+
+    /// For a kernel that writes rounded rows of these roles alone: nobody is going to read the floats.
+    pub(crate) fn out_rounded(&self, roles: u64) -> Result<Out> {
+        Ok(Out { floats: 0, ..self.out(roles)? })
     }
 
     /// For a kernel that writes floats and rounded rows of these roles.

@@ -8,6 +8,9 @@ use std::collections::HashMap;
 use std::ffi::{CString, c_void};
 use std::sync::{Arc, Mutex, PoisonError};
 
+/// The driver's version from which launches that overlap are recorded as such: CUDA 12.3.
+const OVERLAPS: i32 = 12030;
+
 /// One GPU, with one stream on which everything is ordered.
 pub(crate) struct Gpu {
     pub name: String,
@@ -16,6 +19,8 @@ pub(crate) struct Gpu {
     pub multiprocessors: usize,
     /// What tells it from other GPUs, as the driver's other tools write it: `GPU-…`.
     pub uuid: String,
+    /// Whether kernels may begin before the one ahead of them has ended, recorded ones too.
+    overlaps: bool,
     device: sys::CUdevice,
     context: sys::CUcontext,
     stream: sys::CUstream,
@@ -35,6 +40,8 @@ pub(crate) struct Function {
     raw: sys::CUfunction,
     /// Bytes of each parameter, from the PTX.
     parameters: Arc<[usize]>,
+    /// Whether it may begin before the kernel ahead of it has ended: it waits by itself.
+    early: bool,
 }
 
 // SAFETY: a handle that lives as long as its module, which `Gpu` keeps.
@@ -136,11 +143,14 @@ impl Gpu {
                 result::ctx::set_current(context)?;
                 let stream = result::stream::create(result::stream::StreamKind::NonBlocking)?;
                 let (capability, multiprocessors) = ((10 * major + minor) as u32, multiprocessors as usize);
-                Ok((name, capability, multiprocessors, uuid.bytes, device, context, stream))
+                let mut version = 0;
+                sys::cuDriverGetVersion(&mut version).result()?;
+                let overlaps = version >= OVERLAPS;
+                Ok((name, capability, multiprocessors, uuid.bytes, overlaps, device, context, stream))
             }
         };
         let opened: Result<_, DriverError> = open();
-        let (name, capability, multiprocessors, uuid, device, context, stream) =
+        let (name, capability, multiprocessors, uuid, overlaps, device, context, stream) =
             opened.map_err(|e| fail(describe(&e)))?;
         if capability < 75 {
             return Err(fail(format!(
@@ -158,7 +168,18 @@ impl Gpu {
         }
         let (functions, modules) = Default::default();
         let uuid = uuid_text(uuid.map(|byte| byte as u8));
-        Ok(Arc::new(Gpu { name, level, multiprocessors, uuid, device, context, stream, functions, modules }))
+        Ok(Arc::new(Gpu {
+            name,
+            level,
+            multiprocessors,
+            uuid,
+            overlaps,
+            device,
+            context,
+            stream,
+            functions,
+            modules,
+        }))
     }
 
     /// Whether products of bf16 run on tensor cores.
@@ -210,7 +231,8 @@ impl Gpu {
         let symbol = CString::new(name).unwrap_or_default();
         // SAFETY: the module lives as long as `self`.
         let raw = self.check(&what, unsafe { result::module::get_function(module.raw, symbol) })?;
-        let function = Function { raw, parameters: parameters.into() };
+        let early = self.overlaps && crate::ptx::waits(module.text, name);
+        let function = Function { raw, parameters: parameters.into(), early };
         functions.insert(name.into(), function.clone());
         Ok(function)
     }
@@ -255,9 +277,33 @@ impl Gpu {
         }
         let Grid { blocks, threads, shared } = grid;
         let pointers = &mut pointers[..arguments.len()];
-        // SAFETY: as many arguments of as many bytes as the kernel has; the rest by this function's contract.
-        let launched = unsafe {
-            result::launch_kernel(function.raw, blocks, (threads, 1, 1), shared, self.stream, pointers)
+        let launched = if function.early {
+            let mut early = sys::CUlaunchAttribute {
+                id: sys::CUlaunchAttributeID::CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION,
+                pad: [0; 4],
+                value: sys::CUlaunchAttributeValue { programmaticStreamSerializationAllowed: 1 },
+            };
+            let config = sys::CUlaunchConfig {
+                gridDimX: blocks.0,
+                gridDimY: blocks.1,
+                gridDimZ: blocks.2,
+                blockDimX: threads,
+                blockDimY: 1,
+                blockDimZ: 1,
+                sharedMemBytes: shared,
+                hStream: self.stream,
+                attrs: &mut early,
+                numAttrs: 1,
+            };
+            let arguments = pointers.as_mut_ptr();
+            // SAFETY: as many arguments of as many bytes as the kernel has, and one attribute; the driver is new enough to have the
+            // function; the rest by this function's contract.
+            unsafe { sys::cuLaunchKernelEx(&config, function.raw, arguments, std::ptr::null_mut()) }.result()
+        } else {
+            // SAFETY: as above.
+            unsafe {
+                result::launch_kernel(function.raw, blocks, (threads, 1, 1), shared, self.stream, pointers)
+            }
         };
         launched.map_err(|e| self.error("launching a kernel", e))
     }
@@ -291,7 +337,10 @@ impl Gpu {
         // SAFETY: freed when the value is dropped.
         let pointer =
             self.check("allocating pinned memory", unsafe { result::malloc_host(bytes.max(1), 0) })?;
-        Ok(Pinned { gpu: self.clone(), pointer: pointer.cast(), bytes })
+        let pinned = Pinned { gpu: self.clone(), pointer: pointer.cast(), bytes };
+        // SAFETY: allocated with that size.
+        unsafe { pinned.pointer.write_bytes(0, bytes) };
+        Ok(pinned)
     }
 
     /// Begins to record what is put on the stream. Meanwhile the steps of other devices wait for theirs, which the stricter modes refuse.
@@ -381,12 +430,12 @@ impl Buffer {
         self.gpu.check("copying to the device", copied)
     }
 
-    /// Copies the first values to `to`, and waits.
-    pub fn read<T: Plain>(&self, to: &mut [T]) -> Result<()> {
-        assert!(size_of_val(to) <= self.bytes, "a copy past the end of a buffer");
-        // SAFETY: within the buffer by the assertion, and waited for.
+    /// Copies the first `bytes` to pinned memory, and waits.
+    pub fn read(&self, to: &mut Pinned, bytes: usize) -> Result<()> {
+        assert!(bytes <= self.bytes && bytes <= to.bytes, "a copy past the end of a buffer");
+        // SAFETY: within both by the assertion, and waited for.
         unsafe {
-            let copied = result::memcpy_dtoh_async(to, self.pointer, self.gpu.stream);
+            let copied = result::memcpy_dtoh_async(&mut to.bytes()[..bytes], self.pointer, self.gpu.stream);
             self.gpu.check("copying from the device", copied)?;
         }
         self.gpu.synchronize()
@@ -411,7 +460,7 @@ impl Drop for Buffer {
     }
 }
 
-/// Pinned memory of this machine.
+/// Pinned memory of this machine, filled with zeros.
 pub(crate) struct Pinned {
     gpu: Arc<Gpu>,
     pointer: *mut u8,
@@ -429,6 +478,18 @@ impl Pinned {
     pub fn bytes(&mut self) -> &mut [u8] {
         // SAFETY: allocated with that size.
         unsafe { std::slice::from_raw_parts_mut(self.pointer, self.bytes) }
+    }
+
+    /// Where kernels find it: a device has it at the address that it has here.
+    pub fn pointer(&self) -> u64 {
+        self.pointer as u64
+    }
+
+    /// The first `n` values. What a kernel writes here is to be waited for.
+    pub fn values<T: Plain>(&self, n: usize) -> &[T] {
+        assert!(n * size_of::<T>() <= self.bytes, "a read past the end of pinned memory");
+        // SAFETY: within it by the assertion; every pattern of bits is a value, and it begins with a page.
+        unsafe { std::slice::from_raw_parts(self.pointer.cast(), n) }
     }
 }
 

@@ -2,7 +2,8 @@
 
 use crate::driver::{Argument, Buffer, Gpu, Grid};
 use crate::gemm::TILE;
-use crate::ops::{FloatProduct, Product, activate_as, arguments, round, warps};
+use crate::ops::{FloatProduct, Product, activate_to, arguments, quads, round, warps};
+use crate::step::Mode;
 use crate::weight::Kernels;
 use crate::{Act, Cuda, Step, Vector, Weight};
 use kinfer_core::backend::ExpertWeights;
@@ -155,13 +156,16 @@ fn mix(
         of.group(cuda, step, m, products.len())?;
         of.products(cuda, step, products, 0, gate_up_bias.as_ref(), used, m, x, &m.up)?;
     }
-    activate_as(cuda, step, act, m.up.floats(), spec.gated, &mut m.hidden, m.roles.pointer())?;
+    let floats = products.first().is_some_and(|[_, down]| down.reads_floats(roles));
+    let pair_roles = m.roles.pointer();
+    let to = if floats { m.hidden.out(pair_roles)? } else { m.hidden.out_rounded(pair_roles)? };
+    activate_to(cuda, step, act, m.up.floats(), spec.gated, pairs, to)?;
     for of in Pairs::of_roles(roles, used) {
         of.products(cuda, step, products, 1, down_bias.as_ref(), 1, m, &m.hidden, &m.down)?;
     }
     out.shape(x.rows(), x.width())?;
     let (from, weights, to, width) = (m.down.floats(), m.weights.pointer(), out.floats(), x.width() as i32);
-    let (used, grid) = (used as i32, Grid::new(x.rows(), 1, 256));
+    let (used, grid) = (used as i32, quads(x.width(), x.rows()));
     // SAFETY: the buffers have these rows.
     unsafe { cuda.launch(step, &cuda.kernels()?.mix, grid, arguments![from, weights, used, to, width]) }
 }
@@ -222,6 +226,10 @@ impl Pairs {
         x: &Act,
         out: &Act,
     ) -> Result<()> {
+        // In a recorded step, looking up hundreds of experts would be for nothing.
+        if step.mode.get() == Mode::Replay {
+            return Ok(());
+        }
         let Some(weight) = experts.first().map(|e| &e[part]) else { return Ok(()) };
         // Pairs count from the first one here, and so do the rows of `x`.
         let (pair, row) = (self.pairs.start, self.pairs.start / per_row);

@@ -115,7 +115,7 @@ impl Kernels {
             gate_rows: rows("gate_rows")?,
             mix: rows("mix")?,
             group_rows: rows("group_rows")?,
-            likeliest: rows("likeliest")?,
+            likeliest: gpu.function("likeliest", "likeliest")?,
             kv_write: attention("kv_write")?,
             qkv_finish: attention("qkv_finish")?,
             attend_partition: attention("attend_partition")?,
@@ -252,7 +252,7 @@ impl Backend for Cuda {
         bias: Option<&Vector>,
         out: &mut Act,
     ) -> Result<()> {
-        ops::norm(self, step, x, spec, weight, bias, out)
+        ops::norm(self, step, x, spec, weight, bias, out, None)
     }
 
     fn rms_norm_heads(
@@ -319,11 +319,11 @@ impl Backend for Cuda {
 
     fn glu(&self, step: &Step, act: Activation, x: &Act, out: &mut Act) -> Result<()> {
         out.shape(x.rows(), x.width() / 2)?;
-        ops::activate(self, step, act, x.floats(), true, out)
+        ops::activate(self, step, act, x.floats(), true, out, None)
     }
 
     fn activate(&self, step: &Step, act: Activation, x: &mut Act) -> Result<()> {
-        ops::activate(self, step, act, x.floats(), false, x)
+        ops::activate(self, step, act, x.floats(), false, x, None)
     }
 
     fn route(&self, step: &mut Step, spec: ExpertSpec, bias: Option<&Vector>, x: &Act) -> Result<()> {

@@ -1,5 +1,6 @@
 //! Operations on rows, and products: one launch each.
 
+use crate::act::Out;
 use crate::driver::{Argument, Grid};
 use crate::experts::{Groups, MAX_EXPERTS};
 use crate::step::Field;
@@ -58,6 +59,27 @@ pub(crate) struct FloatProduct {
 /// Warps that share a row of `units` units.
 pub(crate) fn warps(units: usize) -> usize {
     [8, 4, 2].into_iter().find(|&w| units >= w).unwrap_or(1)
+}
+
+/// Threads of a block for the norm of rows of `width`: they keep two times four columns each (`HELD` of `rows.cu`). By the width alone,
+/// for the order of its sums.
+pub(crate) fn norm_threads(width: usize) -> usize {
+    width.div_ceil(8).next_multiple_of(32).clamp(32, 1024)
+}
+
+/// The grid of a kernel on rows whose threads take four columns each.
+pub(crate) fn quads(width: usize, rows: usize) -> Grid {
+    let threads = width.div_ceil(4).next_multiple_of(32).clamp(32, THREADS);
+    Grid::new(width.div_ceil(4 * threads), rows, threads)
+}
+
+/// For a kernel that writes `out`, of which nothing reads more than products with `next` do; `None`: anything may read it.
+fn out_for(step: &Step, out: &Act, next: Option<&Weight>) -> Result<Out> {
+    let (roles, device_roles) = step.roles_of(out.rows());
+    match next {
+        Some(next) if !next.reads_floats(roles) => out.out_rounded(device_roles),
+        _ => out.out(device_roles),
+    }
 }
 
 /// `out = W x + bias`, or `out += W x + bias`. `out` has its shape.
@@ -183,11 +205,9 @@ fn segment_product(
 
 /// Rounds the rows of `x` for products.
 pub(crate) fn round(cuda: &Cuda, step: &Step, x: &Act, roles: u64) -> Result<()> {
-    let (from, out) = (x.floats(), x.out(roles)?);
+    let (from, out, grid) = (x.floats(), x.out_rounded(roles)?, quads(x.padded(), x.rows()));
     // SAFETY: `x` has its rows.
-    unsafe {
-        cuda.launch(step, &cuda.kernels()?.round, Grid::new(x.rows(), 1, THREADS), arguments![from, out])
-    }
+    unsafe { cuda.launch(step, &cuda.kernels()?.round, grid, arguments![from, out]) }
 }
 
 pub(crate) fn embed(cuda: &Cuda, step: &Step, table: &Weight, scale: f32, out: &mut Act) -> Result<()> {
@@ -221,6 +241,8 @@ pub(crate) fn norm_code(spec: NormSpec) -> (i32, f32) {
     (kind, spec.eps)
 }
 
+/// `out = norm(x)`; `next`: what alone `out` is going to be multiplied with.
+#[allow(clippy::too_many_arguments)]
 pub(crate) fn norm(
     cuda: &Cuda,
     step: &Step,
@@ -229,11 +251,12 @@ pub(crate) fn norm(
     weight: &Vector,
     bias: Option<&Vector>,
     out: &mut Act,
+    next: Option<&Weight>,
 ) -> Result<()> {
     out.shape(x.rows(), x.width())?;
     let ((kind, eps), from, weight) = (norm_code(spec), x.floats(), weight.data.pointer());
-    let (bias, to) = (bias.map_or(0, |b| b.data.pointer()), out.out(step.roles_of(x.rows()).1)?);
-    let grid = Grid::new(x.rows(), 1, THREADS);
+    let (bias, to) = (bias.map_or(0, |b| b.data.pointer()), out_for(step, out, next)?);
+    let grid = Grid::new(x.rows(), 1, norm_threads(x.width()));
     // SAFETY: both have these rows, and the weight their width.
     unsafe { cuda.launch(step, &cuda.kernels()?.norm, grid, arguments![from, kind, eps, weight, bias, to]) }
 }
@@ -249,7 +272,7 @@ pub(crate) fn norm_heads(
     x.set_rounded(false);
     let (stride, first, n) = (x.width() as i32, cols.start as i32, weight.len as i32);
     let (at, weight_at) = (x.floats(), weight.data.pointer());
-    let grid = Grid::new(cols.len() / weight.len.max(1), x.rows(), 128);
+    let grid = Grid::new(cols.len() / weight.len.max(1), x.rows(), norm_threads(weight.len));
     // SAFETY: the columns lie within the rows.
     unsafe {
         cuda.launch(step, &cuda.kernels()?.norm_heads, grid, arguments![at, stride, first, n, weight_at, eps])
@@ -299,7 +322,8 @@ pub(crate) fn rope(
     unsafe { cuda.launch(step, &cuda.kernels()?.rope, grid, arguments) }
 }
 
-/// `out = act(x)`, with a gate `act(gate) * up`. `out` has its shape.
+/// `out = act(x)`, with a gate `act(gate) * up`. `out` has its shape; `next` as in `norm`.
+#[allow(clippy::too_many_arguments)]
 pub(crate) fn activate(
     cuda: &Cuda,
     step: &Step,
@@ -307,20 +331,21 @@ pub(crate) fn activate(
     x: u64,
     gated: bool,
     out: &mut Act,
+    next: Option<&Weight>,
 ) -> Result<()> {
-    let roles = step.roles_of(out.rows()).1;
-    activate_as(cuda, step, act, x, gated, out, roles)
+    let to = out_for(step, out, next)?;
+    activate_to(cuda, step, act, x, gated, out.rows(), to)
 }
 
-/// The same with roles of its own.
-pub(crate) fn activate_as(
+/// The same to `rows` rows of what is written.
+pub(crate) fn activate_to(
     cuda: &Cuda,
     step: &Step,
     act: Activation,
     x: u64,
     gated: bool,
-    out: &mut Act,
-    roles: u64,
+    rows: usize,
+    to: Out,
 ) -> Result<()> {
     let kind = match act {
         Activation::Silu => 0,
@@ -328,8 +353,7 @@ pub(crate) fn activate_as(
         Activation::Gelu => 2,
         Activation::SwigluOai => 3,
     };
-    let (gated, to) = (i32::from(gated), out.out(roles)?);
-    let grid = Grid::new(out.padded().div_ceil(THREADS), out.rows(), THREADS);
+    let (gated, grid) = (i32::from(gated), quads(to.padded as usize, rows));
     // SAFETY: `x` has as many rows, of the width or twice.
     unsafe { cuda.launch(step, &cuda.kernels()?.activate, grid, arguments![x, kind, gated, to]) }
 }
@@ -338,7 +362,7 @@ pub(crate) fn gather(cuda: &Cuda, step: &Step, x: &Act, out: &mut Act) -> Result
     let rows = step.outputs();
     out.shape(rows, x.width())?;
     let (from, outputs, to, width) = (x.floats(), step.field(Field::Outputs), out.floats(), x.width() as i32);
-    let grid = Grid::new(rows, 1, THREADS);
+    let grid = quads(x.width(), rows);
     // SAFETY: outputs are rows of the batch.
     unsafe { cuda.launch(step, &cuda.kernels()?.gather, grid, arguments![from, outputs, to, width]) }
 }

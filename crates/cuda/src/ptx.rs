@@ -78,7 +78,7 @@ macro_rules! modules {
 }
 
 modules! {
-    "rows" "attention" "floats" "peak"
+    "rows" "likeliest" "attention" "floats" "peak"
     "layout_0" "layout_1" "layout_2" "layout_3" "layout_4" "layout_5" "layout_6" "layout_7" "layout_8" "layout_9"
     "layout_10" "layout_11" "layout_12" "layout_13" "layout_14" "layout_15" "layout_16" "layout_17" "layout_18" "layout_19"
 }
@@ -90,7 +90,8 @@ pub(crate) fn module(name: &str, level: Level) -> Option<&'static str> {
 
 /// The module with the kernels of a packed layout.
 pub(crate) fn layout_module(layout: usize) -> Option<&'static str> {
-    MODULES.get(4 + layout).map(|m| m.0)
+    let first = MODULES.iter().position(|m| m.0 == "layout_0")?;
+    MODULES.get(first + layout).map(|m| m.0)
 }
 
 /// Bytes of each parameter of a kernel, from its declaration.
@@ -109,6 +110,12 @@ pub(crate) fn parameters(ptx: &str, name: &str) -> Option<Vec<usize>> {
         .collect()
 }
 
+/// Whether a kernel waits for the one ahead of it, so that it may begin before that has ended.
+pub(crate) fn waits(ptx: &str, name: &str) -> bool {
+    let kernel = ptx.split_once(&format!(".entry {name}(")).map_or("", |(_, rest)| rest);
+    kernel.split(".entry ").next().is_some_and(|text| text.contains("griddepcontrol.wait"))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -119,6 +126,20 @@ mod tests {
         assert_eq!(parameters(ptx, "a"), Some(vec![8, 4]));
         assert_eq!(parameters(ptx, "b"), Some(vec![64]));
         assert_eq!(parameters(ptx, "c"), None);
+    }
+
+    /// Those of a decode step all wait, where a GPU can overlap them, and what they read of others is read as something that changes.
+    #[test]
+    fn kernels_wait_for_the_one_ahead() {
+        for module_name in ["rows", "likeliest"] {
+            let ptx = module(module_name, Level::Sm90a).unwrap();
+            let names = ptx.split(".entry ").skip(1).filter_map(|rest| rest.split_once('('));
+            let without: Vec<&str> = names.map(|(name, _)| name).filter(|name| !waits(ptx, name)).collect();
+            assert!(without.is_empty(), "{module_name}: {without:?}");
+            assert!(!module(module_name, Level::Sm80).unwrap().contains("griddepcontrol"));
+        }
+        let two = ".entry a(\n)\n{\nret;\n}\n.entry b(\n)\n{\ngriddepcontrol.wait;\n}";
+        assert!(!waits(two, "a") && waits(two, "b") && !waits(two, "c"));
     }
 
     /// A driver of CUDA 12 takes the text, and every layout has its kernels.

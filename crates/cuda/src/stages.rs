@@ -1,7 +1,7 @@
 //! Attention, experts, and the fused stages: a product ends with its bias and residual, and what follows q, k and v is one launch.
 
 use crate::driver::{Argument, Grid};
-use crate::ops::{activate, arguments, norm, norm_code, product};
+use crate::ops::{activate, arguments, norm, norm_code, norm_threads, product};
 use crate::step::Field;
 use crate::{Act, Cuda, Kv, Step, Vector, Weight};
 use kinfer_core::backend::{AttnWeights, FfnWeights, NormWeights, Scratch};
@@ -164,7 +164,8 @@ fn decode(
     Ok(())
 }
 
-/// What a block reads: the norm of `x`, or `x` itself.
+/// What a block multiplies with `weight`: the norm of `x`, or `x` itself.
+#[allow(clippy::too_many_arguments)]
 fn input<'a>(
     cuda: &Cuda,
     step: &Step,
@@ -172,9 +173,12 @@ fn input<'a>(
     w: Option<&NormWeights<Cuda>>,
     x: &'a Act,
     normed: &'a mut Act,
+    weight: &Weight,
 ) -> Result<&'a Act> {
     match w {
-        Some(w) => norm(cuda, step, x, spec, &w.weight, w.bias.as_ref(), normed).map(|()| &*normed),
+        Some(w) => {
+            norm(cuda, step, x, spec, &w.weight, w.bias.as_ref(), normed, Some(weight)).map(|()| &*normed)
+        }
         None => Ok(x),
     }
 }
@@ -212,7 +216,7 @@ pub(crate) fn attn_in(
         out_bias: _,
         post_norm: _,
     } = w;
-    let x = input(cuda, step, *block_norm, input_norm.as_ref(), &s.x, &mut s.norm)?;
+    let x = input(cuda, step, *block_norm, input_norm.as_ref(), &s.x, &mut s.norm, qkv)?;
     s.qkv.shape(x.rows(), qkv.rows)?;
     product(cuda, step, qkv, x, &mut s.qkv, qkv_bias.as_ref(), false)?;
     // Norms over all heads together come first.
@@ -283,7 +287,7 @@ fn add_norm(
     let ((kind, eps), from, weight) = (norm_code(spec), y.floats(), w.weight.data.pointer());
     let bias = w.bias.as_ref().map_or(0, |b| b.data.pointer());
     let (to, width) = (x.floats(), x.width() as i32);
-    let grid = Grid::new(x.rows(), 1, 256);
+    let grid = Grid::new(x.rows(), 1, norm_threads(x.width()));
     // SAFETY: both have these rows, and the weight their width.
     unsafe {
         cuda.launch(
@@ -304,12 +308,12 @@ pub(crate) fn ffn(
 ) -> Result<()> {
     let FfnSpec { hidden, gated, act, norm: block_norm, experts: _ } = *spec;
     let FfnWeights { norm: input_norm, gate_up, gate_up_bias, down, down_bias, post_norm } = w;
-    let x = input(cuda, step, block_norm, input_norm.as_ref(), &s.x, &mut s.norm)?;
+    let x = input(cuda, step, block_norm, input_norm.as_ref(), &s.x, &mut s.norm, gate_up)?;
     let up = if gated { &mut s.gate_up } else { &mut s.hidden };
     up.shape(x.rows(), gate_up.rows)?;
     product(cuda, step, gate_up, x, up, gate_up_bias.as_ref(), false)?;
     let from = up.floats();
     s.hidden.shape(x.rows(), hidden)?;
-    activate(cuda, step, act, from, gated, &mut s.hidden)?;
+    activate(cuda, step, act, from, gated, &mut s.hidden, Some(down))?;
     residual(cuda, step, down, s, From::Hidden, down_bias.as_ref(), block_norm, post_norm.as_ref())
 }

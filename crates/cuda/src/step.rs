@@ -37,14 +37,19 @@ pub struct Step {
     pub(crate) mixture: Option<Mixture>,
     /// Made when only the likeliest tokens are first read.
     pub(crate) ranks: Option<Ranks>,
-    host: Vec<f32>,
+    /// Rows that are read; made when some first are.
+    host: Option<Pinned>,
     /// Rows from another device on their way to this one; made when some first come.
     incoming: Option<Pinned>,
     pub(crate) mode: Cell<Mode>,
-    graphs: HashMap<Key, Option<Graph>>,
+    graphs: HashMap<Key, Option<Recorded>>,
     key: Option<Key>,
     /// Whether the piece that `key` names has not begun.
     between: bool,
+    /// Whether rows came from another device in this piece.
+    wrote: bool,
+    /// Whether something may be on the stream that was not waited for.
+    running: bool,
     rope_table: Function,
     /// Whether steps of generated rows are recorded.
     record: bool,
@@ -57,7 +62,7 @@ pub(crate) enum Mode {
     Launch,
     /// It is recorded.
     Record,
-    /// It is in the graph that will be launched when the step is read.
+    /// It is in the graph, which is launched as soon as its inputs are there: the device computes while the model is walked through.
     Replay,
 }
 
@@ -70,6 +75,13 @@ struct Key {
     enough: usize,
     /// Which piece of the step: a read ends one, and what comes from another device begins the next.
     piece: u32,
+}
+
+/// A recorded piece.
+struct Recorded {
+    graph: Graph,
+    /// Whether it waits for rows from another device.
+    writes: bool,
 }
 
 /// A rotary table: frequencies, and cosines and sines of the step's rows.
@@ -141,12 +153,14 @@ impl Step {
             partial_floats,
             mixture: Mixture::new(gpu, part, rows)?,
             ranks: None,
-            host: Vec::new(),
+            host: None,
+            running: false,
             incoming: None,
             mode: Cell::new(Mode::Launch),
             graphs: HashMap::new(),
             key: None,
             between: false,
+            wrote: false,
             rope_table: gpu.function("rows", "rope_table")?,
             record,
             gpu: gpu.clone(),
@@ -187,7 +201,7 @@ impl Step {
 
     /// Begins to record, to replay or just to launch.
     fn begin_piece(&mut self) -> Result<()> {
-        self.between = false;
+        (self.between, self.wrote) = (false, false);
         let Some(key) = self.key else { return Ok(()) };
         // The first step of its kind allocates and loads kernels; the second one is recorded, the later ones replay it.
         match self.graphs.get(&key) {
@@ -196,7 +210,12 @@ impl Step {
                 self.gpu.begin_capture()?;
                 self.mode.set(Mode::Record);
             }
-            Some(Some(_)) => self.mode.set(Mode::Replay),
+            Some(Some(recorded)) => {
+                self.mode.set(Mode::Replay);
+                if !recorded.writes {
+                    recorded.graph.launch()?;
+                }
+            }
         }
         Ok(())
     }
@@ -218,8 +237,12 @@ impl Step {
         for (to, value) in incoming.bytes().chunks_exact_mut(4).zip(rows) {
             to.copy_from_slice(&value.to_le_bytes());
         }
+        self.wrote = true;
         match self.mode.get() {
-            Mode::Replay => Ok(()),
+            Mode::Replay => match self.key.and_then(|key| self.graphs.get(&key)) {
+                Some(Some(recorded)) if recorded.writes => recorded.graph.launch(),
+                _ => Err(Error::Batch("rows from another device that were not recorded".into())),
+            },
             // SAFETY: it is written again after the piece was read, which waits.
             Mode::Launch | Mode::Record => unsafe { x.write_from(incoming, bytes) },
         }
@@ -236,7 +259,9 @@ impl Step {
         let rows = self.max_rows;
         let bytes = 4 * (FIELDS * rows + batch.blocks.len());
         // The last step was waited for when it was read, or it is now: its copy must not find these numbers.
-        self.gpu.synchronize()?;
+        if std::mem::replace(&mut self.running, true) {
+            self.gpu.synchronize()?;
+        }
         let staging = self.staging.bytes();
         let mut put = |field: usize, i: usize, value: u32| {
             let at = 4 * (field * rows + i);
@@ -325,7 +350,7 @@ impl Step {
         }
     }
 
-    /// Ends what was recorded, and launches it.
+    /// Ends the piece, and launches what was recorded for the first time.
     pub(crate) fn end_piece(&mut self) -> Result<()> {
         self.gpu.current()?;
         let mode = self.mode.replace(Mode::Launch);
@@ -339,13 +364,9 @@ impl Step {
                 Mode::Record => {
                     let graph = self.gpu.end_capture()?;
                     graph.launch()?;
-                    self.graphs.insert(key, Some(graph));
+                    self.graphs.insert(key, Some(Recorded { graph, writes: self.wrote }));
                 }
-                Mode::Replay => {
-                    if let Some(Some(graph)) = self.graphs.get(&key) {
-                        graph.launch()?;
-                    }
-                }
+                Mode::Replay => {}
             }
         }
         Ok(())
@@ -354,9 +375,35 @@ impl Step {
     /// Ends the piece and copies `x` here.
     pub(crate) fn read(&mut self, x: &Act) -> Result<&[f32]> {
         self.end_piece()?;
-        self.host.resize(x.rows() * x.width(), 0.0);
-        x.read(&mut self.host)?;
-        Ok(&self.host)
+        let n = x.rows() * x.width();
+        let host = match self.host.take().filter(|host| host.size() >= 4 * n) {
+            Some(host) => host,
+            None => self.gpu.pinned(4 * n)?,
+        };
+        let host = self.host.insert(host);
+        x.read(host)?;
+        self.running = false;
+        Ok(host.values(n))
+    }
+
+    /// Waits for the piece that was ended.
+    pub(crate) fn wait(&mut self) -> Result<()> {
+        self.gpu.synchronize()?;
+        self.running = false;
+        Ok(())
+    }
+
+    /// Room for the likeliest `k` tokens of `rows` rows of `vocab`.
+    pub(crate) fn ranks(&mut self, rows: usize, vocab: usize, k: usize) -> Result<&Ranks> {
+        let ranks = match self.ranks.take().filter(|ranks| ranks.most >= k) {
+            Some(ranks) => ranks,
+            None => {
+                // Recorded steps write to what was there before.
+                self.graphs.clear();
+                Ranks::new(&self.gpu, rows, vocab, k)?
+            }
+        };
+        Ok(self.ranks.insert(ranks))
     }
 }
 

@@ -3,6 +3,7 @@
 use crate::driver::{Buffer, Function, Gpu};
 use crate::gemm::Gemm;
 use kinfer_core::backend::Matrix;
+use kinfer_core::batch::Role;
 use kinfer_core::{Error, Format, Result};
 use kinfer_kernels::pack::{Float, Layout, Packing, ROWS, turn_for_gpu};
 use std::sync::Arc;
@@ -74,6 +75,14 @@ impl Weight {
             first += stored.len();
         }
         Ok(Weight { rows: first, cols, segments })
+    }
+
+    /// Whether products with rows of these roles read floats; if not, rounded rows alone.
+    pub(crate) fn reads_floats(&self, roles: &[Role]) -> bool {
+        self.segments.iter().any(|s| match &s.kernels {
+            Kernels::Packed { .. } => false,
+            Kernels::Float { gemm, .. } => gemm.is_none() || roles.contains(&Role::Generated),
+        })
     }
 }
 

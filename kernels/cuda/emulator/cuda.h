@@ -239,6 +239,10 @@ template <class... A, void (*K)(A...)> struct Kernel<K> {
 inline void __syncthreads() { emulator::wait(emulator::worker->barrier, emulator::worker->live); }
 inline void __syncwarp(unsigned = ~0u) { emulator::wait_warp(); }
 template <class T> inline T __shfl_xor_sync(unsigned, T v, int mask) { return emulator::exchange(v, (emulator::worker->current->lane ^ mask) & 31, true); }
+template <class T> inline T __shfl_up_sync(unsigned, T v, int by) {
+  const int lane = emulator::worker->current->lane;
+  return emulator::exchange(v, lane - by, lane >= by);
+}
 
 inline int __dp4a(int a, int b, int c) {
   for (int i = 0; i < 32; i += 8) c += (int8_t)(a >> i) * (int8_t)(b >> i);
@@ -377,3 +381,6 @@ inline void wgmma_fence() {}
 inline void wgmma_commit() { emulator::worker->current->products.commit(); }
 template <int LEFT> inline void wgmma_wait() { emulator::worker->current->products.wait(LEFT); }
 inline void shared_fence() {}
+// A kernel begins when the one ahead of it has ended.
+inline void wait_for_inputs() {}
+inline void let_next_begin() {}

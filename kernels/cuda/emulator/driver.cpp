@@ -211,6 +211,16 @@ API cuLaunchKernel(void *f, unsigned gx, unsigned gy, unsigned gz, unsigned bx, 
   });
 }
 
+// As cuda.h's CUlaunchConfig. Kernels run one after the other: overlap is only asked for, and only of GPUs that have it.
+struct Attribute { int id, pad, value, rest[15]; };
+struct Config { unsigned gx, gy, gz, bx, by, bz, shared; void *stream; Attribute *attributes; unsigned count; };
+static_assert(sizeof(Attribute) == 72 && sizeof(Config) == 56);
+API cuLaunchKernelEx(const Config *c, void *f, void **arguments, void **extra) {
+  for (unsigned i = 0; i < c->count; i++)
+    if (c->attributes[i].id != 6 || c->attributes[i].value != 1 || capability() < 90) return INVALID_VALUE;
+  return cuLaunchKernel(f, c->gx, c->gy, c->gz, c->bx, c->by, c->bz, c->shared, c->stream, arguments, extra);
+}
+
 static const char *name(int error) {
   switch (error) {
     case INVALID_VALUE: return "CUDA_ERROR_INVALID_VALUE";

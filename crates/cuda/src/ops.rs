@@ -3,11 +3,10 @@
 use crate::driver::{Argument, Grid};
 use crate::experts::{Groups, MAX_EXPERTS};
 use crate::step::Field;
-use crate::weight::{Kernels, Segment};
+use crate::weight::{Generated, Kernels, Segment};
 use crate::{Act, Cuda, Step, Vector, Weight};
 use kinfer_core::batch::Role;
 use kinfer_core::{Activation, Error, NormKind, NormSpec, Result};
-use kinfer_kernels::pack::ROWS;
 use std::ops::Range;
 
 /// The arguments of a kernel, each a variable of the type that the kernel's parameter has.
@@ -23,7 +22,7 @@ pub(crate) const TILE: usize = 128;
 /// For a tensor core product with one weight.
 const NO_EXPERTS: [u64; MAX_EXPERTS] = [0; MAX_EXPERTS];
 
-/// `Product` of `kernels/cuda/quantised.cu`.
+/// `Product` of `kernels/cuda/matvec.cuh`.
 #[derive(Clone, Copy)]
 #[repr(C)]
 pub(crate) struct Product {
@@ -55,11 +54,6 @@ pub(crate) struct FloatProduct {
     pub n: i32,
     pub add: i32,
     pub pad: i32,
-}
-
-/// Warps that share a row of `units` units.
-pub(crate) fn warps(units: usize) -> usize {
-    [8, 4, 2].into_iter().find(|&w| units >= w).unwrap_or(1)
 }
 
 /// `out = W x + bias`, or `out += W x + bias`. `out` has its shape.
@@ -127,7 +121,7 @@ fn segment_product(
     let tiles = Grid::new(n.div_ceil(TILE), segment.rows.div_ceil(TILE), THREADS);
     let no_groups = Groups::default();
     match &segment.kernels {
-        Kernels::Packed { units, matvec, gemm, .. } => {
+        Kernels::Packed { units, generated, gemm, .. } => {
             let (int8, half) = x.rounded()?;
             let mut product = Product {
                 w: segment.data.pointer(),
@@ -146,10 +140,13 @@ fn segment_product(
                 // SAFETY: `x` and `y` have these rows, and the weight these units.
                 return unsafe { cuda.launch(step, gemm, tiles, arguments![product, NO_EXPERTS, no_groups]) };
             }
-            let groups = segment.rows.div_ceil(ROWS);
-            let [one, eight] = matvec;
-            let (kernel, chunks) = if n == 1 { (one, 1) } else { (eight, n.div_ceil(8)) };
-            let grid = Grid::new(chunks, groups, 32 * warps(*units));
+            let Generated { one, several, .. } = generated;
+            let (kernel, grid) = match several.iter().find(|k| n <= k.0).or(several.last()) {
+                Some((at_once, kernel)) if n > 1 => {
+                    (kernel, generated.several_grid(n, segment.rows, *at_once))
+                }
+                _ => (one, generated.one_grid(1, segment.rows)),
+            };
             // SAFETY: as above.
             unsafe { cuda.launch(step, kernel, grid, arguments![product]) }
         }

@@ -94,13 +94,15 @@ mod tests {
                 continue;
             };
             let name = layout_module(layout).unwrap();
-            for kernel in ["matvec1", "matvec8", "experts", "embed"] {
-                let kernel = format!("{kernel}_{layout}");
-                for level in [Level::Plain, Level::TensorCores, Level::Hopper] {
+            let plain = ["direct1", "direct8", "direct_experts", "embed"];
+            let tensor_cores = ["matvec1", "batch8", "batch16", "batch32", "experts", "embed", "gemm"];
+            let levels = [Level::Plain, Level::TensorCores, Level::Hopper];
+            for (level, kernels) in levels.into_iter().zip([&plain[..], &tensor_cores, &tensor_cores]) {
+                for kernel in kernels {
+                    let kernel = format!("{kernel}_{layout}");
                     assert!(parameters(module(name, level).unwrap(), &kernel).is_some(), "{kernel}");
                 }
             }
-            assert!(parameters(module(name, Level::TensorCores).unwrap(), &format!("gemm_{layout}")).is_some());
         }
     }
 }

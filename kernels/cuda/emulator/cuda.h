@@ -306,7 +306,7 @@ inline void mma_bf16(float (&d)[4], const uint32_t (&a)[4], uint32_t b0, uint32_
 inline void mma_f16(float (&d)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1) {
   emulator::mma(d, a, b0, b1, [](uint32_t pair, int i) { return f16_value((uint16_t)(pair >> 16 * i)); });
 }
-inline void mma_int8(int (&d)[4], uint32_t a0, uint32_t a1, uint32_t b) {
+inline void mma_int8(int (&d)[4], uint32_t a0, uint32_t a1, uint32_t b, int start = 0) {
   using namespace emulator;
   Fiber *f = worker->current;
   Warp &w = *f->warp;
@@ -320,7 +320,7 @@ inline void mma_int8(int (&d)[4], uint32_t a0, uint32_t a1, uint32_t b) {
         w.integers[r][c] = sum;
       }
   });
-  for (int i = 0; i < 4; i++) d[i] = w.integers[f->lane / 4 + 8 * (i >> 1)][2 * (f->lane % 4) + (i & 1)];
+  for (int i = 0; i < 4; i++) d[i] = start + w.integers[f->lane / 4 + 8 * (i >> 1)][2 * (f->lane % 4) + (i & 1)];
 }
 // Done at once, so that a copy_wait that is missing does not show; a barrier after it does.
 inline void copy16(void *shared, const void *from, bool valid = true) {
@@ -329,3 +329,6 @@ inline void copy16(void *shared, const void *from, bool valid = true) {
 }
 inline void copy_commit() {}
 template <int N> inline void copy_wait() {}
+// A kernel begins when all before it have ended.
+inline void wait_for_inputs() {}
+inline void let_next_begin() {}

@@ -33,6 +33,8 @@ template <int L> struct Chunk {
   static constexpr int X = 8 * sizeof(ActBlock); // of a row of x
 };
 constexpr int PARTS = 8;
+// Chunks that a warp copies ahead.
+constexpr int AHEAD = 2;
 
 // Scales and minimums of both 16 columns of a block.
 struct BlockScales {
@@ -162,8 +164,7 @@ struct Chosen {
 // the kernel that computes x, and x after. An H100 reads 3 TB/s where each multiprocessor has 20 KB on their way; a block has up to 44 KB
 // (Q4_K), of which five fit. Instructions for a chunk of Q4_K: 5 copies, 16 loads of x and codes, 48 to unpack, 32 dp4a, about 110 others: 26 % of the
 // issue slots at full bandwidth.
-constexpr int AHEAD = 2;
-template <int L>
+template <int L, int AHEAD>
 __device__ __forceinline__ void matvec(const Product &p, const uint8_t *w, const ActBlock *x, float *y, const float *bias) {
   using T = Packed<L>;
   using C = Chunk<L>;
@@ -339,9 +340,7 @@ template <int L, int N> __device__ __forceinline__ void batch(const Product &p) 
   float acc[B::TILES][4] = {}, halves[B::TILES][4];
   for (int stage = 0; most.valid(); most.next(), stage ^= 1) {
     copy_wait<0>();
-#ifndef PLANT_STAGE_BARRIER
     __syncthreads();
-#endif
     ahead.next();
     copy_weights(ahead, stage ^ 1);
     copy_x(ahead, stage ^ 1);

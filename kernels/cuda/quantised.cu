@@ -63,11 +63,11 @@ template <int L> struct PackedTile {
 #ifdef TENSOR_CORES
 // Registers: four blocks to a multiprocessor leave 64, three 80, two 128.
 #define STAGED(L) \
-  KERNEL __launch_bounds__(256, Layout<L>::bits < 6 ? 4 : 3) JOIN(matvec1, L)(const Product p) { matvec<L>(p, p.w, static_cast<const ActBlock *>(p.x), p.y, p.bias); } \
+  KERNEL __launch_bounds__(256, Layout<L>::bits < 6 ? 4 : 3) JOIN(matvec1, L)(const Product p) { matvec<L, AHEAD>(p, p.w, static_cast<const ActBlock *>(p.x), p.y, p.bias); } \
   KERNEL __launch_bounds__(256, 3) JOIN(experts, L)(const Product p, const Experts e, const uint32_t *chosen, int per_row) { \
     wait_for_inputs(); \
     const Chosen own(p, e, chosen, per_row); \
-    matvec<L>(p, own.w, own.x, own.y, own.bias); \
+    matvec<L, AHEAD>(p, own.w, own.x, own.y, own.bias); \
   } \
   KERNEL __launch_bounds__(256, 2) JOIN(batch8, L)(const Product p) { batch<L, 8>(p); } \
   KERNEL __launch_bounds__(256, 2) JOIN(batch16, L)(const Product p) { batch<L, 16>(p); } \

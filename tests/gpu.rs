@@ -117,14 +117,20 @@ fn products_and_embeddings_of_every_format() {
             Stored::new(Format::Q8_0, 9, cols, 3),
             Stored::new(format, 130, cols, 4),
         ];
-        for (role, n) in
-            [(Role::Generated, 1), (Role::Generated, 5), (Role::Generated, 11), (Role::Prompt, 150)]
+        let mut alone = Vec::new();
+        for (role, n) in [1, 5, 11, 40].map(|n| (Role::Generated, n)).into_iter().chain([(Role::Prompt, 150)])
         {
             let [_, got] = embed_and_multiply(&cuda, &table, &weights, role, n);
             let [_, truth] = embed_and_multiply(&Candle::cpu(), &table, &weights, role, n);
             let error = nmse(&got, &truth);
             println!("{format}: {n} rows, {role:?}: NMSE {error:.1e}");
             assert!(error < 1e-4, "{format}: {n} rows, {role:?}: NMSE {error:.1e}");
+            // A generated row has the bits that it has alone.
+            match role {
+                Role::Generated if n == 1 => alone = got,
+                Role::Generated => assert_eq!(got[..alone.len()], alone, "{format}: one of {n} rows"),
+                Role::Prompt => {}
+            }
         }
         // A row of the table that is looked up has the bits of its definition.
         let table = Stored::new(format, 21, cols, 5);

@@ -52,11 +52,11 @@ __device__ __forceinline__ void mma_f16(float (&d)[4], const uint32_t (&a)[4], u
                : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
                : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
 }
-// d = a b in signed bytes: a is 16x16, b 16x8, d as above. A lane has columns 4 (l % 4) .. of rows l / 4 and l / 4 + 8 of a, rows
+// d = start + a b in signed bytes: a is 16x16, b 16x8, d as above. A lane has columns 4 (l % 4) .. of rows l / 4 and l / 4 + 8 of a, rows
 // 4 (l % 4) .. of column l / 4 of b.
-__device__ __forceinline__ void mma_int8(int (&d)[4], uint32_t a0, uint32_t a1, uint32_t b) {
+__device__ __forceinline__ void mma_int8(int (&d)[4], uint32_t a0, uint32_t a1, uint32_t b, int start = 0) {
   asm volatile("mma.sync.aligned.m16n8k16.row.col.s32.s8.s8.s32 {%0,%1,%2,%3}, {%4,%5}, {%6}, {%7,%7,%7,%7};"
-               : "=r"(d[0]), "=r"(d[1]), "=r"(d[2]), "=r"(d[3]) : "r"(a0), "r"(a1), "r"(b), "r"(0));
+               : "=r"(d[0]), "=r"(d[1]), "=r"(d[2]), "=r"(d[3]) : "r"(a0), "r"(a1), "r"(b), "r"(start));
 }
 // Copies 16 bytes to shared memory without waiting for them; zeros instead where `from` is not `valid`. What was begun before
 // copy_commit() is a group; copy_wait<N>() waits until at most N groups of this thread are on their way.

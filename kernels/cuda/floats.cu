@@ -23,22 +23,58 @@ template <int KIND> __device__ __forceinline__ float weight(const void *w, size_
   return KIND == F16 ? f16_value(bits) : bf16_value(bits);
 }
 
-// A warp has a row of W and `n` rows of x, at most eight. Grid (chunks of 8 rows of x, rows of W / 8). Bound: the weight's bytes.
-template <int KIND>
+// Eight weights that a lane reads at once.
+template <int KIND> struct Eight {
+  float v[8];
+  __device__ __forceinline__ Eight(const void *w, size_t i) {
+    if (KIND == F32) {
+      const float4 *from = reinterpret_cast<const float4 *>(static_cast<const float *>(w) + i);
+      const float4 a = from[0], b = from[1];
+      v[0] = a.x; v[1] = a.y; v[2] = a.z; v[3] = a.w;
+      v[4] = b.x; v[5] = b.y; v[6] = b.z; v[7] = b.w;
+      return;
+    }
+    const uint4 bits = *reinterpret_cast<const uint4 *>(static_cast<const uint16_t *>(w) + i);
+    const uint32_t pairs[4] = {bits.x, bits.y, bits.z, bits.w};
+#pragma unroll
+    for (int k = 0; k < 8; k++) {
+      const uint16_t half = (uint16_t)(pairs[k / 2] >> 16 * (k & 1));
+      v[k] = KIND == F16 ? f16_value(half) : bf16_value(half);
+    }
+  }
+};
+
+// A warp has a row of W and `n` rows of x, at most N. A lane sums eight columns of every 256: the same for any number of rows. Grid (chunks of N
+// rows of x, rows of W / 8). Bound: the weight's bytes, of which a warp has 2 KiB on their way.
+template <int KIND, int N>
 __device__ __forceinline__ void matvec(const FloatProduct &p, const void *w, const float *x, float *y, int n) {
   const int lane = threadIdx.x & 31, row = blockIdx.y * 8 + (threadIdx.x >> 5);
   if (row >= p.rows) return;
   const size_t stride = (p.width + 31) / 32 * 32;
-  float acc[8] = {};
-#pragma unroll 4
-  for (int k = lane; k < p.width; k += 32) {
-    const float v = weight<KIND>(w, row * stride + k);
+  const bool aligned = p.width % 4 == 0;
+  float acc[N] = {};
+#pragma unroll(N == 1 ? 4 : 2)
+  for (int k = 8 * lane; k < p.width; k += 256) {
+    const Eight<KIND> of(w, row * stride + k);
 #pragma unroll
-    for (int t = 0; t < 8; t++)
-      if (t < n) acc[t] = fmaf(v, x[(size_t)t * p.width + k], acc[t]);
+    for (int t = 0; t < N; t++) {
+      if (N > 1 && t >= n) break;
+      const float *from = x + (size_t)t * p.width + k;
+      float u[8];
+      if (aligned && k + 8 <= p.width) {
+        const float4 a = reinterpret_cast<const float4 *>(from)[0], b = reinterpret_cast<const float4 *>(from)[1];
+        u[0] = a.x; u[1] = a.y; u[2] = a.z; u[3] = a.w;
+        u[4] = b.x; u[5] = b.y; u[6] = b.z; u[7] = b.w;
+      } else {
+#pragma unroll
+        for (int i = 0; i < 8; i++) u[i] = k + i < p.width ? from[i] : 0.f;
+      }
+#pragma unroll
+      for (int i = 0; i < 8; i++) acc[t] = fmaf(of.v[i], u[i], acc[t]);
+    }
   }
 #pragma unroll
-  for (int t = 0; t < 8; t++) {
+  for (int t = 0; t < N; t++) {
     if (t >= n) break;
     const float sum = warp_sum(acc[t]) + (p.bias ? p.bias[row] : 0.f);
     float *out = y + (size_t)t * p.stride + row;
@@ -46,17 +82,20 @@ __device__ __forceinline__ void matvec(const FloatProduct &p, const void *w, con
   }
 }
 
-__device__ __forceinline__ void matvec(const FloatProduct &p, const void *w, int x_row, int y_row, int n) {
+template <int N> __device__ __forceinline__ void matvec(const FloatProduct &p, const void *w, int x_row, int y_row, int n) {
   const float *x = static_cast<const float *>(p.x) + (size_t)x_row * p.width;
   float *y = p.y + (size_t)y_row * p.stride;
-  if (p.kind == F32) matvec<F32>(p, w, x, y, n);
-  else if (p.kind == F16) matvec<F16>(p, w, x, y, n);
-  else matvec<BF16>(p, w, x, y, n);
+  if (p.kind == F32) matvec<F32, N>(p, w, x, y, n);
+  else if (p.kind == F16) matvec<F16, N>(p, w, x, y, n);
+  else matvec<BF16, N>(p, w, x, y, n);
 }
 
 KERNEL __launch_bounds__(256) float_matvec(const FloatProduct p) {
+  wait_for_inputs();
+  let_next_begin();
   const int first = blockIdx.x * 8;
-  matvec(p, p.w, first, first, min(8, p.n - first));
+  if (p.n == 1) matvec<1>(p, p.w, 0, 0, 1);
+  else matvec<8>(p, p.w, first, first, min(8, p.n - first));
 }
 
 struct Experts {
@@ -64,13 +103,17 @@ struct Experts {
 };
 // y[i] = W[chosen[i]] x[i / per_row]. Grid (chosen, rows of W / 8).
 KERNEL __launch_bounds__(256) float_experts(const FloatProduct p, const Experts experts, const uint32_t *chosen, int per_row) {
+  wait_for_inputs();
+  let_next_begin();
   FloatProduct own = p;
   if (p.bias) own.bias += (size_t)chosen[blockIdx.x] * p.stride;
-  matvec(own, experts.w[chosen[blockIdx.x]], blockIdx.x / per_row, blockIdx.x, 1);
+  matvec<1>(own, experts.w[chosen[blockIdx.x]], blockIdx.x / per_row, blockIdx.x, 1);
 }
 
 // out[i] = scale * W[tokens[i]]. Grid: rows.
 KERNEL float_embed(const void *w, int kind, const uint32_t *tokens, float scale, float *out, int width) {
+  wait_for_inputs();
+  let_next_begin();
   const size_t from = (size_t)tokens[blockIdx.x] * ((width + 31) / 32 * 32);
   for (int k = threadIdx.x; k < width; k += blockDim.x) {
     const float v = kind == F32 ? weight<F32>(w, from + k) : kind == F16 ? weight<F16>(w, from + k) : weight<BF16>(w, from + k);

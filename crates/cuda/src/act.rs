@@ -8,7 +8,7 @@ use std::sync::Arc;
 /// Columns to which rounded rows are padded with zeros: the columns of a unit of the packed layouts.
 const PAD: usize = 64;
 /// Bytes of a block of 32 activations in 8 bits (`ActBlock` of the kernels).
-const BLOCK_BYTES: usize = 48;
+pub(crate) const BLOCK_BYTES: usize = 48;
 
 /// Activations, `[rows, width]`.
 pub struct Act {

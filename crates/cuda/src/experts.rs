@@ -2,14 +2,13 @@
 
 use crate::driver::{Argument, Buffer, Gpu, Grid};
 use crate::gemm::TILE;
-use crate::ops::{FloatProduct, Product, activate_to, arguments, quads, round, warps};
+use crate::ops::{FloatProduct, Product, activate_to, arguments, quads, round};
 use crate::step::Mode;
 use crate::weight::Kernels;
 use crate::{Act, Cuda, Step, Vector, Weight};
 use kinfer_core::backend::ExpertWeights;
 use kinfer_core::batch::Role;
 use kinfer_core::{Error, ExpertSpec, FfnSpec, PartSpec, Result, Routing, Scores};
-use kinfer_kernels::pack::ROWS;
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -248,17 +247,16 @@ impl Pairs {
             let gemm = gemm.as_ref().filter(|_| self.role == Role::Prompt);
             let (packed, floats);
             let (product, experts_kernel, each) = match &segment.kernels {
-                Kernels::Packed { units, experts, .. } => {
+                Kernels::Packed { units, generated, .. } => {
                     let (int8, bf16) = x.rounded()?;
                     let x = match gemm {
                         Some(_) => bf16 + 2 * (row * x.padded()) as u64,
                         None => int8 + 48 * (row * x.padded() / 32) as u64,
                     };
-                    let units = *units;
-                    let grid = Grid::new(n, segment.rows.div_ceil(ROWS), 32 * warps(units));
-                    let (n, units) = (n as i32, units as i32);
+                    let grid = generated.one_grid(n, segment.rows);
+                    let (n, units) = (n as i32, *units as i32);
                     packed = Product { w: 0, x, y, bias, units, columns, rows, stride, n, add: 0 };
-                    (Argument::new(&packed), experts, grid)
+                    (Argument::new(&packed), &generated.experts, grid)
                 }
                 Kernels::Float { kind, experts, .. } => {
                     let from = match gemm {

@@ -4,11 +4,10 @@ use crate::act::Out;
 use crate::driver::{Argument, Grid};
 use crate::experts::{Groups, MAX_EXPERTS};
 use crate::step::Field;
-use crate::weight::{Kernels, Segment};
+use crate::weight::{Generated, Kernels, Segment};
 use crate::{Act, Cuda, Step, Vector, Weight};
 use kinfer_core::batch::Role;
 use kinfer_core::{Activation, Error, NormKind, NormSpec, Result};
-use kinfer_kernels::pack::ROWS;
 use std::ops::Range;
 
 /// The arguments of a kernel, each a variable of the type that the kernel's parameter has.
@@ -22,7 +21,7 @@ const THREADS: usize = 256;
 /// For a tensor core product with one weight.
 const NO_EXPERTS: [u64; MAX_EXPERTS] = [0; MAX_EXPERTS];
 
-/// `Product` of `kernels/cuda/quantised.cu`.
+/// `Product` of `kernels/cuda/matvec.cuh`.
 #[derive(Clone, Copy)]
 #[repr(C)]
 pub(crate) struct Product {
@@ -54,11 +53,6 @@ pub(crate) struct FloatProduct {
     pub n: i32,
     pub add: i32,
     pub pad: i32,
-}
-
-/// Warps that share a row of `units` units.
-pub(crate) fn warps(units: usize) -> usize {
-    [8, 4, 2].into_iter().find(|&w| units >= w).unwrap_or(1)
 }
 
 /// Threads of a block for the norm of rows of `width`: they keep two times four columns each (`HELD` of `rows.cu`). By the width alone,
@@ -146,7 +140,7 @@ fn segment_product(
     let bf16 = |bf16: u64| bf16 + 2 * (rows.start * columns) as u64;
     let no_groups = Groups::default();
     match &segment.kernels {
-        Kernels::Packed { units, matvec, gemm, .. } => {
+        Kernels::Packed { units, generated, gemm, .. } => {
             let (int8, half) = x.rounded()?;
             let mut product = Product {
                 w: segment.data.pointer(),
@@ -167,10 +161,13 @@ fn segment_product(
                     gemm.launch(cuda, step, n, segment.rows, arguments![product, NO_EXPERTS, no_groups])
                 };
             }
-            let groups = segment.rows.div_ceil(ROWS);
-            let [one, eight] = matvec;
-            let (kernel, chunks) = if n == 1 { (one, 1) } else { (eight, n.div_ceil(8)) };
-            let grid = Grid::new(chunks, groups, 32 * warps(*units));
+            let Generated { one, several, .. } = generated;
+            let (kernel, grid) = match several.iter().find(|k| n <= k.0).or(several.last()) {
+                Some((at_once, kernel)) if n > 1 => {
+                    (kernel, generated.several_grid(n, segment.rows, *at_once))
+                }
+                _ => (one, generated.one_grid(1, segment.rows)),
+            };
             // SAFETY: as above.
             unsafe { cuda.launch(step, kernel, grid, arguments![product]) }
         }

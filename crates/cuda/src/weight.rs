@@ -1,6 +1,7 @@
 //! Weights on the device: packed as on the CPU and turned for GPUs, or floats.
 
-use crate::driver::{Buffer, Function, Gpu};
+use crate::act::BLOCK_BYTES;
+use crate::driver::{Buffer, Function, Gpu, Grid};
 use crate::gemm::Gemm;
 use kinfer_core::backend::Matrix;
 use kinfer_core::batch::Role;
@@ -34,9 +35,7 @@ pub(crate) enum Kernels {
     Packed {
         /// Blocks of 64 or 256 columns of a row.
         units: usize,
-        /// For one generated row, and for up to eight.
-        matvec: [Function; 2],
-        experts: Function,
+        generated: Generated,
         embed: Function,
         /// For prompt rows, all or those of experts; the GPU has tensor cores.
         gemm: Option<Gemm>,
@@ -44,6 +43,77 @@ pub(crate) enum Kernels {
     /// Floats: `enum Float` of `kernels/cuda/floats.cu`.
     Float { kind: i32, matvec: Function, experts: Function, embed: Function, gemm: Option<Gemm> },
 }
+
+/// What multiplies generated rows by integer codes: kernels of `kernels/cuda/matvec.cuh`.
+pub(crate) struct Generated {
+    /// For one row, and for one of an expert.
+    pub one: Function,
+    pub experts: Function,
+    /// For several rows, by how many a block takes.
+    pub several: Vec<(usize, Function)>,
+    /// Chunks of 256 columns.
+    pub chunks: usize,
+    /// Bytes of a chunk of a group, which kernels copy to shared memory; 0 where they read in place.
+    pub chunk_bytes: usize,
+}
+
+impl Generated {
+    fn new(
+        gpu: &Gpu,
+        function: impl Fn(&str) -> Result<Function>,
+        cols: usize,
+        bytes: usize,
+    ) -> Result<Generated> {
+        let chunks = cols.div_ceil(CHUNK);
+        if !gpu.has_bf16() {
+            let several = vec![(8, function("direct8")?)];
+            let (one, experts) = (function("direct1")?, function("direct_experts")?);
+            return Ok(Generated { one, experts, several, chunks, chunk_bytes: 0 });
+        }
+        let several = [8, 16, 32].map(|n| Ok((n, function(&format!("batch{n}"))?)));
+        let several = several.into_iter().collect::<Result<Vec<_>>>()?;
+        let (one, experts) = (function("matvec1")?, function("experts")?);
+        let all = Generated { one, experts, several, chunks, chunk_bytes: bytes };
+        for (n, kernel) in &all.several {
+            gpu.allow_shared(kernel, all.several_grid(1, 1, *n).shared)?;
+        }
+        // A function is of all weights of its layout: the most that any of them needs.
+        for kernel in [&all.one, &all.experts] {
+            gpu.allow_shared(kernel, all.stages(PARTS, AHEAD))?;
+        }
+        Ok(all)
+    }
+
+    fn stages(&self, warps: usize, each: usize) -> u32 {
+        match self.chunk_bytes {
+            0 => 0,
+            bytes => (warps * each * (bytes + CHUNK / 32 * BLOCK_BYTES)) as u32,
+        }
+    }
+
+    /// Blocks for `n` rows, each times `rows` rows of a weight or of its own expert's.
+    pub fn one_grid(&self, n: usize, rows: usize) -> Grid {
+        let warps = self.chunks.min(PARTS);
+        let shared = self.stages(warps, self.chunks.div_ceil(warps).min(AHEAD));
+        Grid { shared, ..Grid::new(n, rows.div_ceil(ROWS), 32 * warps) }
+    }
+
+    /// Blocks for `n` rows with the kernel that takes `at_once`: `Batch` of `matvec.cuh`.
+    pub fn several_grid(&self, n: usize, rows: usize, at_once: usize) -> Grid {
+        if self.chunk_bytes == 0 {
+            return self.one_grid(n.div_ceil(at_once), rows);
+        }
+        let sides = if at_once == 8 { 1 } else { at_once / 16 };
+        let stage = 2 * (self.chunk_bytes / 2 + 160) + at_once * (CHUNK / 64 * BLOCK_BYTES + 16);
+        let shared = 4 / sides * 2 * stage + PARTS * at_once * 2 * ROWS * 4;
+        Grid { shared: shared as u32, ..Grid::new(n.div_ceil(at_once), rows.div_ceil(2 * ROWS), 256) }
+    }
+}
+
+/// Columns of a chunk, parts of a sum, and chunks that a warp copies ahead: as in `kernels/cuda/matvec.cuh`.
+const CHUNK: usize = 256;
+const PARTS: usize = 8;
+const AHEAD: usize = 2;
 
 /// Columns to which rows of floats are padded with zeros.
 const FLOAT_PAD: usize = 32;
@@ -104,8 +174,7 @@ fn packed(
     let function = |kernel: &str| gpu.function(module, &format!("{kernel}_{index}"));
     let kernels = Kernels::Packed {
         units: layout.units(cols),
-        matvec: [function("matvec1")?, function("matvec8")?],
-        experts: function("experts")?,
+        generated: Generated::new(gpu, function, cols, packing.group_bytes(CHUNK))?,
         embed: function("embed")?,
         gemm: Gemm::new(gpu, module, |kernel| format!("{kernel}_{index}"), Gemm::packed_bytes(layout))?,
     };

@@ -324,7 +324,7 @@ inline void mma_bf16(float (&d)[4], const uint32_t (&a)[4], uint32_t b0, uint32_
 inline void mma_f16(float (&d)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1) {
   emulator::mma(d, a, b0, b1, [](uint32_t pair, int i) { return f16_value((uint16_t)(pair >> 16 * i)); });
 }
-inline void mma_int8(int (&d)[4], uint32_t a0, uint32_t a1, uint32_t b) {
+inline void mma_int8(int (&d)[4], uint32_t a0, uint32_t a1, uint32_t b, int start = 0) {
   using namespace emulator;
   Fiber *f = worker->current;
   Warp &w = *f->warp;
@@ -338,7 +338,7 @@ inline void mma_int8(int (&d)[4], uint32_t a0, uint32_t a1, uint32_t b) {
         w.integers[r][c] = sum;
       }
   });
-  for (int i = 0; i < 4; i++) d[i] = w.integers[f->lane / 4 + 8 * (i >> 1)][2 * (f->lane % 4) + (i & 1)];
+  for (int i = 0; i < 4; i++) d[i] = start + w.integers[f->lane / 4 + 8 * (i >> 1)][2 * (f->lane % 4) + (i & 1)];
 }
 // Happens when it is waited for, and before that the memory holds something else: a copy_wait that is missing shows, and so does memory
 // that is read when the next copy to it has begun.

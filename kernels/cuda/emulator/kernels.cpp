@@ -1,11 +1,12 @@
 // All kernels, compiled for the emulator.
 #define CUDA_EMULATED 1
 #include "../hopper.cuh"
-#include "../packed.cuh"
+#include "../matvec.cuh"
 namespace quantised {
 #include "../quantised.cu"
 #define EMULATED(L) \
-  INSTANCES(L) EMULATE(matvec1_##L) EMULATE(matvec8_##L) EMULATE(experts_##L) EMULATE(embed_##L) EMULATE(gemm_##L) EMULATE(gemm128_##L) EMULATE(gemm256_##L)
+  INSTANCES(L) EMULATE(embed_##L) EMULATE(matvec1_##L) EMULATE(experts_##L) EMULATE(batch8_##L) EMULATE(batch16_##L) EMULATE(batch32_##L) \
+  EMULATE(direct1_##L) EMULATE(direct8_##L) EMULATE(direct_experts_##L) EMULATE(gemm_##L) EMULATE(gemm128_##L) EMULATE(gemm256_##L)
 EMULATED(7) EMULATED(8) EMULATED(9)
 #ifndef EMULATE_FEW // those with a planted mistake are tried on K-quants only
 EMULATED(0) EMULATED(1) EMULATED(2) EMULATED(3) EMULATED(4) EMULATED(5) EMULATED(6) EMULATED(10) EMULATED(11) EMULATED(12)

@@ -17,6 +17,7 @@
 #include <random>
 #include <string>
 #include <thread>
+#include <type_traits>
 #include <utility>
 #include <vector>
 
@@ -34,6 +35,7 @@ struct dim3 { unsigned x = 1, y = 1, z = 1; };
 struct alignas(8) uint2 { unsigned x, y; };
 struct alignas(16) uint4 { unsigned x, y, z, w; };
 struct alignas(16) int4 { int x, y, z, w; };
+struct alignas(8) float2 { float x, y; };
 struct alignas(16) float4 { float x, y, z, w; };
 using std::max;
 using std::min;
@@ -329,3 +331,9 @@ inline void copy16(void *shared, const void *from, bool valid = true) {
 }
 inline void copy_commit() {}
 template <int N> inline void copy_wait() {}
+inline void f16_values(uint32_t pair, float &low, float &high) { low = f16_value((uint16_t)pair); high = f16_value((uint16_t)(pair >> 16)); }
+inline float power_of_2(float v) { return std::exp2(v); }
+inline float __fdividef(float a, float b) { return a / b; }
+inline void bring_to_l2(const void *, int) {}
+inline void wait_for_inputs() {}
+inline void let_next_begin() {}

@@ -103,9 +103,8 @@ template <int N> __device__ __forceinline__ float fold(float (&x)[N], int lane, 
 // Bound: the bytes of keys and values, read once for a group of heads.
 template <int HEADS, int AHEAD, bool BRING = true>
 __device__ __forceinline__ void attend_partition(const Attend &a, const Rows &rows, const Cache &c, int first_row, float *__restrict__ partial, const Out &out) {
-  constexpr int ROOM = (HEADS < 4 ? HEADS : 4) * MAX_DIM;
-  __shared__ __align__(16) float weights[BLOCKS][POSITIONS][HEADS];
-  __shared__ float part[BLOCKS][ROOM], most[BLOCKS][HEADS], sum[BLOCKS][HEADS];
+  __shared__ __align__(16) float weights[BLOCKS][POSITIONS][HEADS], part[BLOCKS][HEADS * MAX_DIM];
+  __shared__ float most[BLOCKS][HEADS], sum[BLOCKS][HEADS];
   const int lane = threadIdx.x & 31, warp = threadIdx.x >> 5, n = c.head_dim, padded = (n + 7) / 8 * 8;
   const int r = first_row + blockIdx.z, sets = (a.group + HEADS - 1) / HEADS;
   const int kv_head = blockIdx.y / sets, set = blockIdx.y % sets * HEADS, count = min(HEADS, a.group - set), first_head = kv_head * a.group + set;
@@ -206,41 +205,35 @@ __device__ __forceinline__ void attend_partition(const Attend &a, const Rows &ro
       for (int g = 0; g < HEADS; g++)
 #pragma unroll
         for (int i = 0; i < 8; i++) o[g][i] += __shfl_xor_sync(ALL, o[g][i], m);
-  float *to = partial + (((size_t)blockIdx.z * a.heads + first_head) * gridDim.x + blockIdx.x) * (n + 2);
-  // All heads pass at once unless they are many and wide.
-  const int fit = ROOM / padded;
-  for (int from = 0; from < count; from += fit) {
-    if (from) __syncthreads();
 #pragma unroll
-    for (int g = 0; g < HEADS; g++)
-      if (g >= from && g < min(count, from + fit) && team == 0 && d < padded)
+  for (int g = 0; g < HEADS; g++)
+    if (g < count && team == 0 && d < padded)
 #pragma unroll
-        for (int i = 0; i < 8; i += 4)
-          *reinterpret_cast<float4 *>(&part[warp][(g - from) * padded + d + i]) = {o[g][i], o[g][i + 1], o[g][i + 2], o[g][i + 3]};
+      for (int i = 0; i < 8; i += 4)
+        *reinterpret_cast<float4 *>(&part[warp][g * padded + d + i]) = {o[g][i], o[g][i + 1], o[g][i + 2], o[g][i + 3]};
 #ifndef PLANT_WEIGHTS_BARRIER
-    __syncthreads();
+  __syncthreads();
 #endif
-    for (int i = threadIdx.x; i < min(fit, count - from) * n; i += 32 * BLOCKS) {
-      const int g = from + i / n, e = i % n;
-      float top = most[0][g], all = 0.f, v = 0.f;
+  for (int i = threadIdx.x; i < count * n; i += 32 * BLOCKS) {
+    const int g = i / n, e = i % n;
+    float top = most[0][g], all = 0.f, v = 0.f;
 #pragma unroll
-      for (int w = 1; w < BLOCKS; w++) top = fmaxf(top, most[w][g]);
+    for (int w = 1; w < BLOCKS; w++) top = fmaxf(top, most[w][g]);
 #pragma unroll
-      for (int w = 0; w < BLOCKS; w++) {
-        const float share = power_of_2(most[w][g] - top);
-        all = fmaf(sum[w][g], share, all);
-        v = fmaf(part[w][(g - from) * padded + e], share, v);
-      }
-      if (gridDim.x == 1) {
-        finish_head(a, out, r, first_head + g, n, e, v, top, all);
-        continue;
-      }
-      float *head = to + (size_t)g * gridDim.x * (n + 2);
-      head[e] = v;
-      if (e == 0) {
-        head[n] = top;
-        head[n + 1] = all;
-      }
+    for (int w = 0; w < BLOCKS; w++) {
+      const float share = power_of_2(most[w][g] - top);
+      all = fmaf(sum[w][g], share, all);
+      v = fmaf(part[w][g * padded + e], share, v);
+    }
+    if (gridDim.x == 1) {
+      finish_head(a, out, r, first_head + g, n, e, v, top, all);
+      continue;
+    }
+    float *to = partial + (((size_t)blockIdx.z * a.heads + first_head + g) * gridDim.x + blockIdx.x) * (n + 2);
+    to[e] = v;
+    if (e == 0) {
+      to[n] = top;
+      to[n + 1] = all;
     }
   }
 }
@@ -251,7 +244,6 @@ __device__ __forceinline__ void attend_partition(const Attend &a, const Rows &ro
   }
 ATTEND_PARTITION(2, 8, 3)
 ATTEND_PARTITION(4, 8, 2)
-ATTEND_PARTITION(8, 4, 2)
 
 // Merges more than one partition: a team of threads has every `teams`-th one, and reads eight of them at once; teams add up in order.
 // Grid (heads, rows), 256 threads.

@@ -15,6 +15,10 @@ template <int D, int WARPS, int TILES, int KEYS> struct Prompt {
 
 // Where a row's chunk lies in shared memory: the eight rows that ldmatrix reads at once are in different banks.
 template <int D> __device__ __forceinline__ int chunk_at(int row, int chunk) { return row * D + 8 * (chunk ^ (row & 7)); }
+// Chunk 2 d + half: all d have four offsets between them, plus constants.
+template <int D> __device__ __forceinline__ int chunk_at(int row, int d, int half) {
+  return row * D + 64 * (d / 4) + (16 * (d % 4) ^ 8 * (half ^ (row & 7)));
+}
 template <bool HALF> __device__ __forceinline__ uint32_t pair_of(float low, float high) { return HALF ? f16_pair(low, high) : bf16_pair(low, high); }
 template <bool HALF> __device__ __forceinline__ void mma_of(float (&d)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1) {
   if (HALF) mma_f16(d, a, b0, b1); else mma_bf16(d, a, b0, b1);
@@ -25,6 +29,7 @@ template <bool HALF> __device__ __forceinline__ void mma_of(float (&d)[4], const
 // tiles, which have most keys, begin first. Bound: tensor cores, 4 D operations for each pair of query and key.
 template <class P, int D, int WARPS, int TILES, int KEYS, bool HALF>
 __device__ __forceinline__ void attend_tile(const Attend &a, const Rows &rows, const Cache &c, int first_row, int count, const Out &out) {
+  __shared__ int positions[P::QUERIES];
   DYNAMIC_SHARED(shared);
   uint16_t *stages = reinterpret_cast<uint16_t *>(shared), *queries = stages + 2 * P::STAGE;
   const int lane = threadIdx.x & 31, warp = threadIdx.x >> 5, n = c.head_dim, kv_head = blockIdx.x;
@@ -81,6 +86,7 @@ __device__ __forceinline__ void attend_tile(const Attend &a, const Rows &rows, c
     const int token = m / a.group;
     return token < tokens && d < n ? factor * a.qkv[((size_t)(r0 + token) * (a.heads + 2 * c.kv_heads) + kv_head * a.group + m % a.group) * n + d] : 0.f;
   };
+  for (int m = threadIdx.x; m < P::QUERIES; m += P::THREADS) positions[m] = min(position + m / a.group, last);
   const int m0 = 16 * TILES * warp;
   uint32_t q[P::KEPT ? TILES : 1][P::KEPT ? D / 16 : 1][4];
   if constexpr (P::KEPT) {
@@ -100,28 +106,23 @@ __device__ __forceinline__ void attend_tile(const Attend &a, const Rows &rows, c
     }
 
   float o[TILES][D / 8][4] = {}, base[TILES][2], sum[TILES][2] = {};
-  int at[TILES][2]; // the positions of this lane's rows
 #pragma unroll
   for (int t = 0; t < TILES; t++)
 #pragma unroll
-    for (int h = 0; h < 2; h++) {
-      base[t][h] = -INFINITY;
-      at[t][h] = min(position + (m0 + 16 * t + lane / 4 + 8 * h) / a.group, last);
-    }
+    for (int h = 0; h < 2; h++) base[t][h] = -INFINITY;
   const bool rests = m0 / a.group >= tokens;
   const int least = position + m0 / a.group, most = min(position + (m0 + 16 * TILES - 1) / a.group, last);
 
-  uint16_t *k = stages, *other = stages + P::STAGE;
+  int stage = 0;
   for (int start = begin; start <= last; start += KEYS) {
     copy_wait<0>();
     __syncthreads();
     if (start + KEYS <= last) {
-      fetch(start + KEYS, other);
+      fetch(start + KEYS, stages + (P::STAGE - stage));
       look_up(start + 2 * KEYS);
     }
-    uint16_t *const here = k, *const v = here + KEYS * D;
-    k = other;
-    other = here;
+    const uint16_t *k = stages + stage, *v = k + KEYS * D;
+    stage = P::STAGE - stage;
     if (rests || start > most || (a.window && start + KEYS <= least - a.window + 1)) continue;
 
     float s[TILES][KEYS / 8][4] = {};
@@ -133,11 +134,11 @@ __device__ __forceinline__ void attend_tile(const Attend &a, const Rows &rows, c
         if constexpr (P::KEPT) {
 #pragma unroll
           for (int i = 0; i < 4; i++) x[t][i] = q[t][d][i];
-        } else ldmatrix(x[t], queries + chunk_at<D>(m0 + 16 * t + (lane & 15), 2 * d + (lane >> 4)));
+        } else ldmatrix(x[t], queries + chunk_at<D>(m0 + 16 * t + (lane & 15), d, lane >> 4));
 #pragma unroll
       for (int j = 0; j < KEYS / 8; j += 2) {
         uint32_t b[4];
-        ldmatrix(b, here + chunk_at<D>(8 * j + (lane & 7) + 8 * (lane >> 4), 2 * d + (lane >> 3 & 1)));
+        ldmatrix(b, k + chunk_at<D>(8 * j + (lane & 7) + 8 * (lane >> 4), d, lane >> 3 & 1));
 #pragma unroll
         for (int t = 0; t < TILES; t++) {
           mma_of<HALF>(s[t][j], x[t], b[0], b[1]);
@@ -158,14 +159,16 @@ __device__ __forceinline__ void attend_tile(const Attend &a, const Rows &rows, c
               float &x = s[t][j][2 * h + e];
               x = a.cap * LOG2_E * (1.f - __fdividef(2.f, power_of_2(x) + 1.f));
             }
-        if (edge)
+        if (edge) {
+          const int at = positions[m0 + 16 * t + lane / 4 + 8 * h], from = a.window ? at - a.window : -1;
 #pragma unroll
           for (int j = 0; j < KEYS / 8; j++)
 #pragma unroll
             for (int e = 0; e < 2; e++) {
               const int key = start + 8 * j + 2 * (lane & 3) + e;
-              if (key > at[t][h] || (a.window && key <= at[t][h] - a.window)) s[t][j][2 * h + e] = -INFINITY;
+              if (key > at || key <= from) s[t][j][2 * h + e] = -INFINITY;
             }
+        }
         float top = -INFINITY;
 #pragma unroll
         for (int j = 0; j < KEYS / 8; j++) top = fmaxf(top, fmaxf(s[t][j][2 * h], s[t][j][2 * h + 1]));
@@ -199,7 +202,7 @@ __device__ __forceinline__ void attend_tile(const Attend &a, const Rows &rows, c
 #pragma unroll
       for (int i = 0; i < D / 8; i += 2) {
         uint32_t b[4];
-        ldmatrix_transposed(b, v + chunk_at<D>(16 * j + (lane & 15), i + (lane >> 4)));
+        ldmatrix_transposed(b, v + chunk_at<D>(16 * j + (lane & 15), i / 2, lane >> 4));
 #pragma unroll
         for (int t = 0; t < TILES; t++) {
           mma_of<HALF>(o[t][i], x[t], b[0], b[1]);

@@ -80,8 +80,8 @@ struct Kernels {
     likeliest: Function,
     kv_write: Function,
     qkv_finish: Function,
-    /// For groups of up to 2, 4 and 8 query heads; larger ones are divided.
-    attend_partition: [(usize, Function); 3],
+    /// For groups of up to 2 and 4 query heads; larger ones are divided.
+    attend_partition: [(usize, Function); 2],
     attend_merge: Function,
     attend_prompt: Option<[(stages::Tile, Function); 3]>,
 }
@@ -115,7 +115,7 @@ impl Kernels {
             likeliest: rows("likeliest")?,
             kv_write: attention("kv_write")?,
             qkv_finish: attention("qkv_finish")?,
-            attend_partition: [partition(2)?, partition(4)?, partition(8)?],
+            attend_partition: [partition(2)?, partition(4)?],
             attend_merge: attention("attend_merge")?,
             attend_prompt: match gpu.has_bf16() {
                 true => {

@@ -164,9 +164,9 @@ fn decode(
     let at_once = (step.partial_floats / per_row.max(1)).clamp(1, 65535);
     let (partials, count, dim) = (step.partials.pointer(), partitions as i32, head_dim as i32);
     let kernels = cuda.kernels()?;
-    let [.., most] = &kernels.attend_partition;
     let group = attend.group as usize;
-    let (heads, partition) = kernels.attend_partition.iter().find(|k| group <= k.0).unwrap_or(most);
+    let [small, large] = &kernels.attend_partition;
+    let (heads, partition) = if group <= small.0 { small } else { large };
     let sets = group.div_ceil(*heads);
     for first in range.clone().step_by(at_once) {
         let n = at_once.min(range.end - first);

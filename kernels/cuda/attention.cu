@@ -100,7 +100,7 @@ template <int N> __device__ __forceinline__ float fold(float (&x)[N], int lane, 
 // A warp has a block of the cache, by itself until all add up in order. 8, 16 or 32 lanes share a key, 8 elements each, and
 // have `AHEAD` keys at a time on their way from L2, into which a warp brings its block at once.
 // Grid (partitions, kv_heads * ceil(group / HEADS), rows), 256 threads; where there is one partition, it writes the results.
-// Bound: the bytes of keys and values, read once for a group of heads.
+// Bound: the bytes of keys and values, read once for HEADS heads; other heads of the group find them in L2.
 template <int HEADS, int AHEAD, bool BRING = true>
 __device__ __forceinline__ void attend_partition(const Attend &a, const Rows &rows, const Cache &c, int first_row, float *__restrict__ partial, const Out &out) {
   __shared__ __align__(16) float weights[BLOCKS][POSITIONS][HEADS], part[BLOCKS][HEADS * MAX_DIM];

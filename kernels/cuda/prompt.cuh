@@ -58,16 +58,17 @@ __device__ __forceinline__ void attend_tile(const Attend &a, const Rows &rows, c
           copy16(to + chunk_at<D>(row, chunk), keys + slot * c.k_row + 16 * chunk, valid);
           copy16(to + KEYS * D + chunk_at<D>(row, chunk), values + slot * c.v_row + 16 * chunk, valid);
         }
-      } else
+      } else if constexpr (!HALF) {
 #pragma unroll 1
-      for (int s = 0; s < 2 * POSITIONS; s += P::THREADS / P::CHUNKS) {
-        const int slot = (s + threadIdx.x / P::CHUNKS) % POSITIONS, row = b * POSITIONS + slot, value = s / POSITIONS;
-        float x[8] = {};
-        with_type(value ? c.v_type : c.k_type, [&](auto type) {
-          floats8<type.value>(fetch8<type.value>(value ? values + slot * c.v_row : keys + slot * c.k_row, 8 * chunk, n, 8 * chunk < n && start + row <= last), x);
-        });
-        *reinterpret_cast<uint4 *>(to + value * KEYS * D + chunk_at<D>(row, chunk)) = {bf16_pair(x[0], x[1]), bf16_pair(x[2], x[3]),
-                                                                                       bf16_pair(x[4], x[5]), bf16_pair(x[6], x[7])};
+        for (int s = 0; s < 2 * POSITIONS; s += P::THREADS / P::CHUNKS) {
+          const int slot = (s + threadIdx.x / P::CHUNKS) % POSITIONS, row = b * POSITIONS + slot, value = s / POSITIONS;
+          float x[8] = {};
+          with_type(value ? c.v_type : c.k_type, [&](auto type) {
+            floats8<type.value>(fetch8<type.value>(value ? values + slot * c.v_row : keys + slot * c.k_row, 8 * chunk, n, 8 * chunk < n && start + row <= last), x);
+          });
+          *reinterpret_cast<uint4 *>(to + value * KEYS * D + chunk_at<D>(row, chunk)) = {bf16_pair(x[0], x[1]), bf16_pair(x[2], x[3]),
+                                                                                         bf16_pair(x[4], x[5]), bf16_pair(x[6], x[7])};
+        }
       }
     }
     copy_commit();

@@ -100,9 +100,7 @@ mod tests {
                     assert!(parameters(module(name, level).unwrap(), &kernel).is_some(), "{kernel}");
                 }
             }
-            assert!(
-                parameters(module(name, Level::TensorCores).unwrap(), &format!("gemm_{layout}")).is_some()
-            );
+            assert!(parameters(module(name, Level::TensorCores).unwrap(), &format!("gemm_{layout}")).is_some());
         }
     }
 }

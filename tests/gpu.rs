@@ -439,7 +439,7 @@ fn attention_of_every_shape() {
         (9, 40, Some(300), None, [330, 7]),
         (2, 256, None, None, [270, 3]),
         // More heads than a tile has rows: prompts go the way of generated rows.
-        (70, 16, None, None, [40, 7]),
+        (130, 16, None, None, [40, 7]),
     ] {
         let mut spec = spec(61, (heads + 2) * head_dim, heads, head_dim, None);
         (spec.layers[0].attn.window, spec.layers[0].attn.softcap) = (window, softcap);

@@ -5,6 +5,7 @@
 #include "emulator/cuda.h"
 #else
 #include <cstdint>
+#include <type_traits>
 #include <cuda_runtime.h>
 
 __device__ __forceinline__ float f16_value(uint16_t bits) {
@@ -67,6 +68,25 @@ __device__ __forceinline__ void copy16(void *shared, const void *from, bool vali
 __device__ __forceinline__ void copy_commit() { asm volatile("cp.async.commit_group;" ::: "memory"); }
 template <int N> __device__ __forceinline__ void copy_wait() { asm volatile("cp.async.wait_group %0;" :: "n"(N) : "memory"); }
 #endif
+// Two halves as floats; the first one is the low half.
+__device__ __forceinline__ void f16_values(uint32_t pair, float &low, float &high) {
+  asm("{.reg .b16 l, h; mov.b32 {l, h}, %2; cvt.f32.f16 %0, l; cvt.f32.f16 %1, h;}" : "=f"(low), "=f"(high) : "r"(pair));
+}
+// 2 to the power of v, to two units in the last place.
+__device__ __forceinline__ float power_of_2(float v) {
+  float power;
+  asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(power) : "f"(v));
+  return power;
+}
+// A warp asks for bytes to be brought into L2, where all writes are seen: it may do so before wait_for_inputs(). Both are multiples of 16.
+__device__ __forceinline__ void bring_to_l2(const void *from, int bytes) {
+#if __CUDA_ARCH__ >= 900
+  if ((threadIdx.x & 31) == 0) asm volatile("cp.async.bulk.prefetch.L2.global [%0], %1;" :: "l"(__cvta_generic_to_global(from)), "r"(bytes));
+#else
+  for (int i = 128 * (threadIdx.x & 31); i < bytes; i += 4096)
+    asm volatile("prefetch.global.L2 [%0];" :: "l"(__cvta_generic_to_global(reinterpret_cast<const char *>(from) + i)));
+#endif
+}
 // A kernel may begin before the one ahead of it on the stream has ended (where the launch says so and the GPU is 9.0): what it
 // reads or writes of what others write or read comes after wait_for_inputs(). let_next_begin() lets the one behind it begin.
 #if __CUDA_ARCH__ >= 900

@@ -107,6 +107,8 @@ template <class Tile, class P> __device__ __forceinline__ void gemm(const P &p, 
 // ROWS rows of X, or those of `groups`; rows of W / 128). False if there is nothing to compute.
 template <int ROWS, class P, class Experts>
 __device__ __forceinline__ bool block_rows(P &p, const Experts &experts, const Groups &groups, BlockRows &rows_of) {
+  wait_for_inputs();
+  let_next_begin();
   rows_of.order = nullptr;
   rows_of.per_row = 1;
   rows_of.first = blockIdx.x * ROWS;

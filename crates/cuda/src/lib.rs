@@ -84,20 +84,21 @@ struct Kernels {
     likeliest: Function,
     kv_write: Function,
     qkv_finish: Function,
-    attend_partition: Function,
+    /// For groups of up to 2 and 4 query heads; larger ones are divided.
+    attend_partition: [(usize, Function); 2],
     attend_merge: Function,
-    /// For heads of up to 64, 128 and 256 elements.
-    attend_prompt: Option<[(usize, Function); 3]>,
+    attend_prompt: Option<[(stages::Tile, Function); 3]>,
 }
 
 impl Kernels {
     fn new(gpu: &Gpu) -> Result<Kernels> {
         let rows = |name| gpu.function("rows", name);
         let attention = |name: &str| gpu.function("attention", name);
-        let prompt = |dim: usize| {
-            let function = attention(&format!("attend_prompt_{dim}"))?;
-            gpu.allow_shared(&function, stages::prompt_shared(dim))?;
-            Ok((dim, function))
+        let partition = |heads: usize| Ok((heads, attention(&format!("attend_partition_{heads}"))?));
+        let prompt = |tile: stages::Tile| {
+            let function = attention(&format!("attend_prompt_{}", tile.dim))?;
+            gpu.allow_shared(&function, tile.shared())?;
+            Ok((tile, function))
         };
         Ok(Kernels {
             norm: rows("norm_rows")?,
@@ -118,10 +119,13 @@ impl Kernels {
             likeliest: gpu.function("likeliest", "likeliest")?,
             kv_write: attention("kv_write")?,
             qkv_finish: attention("qkv_finish")?,
-            attend_partition: attention("attend_partition")?,
+            attend_partition: [partition(2)?, partition(4)?],
             attend_merge: attention("attend_merge")?,
             attend_prompt: match gpu.has_bf16() {
-                true => Some([prompt(64)?, prompt(128)?, prompt(256)?]),
+                true => {
+                    let [narrow, middle, wide] = stages::TILES;
+                    Some([prompt(narrow)?, prompt(middle)?, prompt(wide)?])
+                }
                 false => None,
             },
         })

@@ -8,14 +8,34 @@ use kinfer_core::backend::{AttnWeights, FfnWeights, NormWeights, Scratch};
 use kinfer_core::batch::Role;
 use kinfer_core::{AttnSpec, FfnSpec, NormSpec, Result};
 
-/// Query rows of a block of prompt attention: positions times heads of a group.
-const QUERIES: usize = 64;
-/// Query heads that a block of decode attention takes.
-const HEADS: usize = 8;
+/// Heads of a block of the kernels that write the cache.
+const HEADS_AT_ONCE: usize = 4;
 
-/// Bytes of shared memory of prompt attention: queries, keys and values in bf16, rows padded by 16 bytes.
-pub(crate) fn prompt_shared(dim: usize) -> u32 {
-    ((QUERIES + 2 * kinfer_core::batch::BLOCK_LEN) * (dim + 8) * 2) as u32
+/// What a block of prompt attention takes: `Prompt` of `kernels/cuda/prompt.cuh`.
+#[derive(Clone, Copy)]
+pub(crate) struct Tile {
+    /// Elements of a head at most.
+    pub dim: usize,
+    warps: usize,
+    /// Query rows, which are positions times heads of a group, and keys at a time.
+    queries: usize,
+    keys: usize,
+    /// Whether queries are in shared memory.
+    shares_queries: bool,
+}
+
+pub(crate) const TILES: [Tile; 3] = [
+    Tile { dim: 64, warps: 4, queries: 128, keys: 64, shares_queries: false },
+    Tile { dim: 128, warps: 8, queries: 128, keys: 64, shares_queries: false },
+    Tile { dim: 256, warps: 4, queries: 64, keys: 32, shares_queries: true },
+];
+
+impl Tile {
+    /// Bytes of shared memory: two tiles of keys and values, and the queries, of 16 bits.
+    pub fn shared(&self) -> u32 {
+        let queries = if self.shares_queries { self.queries } else { 0 };
+        (2 * self.dim * (4 * self.keys + queries)) as u32
+    }
 }
 
 /// `Rows` of `kernels/cuda/attention.cu`.
@@ -66,7 +86,7 @@ pub(crate) fn kv_write(
 ) -> Result<()> {
     let cache = kv.cache(layer, spec, step.blocks());
     let (from, heads, rows) = (qkv.floats(), spec.heads as i32, rows(step));
-    let grid = Grid::new(spec.kv_heads, qkv.rows(), 32);
+    let grid = Grid::new((2 * spec.kv_heads).div_ceil(HEADS_AT_ONCE), qkv.rows(), 32 * HEADS_AT_ONCE);
     // SAFETY: the batch was checked: every position has a block of the cache.
     unsafe { cuda.launch(step, &cuda.kernels()?.kv_write, grid, arguments![from, heads, rows, cache]) }
 }
@@ -99,25 +119,27 @@ pub(crate) fn attend(
         sinks: sinks.map_or(0, |s| s.data.pointer()),
     };
     let rows = rows(step);
-    // Merging rounds, where heads are whole blocks; the rest is left to the product.
+    // Prompts are rounded, and generated rows where heads are whole blocks; the rest is left to the product.
     let to = out.out(step.roles_of(qkv.rows()).1)?;
-    let mut all_rounded = head_dim.is_multiple_of(32);
+    let mut all_rounded = true;
     for (role, range) in step.runs() {
         let on_tiles = match &cuda.kernels()?.attend_prompt {
-            Some(kernels) if role == Role::Prompt && group <= QUERIES => {
-                kernels.iter().find(|k| head_dim <= k.0)
+            Some(kernels) if role == Role::Prompt => {
+                kernels.iter().find(|(tile, _)| head_dim <= tile.dim && group <= tile.queries)
             }
             _ => None,
         };
-        if let Some((dim, kernel)) = on_tiles {
-            all_rounded = false;
-            let (first, count, out) = (range.start as i32, range.len() as i32, to.floats);
-            let shared = prompt_shared(*dim);
-            let grid = Grid { shared, ..Grid::new(range.len().div_ceil(QUERIES / group), kv_heads, 128) };
+        if let Some((tile, kernel)) = on_tiles {
+            let (first, count) = (range.start as i32, range.len() as i32);
+            let grid = Grid {
+                shared: tile.shared(),
+                ..Grid::new(kv_heads, range.len().div_ceil(tile.queries / group), 32 * tile.warps)
+            };
             // SAFETY: the run's rows follow each other, and their keys are in the cache.
-            unsafe { cuda.launch(step, kernel, grid, arguments![attend, rows, cache, first, count, out])? };
+            unsafe { cuda.launch(step, kernel, grid, arguments![attend, rows, cache, first, count, to])? };
             continue;
         }
+        all_rounded &= head_dim.is_multiple_of(32);
         decode(cuda, step, attend, rows, cache, to, range, kv_heads, head_dim)?;
     }
     out.set_rounded(all_rounded);
@@ -141,24 +163,26 @@ fn decode(
     let per_row = attend.heads as usize * partitions * (head_dim + 2);
     let at_once = (step.partial_floats / per_row.max(1)).clamp(1, 65535);
     let (partials, count, dim) = (step.partials.pointer(), partitions as i32, head_dim as i32);
-    let sets = (attend.group as usize).div_ceil(HEADS);
+    let kernels = cuda.kernels()?;
+    let group = attend.group as usize;
+    let [small, large] = &kernels.attend_partition;
+    let (heads, partition) = if group <= small.0 { small } else { large };
+    let sets = group.div_ceil(*heads);
     for first in range.clone().step_by(at_once) {
         let n = at_once.min(range.end - first);
         let first = first as i32;
-        let grid =
-            Grid { blocks: (partitions as u32, (kv_heads * sets) as u32, n as u32), threads: 128, shared: 0 };
-        let merge = Grid::new(attend.heads as usize, n, head_dim.next_multiple_of(32));
+        let blocks = (partitions as u32, (kv_heads * sets) as u32, n as u32);
+        let grid = Grid { blocks, threads: 256, shared: 0 };
         // SAFETY: the rows' keys are in the cache, and the partial results of `n` rows fit.
         unsafe {
-            let kernels = cuda.kernels()?;
-            cuda.launch(
-                step,
-                &kernels.attend_partition,
-                grid,
-                arguments![attend, rows, cache, first, partials],
-            )?;
+            cuda.launch(step, partition, grid, arguments![attend, rows, cache, first, partials, to])?;
+        }
+        // One partition is the result.
+        if partitions > 1 {
+            let grid = Grid::new(attend.heads as usize, n, 256);
             let arguments = arguments![attend, rows, dim, first, partials, count, to];
-            cuda.launch(step, &kernels.attend_merge, merge, arguments)?;
+            // SAFETY: as above.
+            unsafe { cuda.launch(step, &kernels.attend_merge, grid, arguments)? };
         }
     }
     Ok(())
@@ -238,7 +262,8 @@ pub(crate) fn attn_in(
     let cache = kv.cache(layer, spec, step.blocks());
     let (at, query_heads, rows) = (s.qkv.floats(), *heads as i32, rows(step));
     s.qkv.set_rounded(false);
-    let grid = Grid::new(heads + 2 * kv_heads, s.qkv.rows(), 32);
+    let blocks = (heads + 2 * kv_heads).div_ceil(HEADS_AT_ONCE);
+    let grid = Grid::new(blocks, s.qkv.rows(), 32 * HEADS_AT_ONCE);
     // SAFETY: heads are at most 256 wide, which making a step checked; every position has a block of the cache.
     unsafe {
         cuda.launch(step, &cuda.kernels()?.qkv_finish, grid, arguments![at, query_heads, turn, rows, cache])

@@ -20,6 +20,7 @@
 #include <random>
 #include <string>
 #include <thread>
+#include <type_traits>
 #include <utility>
 #include <vector>
 
@@ -37,6 +38,7 @@ struct dim3 { unsigned x = 1, y = 1, z = 1; };
 struct alignas(8) uint2 { unsigned x, y; };
 struct alignas(16) uint4 { unsigned x, y, z, w; };
 struct alignas(16) int4 { int x, y, z, w; };
+struct alignas(8) float2 { float x, y; };
 struct alignas(16) float4 { float x, y, z, w; };
 using std::max;
 using std::min;
@@ -381,6 +383,10 @@ inline void wgmma_fence() {}
 inline void wgmma_commit() { emulator::worker->current->products.commit(); }
 template <int LEFT> inline void wgmma_wait() { emulator::worker->current->products.wait(LEFT); }
 inline void shared_fence() {}
+inline void f16_values(uint32_t pair, float &low, float &high) { low = f16_value((uint16_t)pair); high = f16_value((uint16_t)(pair >> 16)); }
+inline float power_of_2(float v) { return std::exp2(v); }
+inline float __fdividef(float a, float b) { return a / b; }
+inline void bring_to_l2(const void *, int) {}
 // A kernel begins when the one ahead of it has ended.
 inline void wait_for_inputs() {}
 inline void let_next_begin() {}

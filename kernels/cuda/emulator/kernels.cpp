@@ -29,7 +29,7 @@ EMULATE(likeliest)
 } // namespace tokens
 namespace attention {
 #include "../attention.cu"
-EMULATE(kv_write) EMULATE(qkv_finish) EMULATE(attend_partition) EMULATE(attend_merge)
+EMULATE(kv_write) EMULATE(qkv_finish) EMULATE(attend_partition_2) EMULATE(attend_partition_4) EMULATE(attend_merge)
 EMULATE(attend_prompt_64) EMULATE(attend_prompt_128) EMULATE(attend_prompt_256)
 } // namespace attention
 namespace peak {

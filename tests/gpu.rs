@@ -438,6 +438,7 @@ fn attention_of_every_shape() {
         (2, 128, None, Some(3.0), [290, 5]),
         (9, 40, Some(300), None, [330, 7]),
         (2, 256, None, None, [270, 3]),
+        (2, 44, None, None, [70, 5]),
         // More heads than a tile has rows: prompts go the way of generated rows.
         (130, 16, None, None, [40, 7]),
     ] {

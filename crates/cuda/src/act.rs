@@ -1,6 +1,7 @@
 //! Activations on the device: floats, and the same values rounded the way that products read them.
 
-use crate::driver::{Buffer, Gpu, Pinned};
+use crate::driver::Gpu;
+use crate::memory::{Buffer, Pinned};
 use kinfer_core::{Error, Result};
 use std::cell::{Cell, OnceCell};
 use std::sync::Arc;

@@ -1,7 +1,8 @@
 //! Mixtures of experts: routing, and the products of the rows that went to each.
 
-use crate::driver::{Argument, Buffer, Gpu, Grid};
+use crate::driver::{Argument, Gpu, Grid};
 use crate::gemm::TILE;
+use crate::memory::Buffer;
 use crate::ops::{FloatProduct, Product, activate_to, arguments, quads, round};
 use crate::step::Mode;
 use crate::weight::Kernels;

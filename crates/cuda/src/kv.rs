@@ -1,6 +1,7 @@
 //! The paged KV cache on the device; `kernels/cuda/attention.cu` has its layout.
 
-use crate::driver::{Buffer, Gpu};
+use crate::driver::Gpu;
+use crate::memory::Buffer;
 use kinfer_core::batch::BLOCK_LEN;
 use kinfer_core::{AttnSpec, Error, KvType, KvTypes, PartSpec, Result};
 use std::sync::Arc;

@@ -10,6 +10,7 @@ mod experts;
 mod gemm;
 mod kv;
 mod likeliest;
+mod memory;
 mod ops;
 mod peak;
 mod power;
@@ -26,11 +27,12 @@ pub use ptx::Level;
 pub use step::Step;
 pub use weight::Weight;
 
-use driver::{Argument, Buffer, Function, Gpu, Grid};
+use driver::{Argument, Function, Gpu, Grid};
 use kinfer_core::backend::{AttnWeights, Backend, ExpertWeights, FfnWeights, Heads, Matrix, Read, Scratch};
 use kinfer_core::{
     Activation, AttnSpec, Batch, ExpertSpec, FfnSpec, Format, KvTypes, NormSpec, PartSpec, Result, RopeSpec,
 };
+use memory::Buffer;
 use std::ops::Range;
 use std::sync::{Arc, OnceLock};
 use step::Mode;

@@ -1,6 +1,7 @@
 //! The likeliest tokens, found on the device: of a step's logits some hundred bytes a row are copied instead of a megabyte.
 
-use crate::driver::{Argument, Buffer, Gpu, Grid, Pinned};
+use crate::driver::{Argument, Gpu, Grid};
+use crate::memory::{Buffer, Pinned};
 use crate::ops::arguments;
 use crate::{Act, Cuda, Step};
 use kinfer_core::{Likely, Result};

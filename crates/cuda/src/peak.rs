@@ -1,6 +1,7 @@
 //! The most that a GPU reads and computes, measured: bounds to hold a model's speed against.
 
-use crate::driver::{Argument, Buffer, Gpu, Grid};
+use crate::driver::{Argument, Gpu, Grid};
+use crate::memory::Buffer;
 use crate::ops::arguments;
 use kinfer_core::Result;
 use std::time::{Duration, Instant};

@@ -1,10 +1,11 @@
 //! The state of a step: where its rows stand, on the device and here, and the recorded graphs.
 
 use crate::act::Act;
-use crate::driver::{Buffer, Function, Gpu, Graph, Pinned};
+use crate::driver::{Function, Gpu, Graph};
 use crate::experts::Mixture;
 use crate::kv::MAX_HEAD_DIM;
 use crate::likeliest::Ranks;
+use crate::memory::{Buffer, Pinned};
 use kinfer_core::batch::Role;
 use kinfer_core::{Batch, Error, Mask, PartSpec, Result, RopeSpec, Run};
 use std::cell::Cell;

@@ -1,8 +1,9 @@
 //! Weights on the device: packed as on the CPU and turned for GPUs, or floats.
 
 use crate::act::BLOCK_BYTES;
-use crate::driver::{Buffer, Function, Gpu, Grid};
+use crate::driver::{Function, Gpu, Grid};
 use crate::gemm::Gemm;
+use crate::memory::Buffer;
 use kinfer_core::backend::Matrix;
 use kinfer_core::batch::Role;
 use kinfer_core::{Error, Format, Result};

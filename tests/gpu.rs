@@ -111,14 +111,14 @@ fn products_and_embeddings_of_every_format() {
     for format in Format::all() {
         // One-level layouts have units of two blocks: an odd number of blocks leaves half of one empty.
         let cols = if format.block_len() == 256 { 768 } else { 224 };
-        let table = Stored::new(Format::F32, 150, cols, 1);
+        let table = Stored::new(Format::F32, 300, cols, 1);
         let weights = [
             Stored::new(format, 21, cols, 2),
             Stored::new(Format::Q8_0, 9, cols, 3),
             Stored::new(format, 130, cols, 4),
         ];
         let mut alone = Vec::new();
-        for (role, n) in [1, 5, 11, 40].map(|n| (Role::Generated, n)).into_iter().chain([(Role::Prompt, 150)])
+        for (role, n) in [1, 5, 11, 40].map(|n| (Role::Generated, n)).into_iter().chain([(Role::Prompt, 300)])
         {
             let [_, got] = embed_and_multiply(&cuda, &table, &weights, role, n);
             let [_, truth] = embed_and_multiply(&Candle::cpu(), &table, &weights, role, n);

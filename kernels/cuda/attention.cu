@@ -242,7 +242,7 @@ __device__ __forceinline__ void attend_partition(const Attend &a, const Rows &ro
                                                                          float *partial, const Out out) { \
     attend_partition<HEADS, AHEAD>(a, rows, c, first_row, partial, out); \
   }
-ATTEND_PARTITION(2, 8, 3)
+ATTEND_PARTITION(2, 8, 2)
 ATTEND_PARTITION(4, 8, 2)
 
 // Merges more than one partition: a team of threads has every `teams`-th one, and reads eight of them at once; teams add up in order.

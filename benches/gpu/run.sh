@@ -41,14 +41,21 @@ record "$kinfer" --version
 record "$kinfer" doctor
 command -v nvidia-smi >/dev/null && record nvidia-smi --query-gpu=name,driver_version,memory.total,clocks.max.sm,clocks.max.memory,power.limit --format=csv
 
-section "Every format and shape against the CPU"
-record "$kinfer" check --device "$device"
-record "$kinfer" check --device "$device" -ngl 2 tiny:q4_k_m tiny:q8_0
+# The kernels that the GPU runs by default, and those that only compute capability 9.0 has.
+kernels=("")
+[ "$(nvidia-smi --query-gpu=compute_cap --format=csv,noheader 2>/dev/null | head -1)" = 9.0 ] && kernels+=(sm90a)
+for isa in "${kernels[@]}"; do
+  section "Every format and shape against the CPU${isa:+, $isa}"
+  record "$kinfer" check --device "$device" ${isa:+--gpu-isa $isa}
+  record "$kinfer" check --device "$device" ${isa:+--gpu-isa $isa} -ngl 2 tiny:q4_k_m tiny:q8_0
+done
 
 for model in "${models[@]}"; do
   section "$model"
-  record "$kinfer" bench --device "$device" --synthetic "$model" "${sweep[@]}"
-  record "$kinfer" bench --device "$device" --synthetic "$model" -p 0 -n 128 -r 5 --no-graphs --no-bounds
+  for isa in "${kernels[@]}"; do
+    record "$kinfer" bench --device "$device" ${isa:+--gpu-isa $isa} --synthetic "$model" "${sweep[@]}"
+    record "$kinfer" bench --device "$device" ${isa:+--gpu-isa $isa} --synthetic "$model" -p 0 -n 128 -r 5 --no-graphs --no-bounds
+  done
   file=$KINFER_CACHE/synthetic/${model%%:*}.${model##*:}.v1.gguf
   if [ -n "$llama" ] && [ -e "$file" ]; then
     record "$llama" -m "$file" -ngl 99 -fa 1 -p 512,4096 -n 128 -d 0,4096 -r 5

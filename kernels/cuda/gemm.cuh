@@ -88,19 +88,24 @@ template <class Tile, class P> __device__ __forceinline__ void gemm(const P &p, 
     __syncthreads();
 #endif
   }
+  const int first = blockIdx.y * 128 + w_first + (lane >> 2);
+  float bias[4];
 #pragma unroll
-  for (int i = 0; i < 2; i++)
+  for (int i = 0; i < 4; i++) bias[i] = p.bias && first + 8 * i < p.rows ? p.bias[first + 8 * i] : 0.f;
 #pragma unroll
-    for (int j = 0; j < 8; j++)
+  for (int j = 0; j < 8; j++)
 #pragma unroll
-      for (int k = 0; k < 4; k++) {
-        const int r = blockIdx.y * 128 + w_first + 16 * i + (lane >> 2) + 8 * (k >> 1);
-        const int t = x_first + 8 * j + 2 * (lane & 3) + (k & 1);
-        if (r >= p.rows || t >= rows_of.count) continue;
-        float *out = p.y + (size_t)rows_of.y(t) * p.stride + r;
-        const float v = acc[i][j][k] + (p.bias ? p.bias[r] : 0.f);
-        *out = p.add ? *out + v : v;
+    for (int e = 0; e < 2; e++) {
+      const int t = x_first + 8 * j + 2 * (lane & 3) + e;
+      if (t >= rows_of.count) continue;
+      float *out = p.y + (size_t)rows_of.y(t) * p.stride + first;
+#pragma unroll
+      for (int i = 0; i < 4; i++) {
+        if (first + 8 * i >= p.rows) continue;
+        const float v = acc[i / 2][j][2 * (i & 1) + e] + bias[i];
+        out[8 * i] = p.add ? out[8 * i] + v : v;
       }
+    }
 }
 
 // What the block computes of y = W x, or of experts of y[i] = W[expert of i] x[i / per_row]: `rows_of`, and `p` for its weight. Grid (tiles of

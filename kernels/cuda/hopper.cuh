@@ -110,16 +110,24 @@ template <int N, class W, class P> __device__ __forceinline__ void gemm_hopper(c
     }
   }
   wgmma_wait<0>();
-  const int first = blockIdx.y * 128 + 16 * warp + (lane >> 2);
+  __syncthreads();
+  // Outputs pass through the memory of X, to be written row by row; which is 32 banks at a time, either way.
+  static_assert(STAGES * X >= 128 * N * 4, "room for all outputs");
+  float *outputs = reinterpret_cast<float *>(shared);
+  const auto place = [](int t, int r) { return t * 128 + (r ^ 8 * (t >> 1 & 3)); };
 #pragma unroll
   for (int i = 0; i < N / 8; i++)
 #pragma unroll
-    for (int k = 0; k < 4; k++) {
-      const int r = first + 8 * (k >> 1), t = 8 * i + 2 * (lane & 3) + (k & 1);
-      if (r >= p.rows || t >= rows_of.count) continue;
-      float *out = p.y + (size_t)rows_of.y(t) * p.stride + r;
-      const float v = acc[4 * i + k] + (p.bias ? p.bias[r] : 0.f);
-      *out = p.add ? *out + v : v;
-    }
+    for (int k = 0; k < 4; k++) outputs[place(8 * i + 2 * (lane & 3) + (k & 1), 16 * warp + (lane >> 2) + 8 * (k >> 1))] = acc[4 * i + k];
+  __syncthreads();
+  const int r = threadIdx.x & 127, row = blockIdx.y * 128 + r;
+  if (row >= p.rows) return;
+  const float bias = p.bias ? p.bias[row] : 0.f;
+#pragma unroll 4
+  for (int t = threadIdx.x >> 7; t < rows_of.count; t += 2) {
+    float *out = p.y + (size_t)rows_of.y(t) * p.stride + row;
+    const float v = outputs[place(t, r)] + bias;
+    *out = p.add ? *out + v : v;
+  }
 }
 #endif

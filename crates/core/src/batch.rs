@@ -50,7 +50,9 @@ pub struct Run {
     pub role: Role,
     /// Its rows of the batch.
     pub rows: Range<usize>,
-    /// Position of its first row in the sequence. Keys `0..start` are in the cache already.
+    /// Position of its first row in the sequence. Keys `0..start` are in the cache already. In a model with convolutions, which keep
+    /// only the last positions of a cache block, it is a multiple of [`BLOCK_LEN`], or the next of its block to be computed, or the one
+    /// that was computed last.
     pub start: usize,
     /// Its range of [`Batch::blocks`]: block `i` holds positions `i * BLOCK_LEN ..`, and the table covers every
     /// position up to the run's last.

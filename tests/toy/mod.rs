@@ -3,8 +3,9 @@
 
 use crate::common::Random;
 use kinfer_core::{
-    Activation, AttnSpec, Backend, ConvSpec, ExpertSpec, FfnSpec, Format, LatentSpec, LayerSpec, Mask, Mixer,
-    Model, ModelSpec, NormKind, NormSpec, RopeSpec, Routing, Scores, dequantize,
+    Activation, AttnSpec, Backend, ConvSpec, DeviceMemory, ExpertSpec, FfnSpec, Format, LatentSpec,
+    LayerSpec, Mask, Mixer, Model, ModelSpec, NormKind, NormSpec, RopeSpec, Routing, RunnerLimits, Scores,
+    dequantize,
 };
 use kinfer_load::gguf::{Gguf, write::Writer};
 use kinfer_models::arch::{Blueprint, Names, QkNorm, QkRows};
@@ -29,6 +30,13 @@ impl Toy {
     /// The model on a backend.
     pub fn load<B: Backend>(&self, backend: B) -> Arc<dyn Model> {
         kinfer_models::build(backend, self.blueprint.clone(), &self.gguf, &mut |_, _| {}).unwrap()
+    }
+
+    /// What the model would take on a backend, by its metadata.
+    pub fn plan<B: Backend>(&self, backend: B, limits: &RunnerLimits) -> DeviceMemory {
+        let places = [Place::new(backend)];
+        let placement = Placement::whole(self.blueprint.spec.layers.len());
+        kinfer_models::plan_parts(&places, &placement, &self.blueprint, &self.gguf, limits).unwrap().remove(0)
     }
 
     /// The model on two devices, which take turns with its blocks.

@@ -91,13 +91,13 @@ unsafe fn convolve(
         let (table, n) = (step.table(run), cols.len());
         let past = &mut scratch[..behind * n];
         for (j, row) in past.chunks_exact_mut(n).enumerate() {
-            match (run.start + j).checked_sub(behind) {
-                // SAFETY: these channels of the run's own tails are this worker's; blocks before those that it writes are only read.
-                Some(p) => {
-                    row.copy_from_slice(unsafe { tails.row(spec.tail_row(table, p), cols.clone()) });
-                }
-                None => row.fill(0.0),
-            }
+            let Some(p) = (run.start + j).checked_sub(behind) else {
+                row.fill(0.0);
+                continue;
+            };
+            // SAFETY: these channels of the run's own tails are this worker's; blocks before those that it writes are only read.
+            let cached = unsafe { tails.row(spec.tail_row(table, p), cols.clone()) };
+            row.copy_from_slice(cached);
         }
         let (mut oldest, end) = (0, run.start + run.rows.len());
         for (p, r) in (run.start..end).zip(run.rows.clone()) {

@@ -17,12 +17,14 @@ impl Config<'_> {
         for key in ["block_dim", "conv_dim", "conv_dim_out"] {
             self.only(key, &[dim.into()])?;
         }
-        let same = |key, as_key: &str| {
-            self.only(key, &self.json.get(as_key).cloned().into_iter().collect::<Vec<_>>())
-        };
-        same("num_heads", "num_attention_heads")?;
-        same("block_norm_eps", "norm_eps")?;
-        same("theta", "rope_theta")?;
+        let top = |key: &str| self.json.get(key).cloned();
+        let theta =
+            top("rope_theta").or(self.json.get("rope_parameters").and_then(|v| v.get("rope_theta").cloned()));
+        for (key, same) in
+            [("num_heads", top("num_attention_heads")), ("block_norm_eps", top("norm_eps")), ("theta", theta)]
+        {
+            self.only(key, same.as_slice())?;
+        }
         self.only("block_use_swiglu", &[true.into()])?;
         self.only("use_pos_enc", &[true.into()])?;
         // Of the beginning of its training; and what `tied` reads.
@@ -82,7 +84,7 @@ impl Config<'_> {
             (None, false) => 1.0,
             (None, true) => return Ok(hidden as u32),
         };
-        if !(factor > 0.0) || unit == 0 {
+        if factor.is_nan() || factor <= 0.0 || unit == 0 {
             return Err(wrong(FACTOR, "and `block_multiple_of` have to be positive"));
         }
         ((factor * hidden.trunc()) as u32)

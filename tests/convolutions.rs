@@ -89,9 +89,23 @@ fn a_step_can_be_repeated_and_no_other_position_of_a_block_gone_back_to() {
             let Error::Batch(message) = &error else { panic!("{error}") };
             let computed = if start < 64 { start / 32 * 32 + 32 } else { 71 };
             assert!(
-                message.contains(&format!("position {start}, ")) && message.contains(&computed.to_string()),
+                message.contains(&format!("at position {start}, "))
+                    && message.contains(&format!("up to position {computed} ")),
                 "{message}"
             );
+        }
+        // What one run of a step writes, no other one of it may read or write.
+        for (pieces, what) in [
+            ([(&a[..], 64..80, &b[..]), (&a, 80..81, b)], "block 0"),
+            ([(&a, 32..64, b), (&a, 64..65, b)], "before 64 (block 2)"),
+            (
+                [(&a, 0..3, &[7]), (&a, 0..3, &[7])],
+                "another run of this step writes to the same block (block 7)",
+            ),
+            ([(&a, 0..3, &[6]), (&a, 32..33, &[6, 7])], "before 32 (block 6)"),
+        ] {
+            let error = step(runner, &pieces).unwrap_err().to_string();
+            assert!(error.contains(what), "{error}");
         }
         // From the beginning of a block, and on from there.
         step(runner, &[(&a, 64..66, b)]).unwrap();

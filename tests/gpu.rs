@@ -10,8 +10,8 @@ use kinfer_core::backend::{
     AttnWeights, ExpertWeights, LatentScratch, Matrix, NormWeights, Read, RowOrder, Scratch,
 };
 use kinfer_core::{
-    Activation, AttnSpec, Backend, Batch, ExpertSpec, FfnSpec, Format, KvTypes, LayerSpec, Mask, Mixer,
-    ModelSpec, NormKind, NormSpec, Role, RopeSpec, Routing, RunnerLimits, Scores,
+    Activation, AttnSpec, Backend, Batch, ConvSpec, ExpertSpec, FfnSpec, Format, KvTypes, LayerSpec, Mask,
+    Mixer, ModelSpec, NormKind, NormSpec, Role, RopeSpec, Routing, RunnerLimits, Scores,
 };
 use kinfer_cuda::{Cuda, Options};
 use kinfer_models::synthetic::Blocks;
@@ -488,4 +488,8 @@ fn what_a_gpu_cannot_do_is_said() {
     assert!(error.to_string().contains("f32, f16, bf16 and q8_0"), "{error}");
     let Err(error) = cuda.step(&spec(8, 192, 1, 512, None).whole(), 1, 1) else { panic!("heads of 512") };
     assert!(error.to_string().contains("512"), "{error}");
+    let mut spec = spec(8, 192, 1, 64, None);
+    spec.layers[0].mixer = Mixer::Convolution(ConvSpec { width: 192, taps: 3, norm: NORM });
+    let Err(error) = cuda.step(&spec.whole(), 1, 1) else { panic!("a convolution") };
+    assert!(error.to_string().contains("convolutions in place of attention on CUDA"), "{error}");
 }

@@ -10,8 +10,8 @@ use kinfer_core::backend::{
     AttnWeights, ExpertWeights, LatentScratch, Matrix, NormWeights, Read, RowOrder, Scratch,
 };
 use kinfer_core::{
-    Activation, AttnSpec, Backend, Batch, ExpertSpec, FfnSpec, Format, KvTypes, LayerSpec, Mask, ModelSpec,
-    NormKind, NormSpec, Role, RopeSpec, Routing, RunnerLimits, Scores,
+    Activation, AttnSpec, Backend, Batch, ConvSpec, ExpertSpec, FfnSpec, Format, KvTypes, LayerSpec, Mask,
+    Mixer, ModelSpec, NormKind, NormSpec, Role, RopeSpec, Routing, RunnerLimits, Scores,
 };
 use kinfer_cuda::{Cuda, Options};
 use kinfer_models::synthetic::Blocks;
@@ -43,7 +43,7 @@ fn spec(vocab: usize, dim: usize, heads: usize, head_dim: usize, experts: Option
         logit_softcap: None,
         ropes: Vec::new(),
         long: None,
-        layers: vec![LayerSpec { attn, ffn, parallel: false }],
+        layers: vec![LayerSpec { mixer: Mixer::Attention(attn), ffn, parallel: false }],
         pooling: None,
     }
 }
@@ -387,7 +387,7 @@ fn operations_on_rows() {
             };
             b.embed(&step, &table, 2.0, &mut s.x).unwrap();
             b.embed(&step, &wide, 2.0, &mut s.attn).unwrap();
-            b.attn_out(&mut step, &spec.layers[0].attn, &weights, &mut s).unwrap();
+            b.attn_out(&mut step, &spec.whole().attn[0], &weights, &mut s).unwrap();
             all.push(("end of a block", b.read(&mut step, &s.x).unwrap().to_vec()));
         }
         all
@@ -406,7 +406,8 @@ fn operations_on_rows() {
 fn attention_of_every_shape() {
     /// Outputs of prompt chunks of these lengths, and of three generated rows after them.
     fn attend<B: Backend>(b: &B, spec: &ModelSpec, kv: KvType, prompts: [usize; 2]) -> [Vec<f32>; 2] {
-        let attn = &spec.layers[0].attn;
+        let part = spec.whole();
+        let attn = &part.attn[0];
         let sinks: Vec<f32> = (0..attn.heads).map(|h| h as f32 / 2.0).collect();
         // Where there is a soft cap, too.
         let sinks = attn.softcap.map(|_| b.vector(&sinks).unwrap());
@@ -443,7 +444,8 @@ fn attention_of_every_shape() {
         (130, 16, None, None, [40, 7]),
     ] {
         let mut spec = spec(61, (heads + 2) * head_dim, heads, head_dim, None);
-        (spec.layers[0].attn.window, spec.layers[0].attn.softcap) = (window, softcap);
+        let attn = spec.layers[0].mixer.attn_mut().unwrap();
+        (attn.window, attn.softcap) = (window, softcap);
         for kv in [KvType::F32, KvType::F16, KvType::Bf16, KvType::Q8_0] {
             // The reference has no 8-bit cache; its own rounding is far below these bounds.
             let (reference, bounds) = match kv {
@@ -529,4 +531,8 @@ fn what_a_gpu_cannot_do_is_said() {
     assert!(error.to_string().contains("f32, f16, bf16 and q8_0"), "{error}");
     let Err(error) = cuda.step(&spec(8, 192, 1, 512, None).whole(), 1, 1) else { panic!("heads of 512") };
     assert!(error.to_string().contains("512"), "{error}");
+    let mut spec = spec(8, 192, 1, 64, None);
+    spec.layers[0].mixer = Mixer::Convolution(ConvSpec { width: 192, taps: 3, norm: NORM });
+    let Err(error) = cuda.step(&spec.whole(), 1, 1) else { panic!("a convolution") };
+    assert!(error.to_string().contains("convolutions in place of attention on CUDA"), "{error}");
 }

@@ -10,8 +10,8 @@ use kinfer_candle::Candle;
 use kinfer_core::backend::RowOrder;
 use kinfer_core::batch::BLOCK_LEN;
 use kinfer_core::{
-    Activation, Backend, Batch, Error, Format, KvType, LayerSpec, Mask, Model, NormKind, Role, RunnerLimits,
-    Scores,
+    Activation, AttnSpec, Backend, Batch, ConvSpec, Error, Format, KvType, LayerSpec, Mask, Model, NormKind,
+    Role, RunnerLimits, Scores,
 };
 use kinfer_cpu::{Cpu, Isa, Numerics};
 use kinfer_load::gguf::{Gguf, Value, write::Writer};
@@ -154,6 +154,7 @@ impl Toy {
         let mut values = self.weights(name, &shape);
         match how.split_once(' ') {
             None if how == "=" => {}
+            None if how == "squeezed" => shape.insert(1, 1),
             None if how == "+1" => values.iter_mut().for_each(|v| *v -= 1.0),
             Some(("expert", e)) => {
                 let (e, count): (usize, usize) = (e.parse().unwrap(), shape.remove(0));
@@ -388,6 +389,16 @@ fn layer(b: &mut Blueprint, change: impl Fn(&mut LayerSpec) -> Option<()>) -> Op
     b.spec.layers.iter_mut().rev().find_map(change)
 }
 
+/// The same of an attention.
+fn attn(b: &mut Blueprint, change: impl Fn(&mut AttnSpec) -> Option<()>) -> Option<()> {
+    layer(b, |l| l.mixer.attn_mut().and_then(&change))
+}
+
+/// The same of a convolution. Another width or number of taps would not fit its weights.
+fn conv(b: &mut Blueprint, change: impl Fn(&mut ConvSpec) -> Option<()>) -> Option<()> {
+    layer(b, |l| l.mixer.conv_mut().and_then(&change))
+}
+
 /// Details that a reader of metadata could get wrong without an error, each of them changed.
 const CHANGES: &[(&str, Change)] = &[
     ("embedding scale", |b| times(&mut b.spec.embed_scale, 1.01)),
@@ -404,30 +415,32 @@ const CHANGES: &[(&str, Change)] = &[
     ("long context", |b| {
         b.spec.long.as_mut().map(|long| long.beyond = if long.beyond < CONTEXT { CONTEXT } else { 0 })
     }),
-    ("attention scale", |b| layer(b, |l| times(&mut l.attn.scale, 1.01))),
-    ("no window", |b| layer(b, |l| l.attn.window.take().map(drop))),
-    ("window", |b| layer(b, |l| l.attn.window.as_mut().map(|w| *w += 1))),
+    ("attention scale", |b| attn(b, |a| times(&mut a.scale, 1.01))),
+    ("no window", |b| attn(b, |a| a.window.take().map(drop))),
+    ("window", |b| attn(b, |a| a.window.as_mut().map(|w| *w += 1))),
     ("mask", |b| {
         b.spec.pooling?;
-        layer(b, |l| {
-            l.attn.mask = match l.attn.mask {
+        attn(b, |a| {
+            a.mask = match a.mask {
                 Mask::Causal => Mask::Bidirectional,
                 Mask::Bidirectional => Mask::Causal,
             };
             Some(())
         })
     }),
-    ("soft cap of scores", |b| layer(b, |l| l.attn.softcap.as_mut().map(|cap| *cap *= 1.1))),
-    ("no positions", |b| layer(b, |l| l.attn.rope.take().map(drop))),
+    ("soft cap of scores", |b| attn(b, |a| a.softcap.as_mut().map(|cap| *cap *= 1.1))),
+    ("no positions", |b| attn(b, |a| a.rope.take().map(drop))),
     ("positions", |b| {
         let any = (!b.spec.ropes.is_empty()).then_some(0)?;
-        layer(b, |l| l.attn.rope.is_none().then(|| l.attn.rope = Some(any)))
+        attn(b, |a| a.rope.is_none().then(|| a.rope = Some(any)))
     }),
     ("kind of attention's norm", |b| {
         let has_norm = b.names.attn_norm.or(b.names.embed_norm).is_some();
-        layer(b, |l| has_norm.then_some(&mut l.attn.norm.kind).and_then(swap))
+        attn(b, |a| has_norm.then_some(&mut a.norm.kind).and_then(swap))
     }),
-    ("epsilon of attention's norm", |b| layer(b, |l| times(&mut l.attn.norm.eps, 4.0))),
+    ("epsilon of attention's norm", |b| attn(b, |a| times(&mut a.norm.eps, 4.0))),
+    ("kind of a convolution's norm", |b| conv(b, |c| swap(&mut c.norm.kind))),
+    ("epsilon of a convolution's norm", |b| conv(b, |c| times(&mut c.norm.eps, 4.0))),
     ("activation", |b| {
         layer(b, |l| {
             let other = match l.ffn.act {

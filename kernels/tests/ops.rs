@@ -4,7 +4,7 @@ mod common;
 
 use common::{Rng, SPECIAL, all_ops, nmse, same_bits};
 use half::{bf16, f16};
-use kinfer_kernels::ops::{ExpertGroups, Ops, Routing, Scores, choose_experts, rope_table};
+use kinfer_kernels::ops::{ConvRow, ExpertGroups, Ops, Routing, Scores, choose_experts, rope_table};
 
 const SIZES: [usize; 16] = [0, 1, 2, 7, 15, 16, 17, 31, 33, 63, 64, 65, 100, 576, 577, 2051];
 
@@ -366,6 +366,53 @@ fn experts_are_chosen_from_the_best_groups() {
     assert_eq!(chosen(Some(&bias), groups(1, 2)), [0, 2, 1]);
 }
 
+/// A text of several positions, its channels at once and in two pieces, whose weights and inputs lie among others'.
+#[test]
+fn short_conv() {
+    const POSITIONS: usize = 7;
+    for (n, taps) in SIZES.into_iter().flat_map(|n| [2, 3, 4, 32].map(|taps| (n, taps))) {
+        let mut rng = Rng::new((n + taps) as u64);
+        let stride = n + 3;
+        let weights = rng.normals(taps * stride);
+        let rows: Vec<[Vec<f32>; 3]> =
+            (0..POSITIONS).map(|_| std::array::from_fn(|_| rng.normals(n))).collect();
+        let before = rng.normals((taps - 1) * n);
+        let run = |o: &Ops, cut: usize| {
+            let mut all = vec![0.0; POSITIONS * n];
+            for cols in [0..cut, cut..n] {
+                let mut past: Vec<f32> =
+                    (0..taps - 1).flat_map(|j| before[j * n..][cols.clone()].to_vec()).collect();
+                for (p, [b, c, x]) in rows.iter().enumerate() {
+                    let [b, c, x] = [b, c, x].map(|v| &v[cols.clone()]);
+                    let row = ConvRow { b, c, x, taps: &weights[cols.start..], stride };
+                    o.short_conv(row, &mut past, p % (taps - 1), &mut all[p * n..][cols.clone()]);
+                }
+            }
+            all
+        };
+        let got = on_all(&format!("short_conv {n} of {taps} taps"), |o| run(o, 0));
+        for o in all_ops() {
+            let cut = n / 2 / 16 * 16;
+            assert!(same_bits(&run(o, cut), &got), "{n} channels in pieces on {}", o.isa());
+        }
+        // Products of this text, and of what lies before it.
+        let product = |p: isize, i: usize| match usize::try_from(p) {
+            Ok(p) => f64::from(rows[p][0][i]) * f64::from(rows[p][2][i]),
+            Err(_) => f64::from(before[(taps as isize - 1 + p) as usize * n + i]),
+        };
+        let want: Vec<f64> = (0..POSITIONS * n)
+            .map(|at| {
+                let (p, i) = (at / n, at % n);
+                let tap = |j: usize| {
+                    f64::from(weights[j * stride + i]) * product((p + j) as isize + 1 - taps as isize, i)
+                };
+                f64::from(rows[p][1][i]) * (0..taps).map(tap).sum::<f64>()
+            })
+            .collect();
+        assert!(nmse(&got, &want) < 1e-13, "{n} channels, {taps} taps: {}", nmse(&got, &want));
+    }
+}
+
 #[test]
 fn conversions() {
     for n in SIZES {
@@ -442,6 +489,15 @@ fn odd_values_are_the_same_on_every_isa() {
             on_all("gelu_mul", |o| out(&|out| o.gelu_mul(&x, &y, out)));
             on_all("layer_norm", |o| out(&|out| o.layer_norm(&x, &y, Some(&x), 1e-5, out)));
             on_all("rope", |o| out(&|out| o.rope(out, n, &y[..n / 2], &y[n / 2..n / 2 * 2])));
+            on_all("short_conv", |o| {
+                let (mut past, row) =
+                    (x.clone(), ConvRow { b: &x, c: &y, x: &y, taps: &[&x[..], &y].concat(), stride: n });
+                [out(&|out| o.short_conv(row, &mut past.clone(), 0, out)), {
+                    o.short_conv(row, &mut past, 0, &mut vec![0.0; n]);
+                    past
+                }]
+                .concat()
+            });
             on_all("f16", |o| {
                 let mut half = vec![f16::ZERO; n];
                 o.to_f16(&x, &mut half);

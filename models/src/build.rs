@@ -4,12 +4,12 @@ use crate::arch::{Names, QkNorm};
 use crate::loading::Loading;
 use crate::source::Stored;
 use kinfer_core::backend::{
-    AttnWeights, ExpertWeights, Ffn, FfnWeights, LatentWeights, Layer, Matrix, MoeWeights, NormWeights,
-    RowOrder, SharedExpert,
+    AttnWeights, ConvWeights, ExpertWeights, Ffn, FfnWeights, LatentWeights, Layer, Matrix, MixerWeights,
+    MoeWeights, NormWeights, RowOrder, SharedExpert,
 };
 use kinfer_core::{
-    AttnSpec, Backend, Error, ExpertSpec, FfnSpec, LatentSpec, LayerSpec, NormKind, NormSpec, Result,
-    dequantize,
+    AttnSpec, Backend, ConvSpec, Error, ExpertSpec, FfnSpec, LatentSpec, LayerSpec, Mixer, NormKind,
+    NormSpec, Result, dequantize,
 };
 use std::borrow::Cow;
 
@@ -63,26 +63,32 @@ impl<B: Backend> Builder<'_, '_, B> {
         has: [bool; 2],
         dim: usize,
     ) -> Result<Layer<B>> {
-        let LayerSpec { attn, ffn, parallel: _ } = spec;
+        let LayerSpec { mixer, ffn, parallel: _ } = spec;
         let name = |part: &str| format!("blk.{i}.{part}");
-        let before_attn = match names.stream_norms {
+        let before_mixer = match names.stream_norms {
             _ if !has[0] => None,
             _ if i == 0 => names.embed_norm.map(String::from),
             Some([_, after_ffn]) => Some(format!("blk.{}.{after_ffn}", i - 1)),
             None => None,
         };
-        let before_attn = before_attn.map(|name| self.norm(&name, attn.norm, dim, 1.0)).transpose()?;
+        let before_mixer = before_mixer.map(|name| self.norm(&name, mixer.norm(), dim, 1.0)).transpose()?;
         let before_ffn = names.stream_norms.filter(|_| has[1]).map(|[after_attn, _]| after_attn);
         // What was just normed may go without another norm.
         let attn_norm = match names.attn_norm {
-            Some(part) if before_attn.is_some() && !self.has(&weight(&name(part)))? => None,
+            Some(part) if before_mixer.is_some() && !self.has(&weight(&name(part)))? => None,
             part => part,
         };
         Ok(Layer {
-            stream_norms: [before_attn, self.block_norm(before_ffn, &name, ffn.norm, dim)?],
-            attn: match has[0] {
-                true => Some(self.attention(names, &name, attn, attn_norm, dim)?),
-                false => None,
+            stream_norms: [before_mixer, self.block_norm(before_ffn, &name, ffn.norm, dim)?],
+            mixer: match mixer {
+                _ if !has[0] => None,
+                Mixer::Attention(attn) => Some(MixerWeights::Attention(
+                    attn.clone(),
+                    self.attention(names, &name, attn, attn_norm, dim)?,
+                )),
+                Mixer::Convolution(conv) => {
+                    Some(MixerWeights::Convolution(*conv, self.convolution(&name, conv, attn_norm, dim)?))
+                }
             },
             ffn: match ffn.experts {
                 _ if !has[1] => None,
@@ -118,6 +124,26 @@ impl<B: Backend> Builder<'_, '_, B> {
             out: self.weight(&[Part::whole(&name(names.attn_out), dim, attn.out_dim())])?,
             out_bias: self.bias(&name(names.attn_out), dim)?,
             post_norm: self.block_norm(names.attn_post_norm, name, attn.norm, dim)?,
+        })
+    }
+
+    fn convolution(
+        &mut self,
+        name: &dyn Fn(&str) -> String,
+        conv: &ConvSpec,
+        norm: Option<&str>,
+        dim: usize,
+    ) -> Result<ConvWeights<B>> {
+        let ConvSpec { width, taps, norm: norm_spec } = *conv;
+        // Stored channel by channel.
+        let stored = self.values(&weight(&name(SHORT_CONV)), &[width, taps])?;
+        let of_tap = |j: usize| stored.iter().skip(j).step_by(taps).copied();
+        let by_tap: Vec<f32> = (0..taps).flat_map(of_tap).collect();
+        Ok(ConvWeights {
+            norm: self.block_norm(norm, name, norm_spec, dim)?,
+            bcx: self.weight(&[Part::whole(&name("shortconv.in_proj"), 3 * width, dim)])?,
+            taps: self.upload(&by_tap)?,
+            out: self.weight(&[Part::whole(&name("shortconv.out_proj"), dim, width)])?,
         })
     }
 
@@ -425,6 +451,9 @@ impl<B: Backend> Builder<'_, '_, B> {
         self.backend.vector(values)
     }
 }
+
+/// The weights of a layer's convolution, `[width, taps]`.
+pub(crate) const SHORT_CONV: &str = "shortconv.conv";
 
 /// The tensor of a matrix or norm.
 pub(crate) fn weight(name: &str) -> String {

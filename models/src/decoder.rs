@@ -1,7 +1,9 @@
 //! The forward pass of every transformer, decoder or encoder, block by block, over any [`Backend`].
 
 use crate::parts::{Block, Has, Part, PartRunner};
-use kinfer_core::backend::{Ffn, HeadWeights, LatentScratch, Layer, NormWeights, Read, Scratch};
+use kinfer_core::backend::{
+    Ffn, HeadWeights, LatentScratch, Layer, MixerWeights, NormWeights, Read, Scratch,
+};
 use kinfer_core::{
     AttnSpec, Backend, Batch, DeviceMemory, FfnSpec, LatentSpec, ModelSpec, NormSpec, Outputs, PartSpec,
     Result, RunnerLimits,
@@ -47,25 +49,33 @@ struct PartState<B: Backend> {
 }
 
 impl<B: Backend> PartState<B> {
-    /// Computes blocks `blocks` of layer `i`, whose attention is number `cached` of the cache.
+    /// Computes blocks `blocks` of layer `i`, whose mixer is number `cached` of its kind in the cache.
     fn layer(&mut self, i: usize, cached: usize, blocks: [bool; 2]) -> Result<()> {
         let Self { decoder, kv, step, scratch: s, .. } = self;
         let (b, spec, w) = (&decoder.backend, &decoder.spec.layers[i], &decoder.layers[i]);
-        let [before_attn, before_ffn] = &w.stream_norms;
+        let [before_mixer, before_ffn] = &w.stream_norms;
         let ffn = |step: &mut B::Step, s: &mut Scratch<B>| match &w.ffn {
             Some(Ffn::Dense(w)) => b.ffn(step, &spec.ffn, w, s),
             Some(Ffn::Mixture(w)) => b.moe(step, &spec.ffn, w, s),
             None => Ok(()),
         };
-        if let Some(w) = w.attn.as_ref().filter(|_| blocks[0]) {
-            norm_stream(b, step, spec.attn.norm, before_attn, s)?;
-            b.attn_in(step, &spec.attn, w, kv, cached, s)?;
-            b.attend(step, kv, cached, &spec.attn, w.sinks.as_ref(), &s.qkv, &mut s.attn)?;
+        if let Some(w) = w.mixer.as_ref().filter(|_| blocks[0]) {
+            norm_stream(b, step, spec.mixer.norm(), before_mixer, s)?;
+            match w {
+                MixerWeights::Attention(spec, w) => {
+                    b.attn_in(step, spec, w, kv, cached, s)?;
+                    b.attend(step, kv, cached, spec, w.sinks.as_ref(), &s.qkv, &mut s.attn)?;
+                }
+                MixerWeights::Convolution(spec, w) => b.conv_in(step, spec, w, kv, cached, s)?,
+            }
             // In a parallel layer both blocks read the same `x`: the second one to read it comes before the first adds to it.
             if spec.parallel {
                 ffn(step, s)?;
             }
-            b.attn_out(step, &spec.attn, w, s)?;
+            match w {
+                MixerWeights::Attention(spec, w) => b.attn_out(step, spec, w, s)?,
+                MixerWeights::Convolution(spec, w) => b.conv_out(step, spec, w, s)?,
+            }
         }
         if blocks[1] && !spec.parallel {
             norm_stream(b, step, spec.ffn.norm, before_ffn, s)?;
@@ -102,7 +112,7 @@ impl<B: Backend> PartRunner for PartState<B> {
                         b.add_positions(step, table, &mut s.x)?;
                     }
                 }
-                Block::Layer(i, blocks) => self.layer(i, decoder.has.cached(i), blocks)?,
+                Block::Layer(i, blocks) => self.layer(i, decoder.has.cached(spec, i), blocks)?,
                 Block::Head => {
                     let Some(head) = &decoder.head else { continue };
                     if !self.logits {
@@ -193,14 +203,15 @@ fn scratch_shapes(spec: &ModelSpec, has: &Has, limits: &RunnerLimits) -> [(usize
     let attn = |f: fn(&AttnSpec) -> usize| part.attn.iter().map(f).max().unwrap_or(0);
     let ffn = |f: fn(&FfnSpec) -> usize| part.ffn.iter().map(f).max().unwrap_or(0);
     let shared = part.ffn.iter().any(|f| f.experts.is_some_and(|e| e.shared.is_some()));
+    let conv = part.conv.iter().map(|c| c.width).max().unwrap_or(0);
     let latents = || part.attn.iter().filter_map(|a| Some((a, a.latent.as_ref()?)));
     let latent = |f: fn(&AttnSpec, &LatentSpec) -> usize| latents().map(|(a, l)| f(a, l)).max().unwrap_or(0);
     let heads = latents().map(|(a, _)| a.heads).max().unwrap_or(0);
     [
         (rows, spec.dim),
         (rows, spec.dim),
-        (rows, attn(AttnSpec::qkv_dim)),
-        (rows, attn(AttnSpec::q_dim)),
+        (rows, attn(AttnSpec::qkv_dim).max(3 * conv)),
+        (rows, attn(AttnSpec::q_dim).max(conv)),
         (rows, spec.dim),
         (rows, ffn(|f| if f.gated { 2 * f.for_all() } else { 0 })),
         (rows, ffn(FfnSpec::for_all)),

@@ -18,6 +18,7 @@ mod rope;
 mod sampling;
 pub mod source;
 pub mod synthetic;
+mod tails;
 
 pub use loading::Progress;
 pub use parts::Placement;

@@ -1,6 +1,7 @@
 //! A model as parts, each on a device of its own, and the step that leads the residual stream through them.
 
 use crate::loading::Loading;
+use crate::tails::Tails;
 use kinfer_core::{
     Batch, DeviceMemory, Error, Model, ModelSpec, Outputs, PartSpec, Result, Runner, RunnerLimits,
 };
@@ -104,9 +105,10 @@ impl Has {
         spec.part(|i| self.layers[i])
     }
 
-    /// Which attention block of the part layer `i`'s is.
-    pub fn cached(&self, i: usize) -> usize {
-        self.layers[..i].iter().filter(|l| l[0]).count()
+    /// Which of the part's attention or convolution blocks layer `i`'s is.
+    pub fn cached(&self, spec: &ModelSpec, i: usize) -> usize {
+        let is_conv = |i: usize| spec.layers[i].mixer.conv().is_some();
+        (0..i).filter(|&j| self.layers[j][0] && is_conv(j) == is_conv(i)).count()
     }
 
     /// For people; empty: everything.
@@ -223,7 +225,8 @@ impl Model for Parts {
             self.spec.check_generates()?;
         }
         let parts = self.parts.iter().map(|part| part.clone().runner(limits));
-        Ok(Box::new(PartsRunner { parts: parts.collect::<Result<_>>()?, limits, model: self }))
+        let tails = Tails::new(&self.spec, limits.blocks);
+        Ok(Box::new(PartsRunner { parts: parts.collect::<Result<_>>()?, limits, tails, model: self }))
     }
 }
 
@@ -231,6 +234,8 @@ struct PartsRunner {
     model: Arc<Parts>,
     limits: RunnerLimits,
     parts: Vec<Box<dyn PartRunner>>,
+    /// Of convolutions, where there are some.
+    tails: Option<Tails>,
 }
 
 impl Runner for PartsRunner {
@@ -252,6 +257,9 @@ impl Runner for PartsRunner {
         let longest = batch.runs.iter().map(|r| r.start + r.rows.len()).max().unwrap_or(0);
         if longest > context {
             return Err(Error::Batch(format!("{longest} positions; this runner's context is {context}")));
+        }
+        if let Some(tails) = &mut self.tails {
+            tails.begin(batch)?;
         }
 
         // The head is the last block, and computed where logits are wanted.

@@ -1,12 +1,13 @@
 //! Which tensor gets which format when a model is quantised.
 
+use crate::build::SHORT_CONV;
 use crate::source::{Source, Value};
 use kinfer_core::{Error, Format, Result};
 use std::collections::BTreeMap;
 
 /// A recipe by name, and what the user wants otherwise.
 ///
-/// A recipe has one format for most matrices. Vectors, routers and learned positions stay in F32, and other parts of the file, such
+/// A recipe has one format for most matrices. Vectors, routers, convolutions and learned positions stay in F32, and other parts of the file, such
 /// as an image encoder, as they are. Of the block-quantised recipes:
 ///
 /// - The output head, or the embedding that takes its place, gets Q6_K (in recipes below 8 bits): its errors are the logits'.
@@ -233,7 +234,8 @@ impl Facts {
         };
         let count = |key: &str| match source.value(&format!("{arch}.{key}")) {
             Some(Value::Int(n)) => usize::try_from(n).unwrap_or(0),
-            Some(Value::Ints(all)) => all.first().and_then(|&n| usize::try_from(n).ok()).unwrap_or(0),
+            // A layer that is no attention has 0 of them.
+            Some(Value::Ints(all)) => all.iter().max().and_then(|&n| usize::try_from(n).ok()).unwrap_or(0),
             _ => 0,
         };
         let (heads, kv) = (count("attention.head_count"), count("attention.head_count_kv"));
@@ -251,7 +253,7 @@ impl Facts {
 enum Kind {
     /// Its products are what a model spends its time on.
     Matrix,
-    /// Small, and felt everywhere: norms, routers, learned positions.
+    /// Small, and felt everywhere: norms, routers, convolutions, learned positions.
     Sensitive,
     /// Of another part of the file, such as an image encoder: it stays as it is.
     Foreign,
@@ -260,8 +262,10 @@ enum Kind {
 impl Kind {
     fn of(name: &str) -> Kind {
         let own = ["blk.", "token_embd", "output", "position_embd", "rope_f"];
-        let sensitive =
-            name.contains("norm") || name.contains("ffn_gate_inp") || name.starts_with("position_embd");
+        let sensitive = name.contains("norm")
+            || name.contains("ffn_gate_inp")
+            || name.contains(SHORT_CONV)
+            || name.starts_with("position_embd");
         match own.iter().any(|start| name.starts_with(start)) {
             false => Kind::Foreign,
             true if sensitive || !name.ends_with(".weight") => Kind::Sensitive,

@@ -155,11 +155,20 @@ impl<'a> Config<'a> {
 
     /// `{arch}.{key}` as one positive count for all layers, or an array with one for each.
     pub fn opt_sizes(&self, key: &str, layers: usize) -> Result<Option<Vec<usize>>> {
-        self.get(key, &format!("a positive count, or {layers} of them"), |v| {
-            let size = |i: &i128| u32::try_from(*i).ok().filter(|&i| i > 0).map(|i| i as usize);
+        self.counts(key, layers, 1, "a positive count")
+    }
+
+    /// `{arch}.{key}` as one count for all layers, or an array with one for each; zero is a legal one.
+    pub fn opt_counts(&self, key: &str, layers: usize) -> Result<Option<Vec<usize>>> {
+        self.counts(key, layers, 0, "a count")
+    }
+
+    fn counts(&self, key: &str, layers: usize, least: u32, what: &str) -> Result<Option<Vec<usize>>> {
+        self.get(key, &format!("{what}, or {layers} of them"), |v| {
+            let count = |i: &i128| u32::try_from(*i).ok().filter(|&i| i >= least).map(|i| i as usize);
             match v {
-                Value::Int(i) => Some(vec![size(i)?; layers]),
-                Value::Ints(all) if all.len() == layers => all.iter().map(size).collect(),
+                Value::Int(i) => Some(vec![count(i)?; layers]),
+                Value::Ints(all) if all.len() == layers => all.iter().map(count).collect(),
                 _ => None,
             }
         })

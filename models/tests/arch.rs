@@ -1,7 +1,9 @@
 //! Metadata to blueprints: what the architectures read, and what they refuse.
 
 use kinfer_core::backend::RowOrder;
-use kinfer_core::{Activation, Error, ExpertSpec, Format, Mask, Pooling, Routing, Scores};
+use kinfer_core::{
+    Activation, AttnSpec, Error, ExpertSpec, Format, Mask, Mixer, ModelSpec, Pooling, Routing, Scores,
+};
 use kinfer_load::gguf::{Gguf, Value, write::Writer};
 use kinfer_models::SamplingDefaults;
 use kinfer_models::arch::{self, Blueprint, QkRows};
@@ -63,6 +65,11 @@ fn decoder(arch: &str, layers: u32) -> File {
         .set(&key("attention.layer_norm_rms_epsilon"), 1e-5f32)
 }
 
+/// The attention of layer `i`.
+fn attn(spec: &ModelSpec, i: usize) -> &AttnSpec {
+    spec.layers[i].mixer.attn().unwrap()
+}
+
 fn llama() -> File {
     decoder("llama", 2)
 }
@@ -71,7 +78,7 @@ fn llama() -> File {
 fn llama_reads_its_shape() {
     let Blueprint { spec, names, .. } = llama().read();
     assert_eq!((spec.vocab, spec.dim, spec.context, spec.layers.len()), (10, 64, 4096, 2));
-    let attn = &spec.layers[1].attn;
+    let attn = attn(&spec, 1);
     assert_eq!((attn.heads, attn.kv_heads, attn.head_dim, attn.window), (4, 2, 16, None));
     assert_eq!(attn.scale, 0.25);
     assert_eq!(spec.layers[1].ffn.act, Activation::Silu);
@@ -92,9 +99,9 @@ fn per_layer_counts() {
 fn key_length_overrides_the_quotient_and_zero_windows_are_none() {
     let file = llama().set("llama.attention.key_length", 32u32).set("llama.attention.value_length", 32u32);
     let spec = file.set("llama.attention.sliding_window", 0u32).read().spec;
-    assert_eq!((spec.layers[0].attn.head_dim, spec.layers[0].attn.window), (32, None));
+    assert_eq!((attn(&spec, 0).head_dim, attn(&spec, 0).window), (32, None));
     let spec = llama().set("llama.attention.sliding_window", 4096u32).read().spec;
-    assert_eq!(spec.layers[0].attn.window, Some(4096));
+    assert_eq!(attn(&spec, 0).window, Some(4096));
 }
 
 #[test]
@@ -160,10 +167,10 @@ fn gemma3_alternates_windows_and_rotary_bases() {
     let Blueprint { spec, names, .. } = file().read();
     let global = |spec: &kinfer_core::ModelSpec| -> Vec<usize> {
         let layers = spec.layers.iter().enumerate();
-        layers.filter(|(_, l)| l.attn.window.is_none()).map(|(i, _)| i).collect()
+        layers.filter(|(_, l)| l.mixer.attn().is_some_and(|a| a.window.is_none())).map(|(i, _)| i).collect()
     };
     assert_eq!(global(&spec), [5, 11]);
-    assert_eq!((spec.layers[0].attn.rope, spec.layers[5].attn.rope), (Some(1), Some(0)));
+    assert_eq!((attn(&spec, 0).rope, attn(&spec, 5).rope), (Some(1), Some(0)));
     assert_eq!(spec.ropes[0].inv_freq[0], 0.125, "scaling stretches the global layers");
     assert_eq!(spec.ropes[1].inv_freq[..2], [1.0, 10_000f32.powf(-0.125)]);
     assert_eq!((spec.embed_scale, spec.layers[0].ffn.act), (8.0, Activation::GeluTanh));
@@ -181,8 +188,8 @@ fn gemma3_alternates_windows_and_rotary_bases() {
 #[test]
 fn the_27b_model_scales_queries_by_dim_over_heads() {
     let file = |layers| decoder("gemma3", layers).set("gemma3.attention.key_length", 32u32);
-    assert_eq!(file(62).read().spec.layers[0].attn.scale, 0.25);
-    assert_eq!(file(61).read().spec.layers[0].attn.scale, (1.0 / 32f64.sqrt()) as f32);
+    assert_eq!(attn(&file(62).read().spec, 0).scale, 0.25);
+    assert_eq!(attn(&file(61).read().spec, 0).scale, (1.0 / 32f64.sqrt()) as f32);
 }
 
 #[test]
@@ -250,7 +257,7 @@ fn widths_of_latents_are_bounded() {
         let file = file.set("deepseek2.rope.dimension_count", 16u32);
         KEYS.iter().fold(file, |file, (key, value)| file.set(&format!("deepseek2.attention.{key}"), *value))
     };
-    let latent = file().read().spec.layers[0].attn.latent.unwrap();
+    let latent = attn(&file().read().spec, 0).latent.unwrap();
     assert_eq!((latent.rank, latent.q_rank, latent.plain, latent.value), (32, Some(24), 16, 16));
     for key in ["kv_lora_rank", "q_lora_rank", "key_length_mla", "value_length_mla"] {
         let key = format!("deepseek2.attention.{key}");
@@ -269,8 +276,38 @@ fn granite_scales_the_stream_instead_of_each_block() {
         .set("granite.attention.scale", 0.5f32)
         .set("granite.logit_scale", 8f32);
     let Blueprint { spec, logit_scale, .. } = file.read();
-    assert_eq!((spec.embed_scale, logit_scale, spec.layers[0].attn.scale), (48.0, 0.125, 0.5));
-    assert!([spec.norm, spec.layers[0].attn.norm, spec.layers[1].ffn.norm].iter().all(|n| n.eps == 16e-5));
+    assert_eq!((spec.embed_scale, logit_scale, attn(&spec, 0).scale), (48.0, 0.125, 0.5));
+    assert!([spec.norm, attn(&spec, 0).norm, spec.layers[1].ffn.norm].iter().all(|n| n.eps == 16e-5));
+}
+
+/// Layers without key/value heads are convolutions in LFM2, and a mistake elsewhere.
+#[test]
+fn lfm2_has_convolutions_where_there_are_no_key_heads() {
+    const HEADS: &str = "lfm2.attention.head_count_kv";
+    const TAPS: &str = "lfm2.shortconv.l_cache";
+    let file = || {
+        let file = decoder("lfm2", 3).without(HEADS).set(HEADS, [0u32, 2, 0].as_slice());
+        file.set(TAPS, 3u32)
+    };
+    let Blueprint { spec, names, .. } = file().read();
+    let kinds: Vec<_> = spec.layers.iter().map(|l| l.mixer.conv().map(|c| (c.width, c.taps))).collect();
+    assert_eq!(kinds, [Some((64, 3)), None, Some((64, 3))]);
+    assert_eq!((attn(&spec, 1).kv_heads, names.norm), (2, "token_embd_norm"));
+    assert_eq!(spec.part(|i| [i > 0, true]).conv.len(), 1);
+    // Three positions of each of ten blocks.
+    let Mixer::Convolution(conv) = &spec.layers[0].mixer else { panic!() };
+    assert_eq!(conv.tail_bytes(10), 10 * 3 * 64 * 4);
+    for taps in [0u32, 1, 33] {
+        let message = file().without(TAPS).set(TAPS, taps).refused();
+        assert!(message.contains(TAPS) && message.contains(&taps.to_string()), "{message}");
+    }
+    let message = file().set("lfm2.attention.causal", false).refused();
+    assert!(message.contains("lfm2.attention.causal") && message.contains("later positions"), "{message}");
+    let message = file().without(HEADS).set(HEADS, [0u32, 3, 0].as_slice()).refused();
+    assert!(message.contains("4 query heads cannot share 3"), "{message}");
+    let llama = llama().without("llama.attention.head_count_kv");
+    let message = llama.set("llama.attention.head_count_kv", [0u32, 2].as_slice()).refused();
+    assert!(message.contains("a positive count"), "{message}");
 }
 
 #[test]
@@ -285,12 +322,9 @@ fn encoders_and_poolings() {
     assert!(!spec.generates() && spec.check_generates().is_err());
     assert!(llama().set("llama.attention.causal", true).read().spec.generates());
     // Half of an encoder's window, and the position itself, to either side.
-    let layers = decoder("gemma-embedding", 2)
-        .set("gemma-embedding.attention.sliding_window", 512u32)
-        .read()
-        .spec
-        .layers;
-    assert_eq!((layers[0].attn.window, layers[0].attn.mask), (Some(257), Mask::Bidirectional));
+    let file = decoder("gemma-embedding", 2).set("gemma-embedding.attention.sliding_window", 512u32);
+    let spec = file.read().spec;
+    assert_eq!((attn(&spec, 0).window, attn(&spec, 0).mask), (Some(257), Mask::Bidirectional));
 }
 
 #[test]

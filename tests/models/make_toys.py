@@ -57,6 +57,7 @@ ENCODER = dict(
     vocab_size=VOCAB, hidden_size=96, intermediate_size=160, num_hidden_layers=3, num_attention_heads=4,
     max_position_embeddings=64, pad_token_id=2,
 )  # fmt: skip
+LFM2 = {k: v for k, v in LLAMA.items() if k not in ("rms_norm_eps", "tie_word_embeddings")} | dict(norm_eps=EPS)
 LAYER = {k: v for k, v in LLAMA.items() if k != "rms_norm_eps"} | dict(layer_norm_eps=EPS)
 
 # What configurations on the hub have and transformers no longer writes, and keys of the file that the converter forgets.
@@ -77,6 +78,7 @@ KEYS = {
     "mistral": {"llama.attention.sliding_window": 12},
     "starcoder2": {"starcoder2.attention.sliding_window": 12},
     "olmoe": {"olmoe.attention.layer_norm_rms_epsilon": EPS},  # the converter writes 1e-5
+    "lfm2moe": {"lfm2moe.expert_weights_scale": 1.5},
     # It is half as wide, and 1, in the configuration that transformers saves.
     "gemma-embedding": {"gemma-embedding.attention.sliding_window": 12},
 }
@@ -246,6 +248,26 @@ FAMILIES = {
         | rope(500.0, rope_type="yarn", factor=8.0, beta_fast=8.0, beta_slow=1.0, truncate=False,
                original_max_position_embeddings=32),
     ),
+    # More layers of either kind than one, and a kind after the other in both orders. The widths are computed: 2/3 of 232 times 1.5,
+    # rounded up to a multiple of 64.
+    "lfm2": (
+        "Lfm2",
+        LFM2 | dict(num_hidden_layers=5, full_attn_idxs=[1, 4], conv_L_cache=3, intermediate_size=232,
+                    block_ffn_dim_multiplier=1.5, block_multiple_of=64) | rope(500.0),
+    ),
+    "lfm2-taps": (
+        "Lfm2",
+        LFM2 | dict(num_hidden_layers=4, layer_types=["full_attention", "conv", "full_attention", "conv"], conv_L_cache=5,
+                    intermediate_size=160, block_auto_adjust_ff_dim=False, tie_word_embeddings=False)
+        | rope(500.0),
+    ),
+    "lfm2moe": (
+        "Lfm2Moe",
+        LFM2 | dict(num_hidden_layers=4, layer_types=["conv", "full_attention", "conv", "full_attention"], conv_L_cache=3,
+                    intermediate_size=160, num_dense_layers=1, num_experts=8, num_experts_per_tok=3,
+                    moe_intermediate_size=64, routed_scaling_factor=1.5, norm_topk_prob=True, use_expert_bias=True)
+        | rope(500.0),
+    ),
     "bert": ("Bert", ENCODER | dict(layer_norm_eps=EPS)),
     # Positions count from after the padding token's id on.
     "roberta": ("Roberta", ENCODER | dict(layer_norm_eps=EPS, type_vocab_size=1, pad_token_id=1)),
@@ -350,14 +372,16 @@ def saved(model):
 
 def origins(numbered, places, zeros):
     """For each tensor of transformers' file the one of the GGUF file that has its elements, and how: `=`, `+1` (larger by 1),
-    an expert's number, `halves D` (heads of D rows, stored as pairs there) or `after N` (N rows lie before them). None where they are
-    rearranged otherwise."""
+    an expert's number, `halves D` (heads of D rows, stored as pairs there), `after N` (N rows lie before them) or `squeezed` (without a
+    dimension of 1 in the middle). None where they are rearranged otherwise."""
     owner = {int(n): name for name, where in places.items() for n in where.flatten()}
     out = {}
     for name, numbers in numbered.items():
         source = next(owner[int(n)] for n in numbers.flat if int(n) in owner)
         where, added = places[source], zeros[source].flatten()[0]
         hows = [("=" if added == 0 else f"+{added:.0f}", where)]
+        if numbers.ndim == 3 and numbers.shape[1] == 1:
+            hows.append(("squeezed", where[:, None]))
         if where.ndim == 3:
             hows += [(f"expert {e}", matrix) for e, matrix in enumerate(where)]
         for dim in (24, 32, 40):
@@ -376,7 +400,7 @@ def origins(numbered, places, zeros):
 
 def parameters(model):
     """Those and the one kind of buffer that is trained, in the order of their names."""
-    buffers = [(n, b) for n, b in model.named_buffers() if n.endswith("e_score_correction_bias")]
+    buffers = [(n, b) for n, b in model.named_buffers() if n.endswith(("e_score_correction_bias", "expert_bias"))]
     return [p for _, p in sorted([*model.named_parameters(), *buffers], key=lambda item: item[0])]
 
 

@@ -3,8 +3,9 @@
 
 use crate::common::Random;
 use kinfer_core::{
-    Activation, AttnSpec, Backend, ExpertSpec, FfnSpec, Format, LatentSpec, LayerSpec, Mask, Model,
-    ModelSpec, NormKind, NormSpec, RopeSpec, Routing, Scores, dequantize,
+    Activation, AttnSpec, Backend, ConvSpec, DeviceMemory, ExpertSpec, FfnSpec, Format, LatentSpec,
+    LayerSpec, Mask, Mixer, Model, ModelSpec, NormKind, NormSpec, RopeSpec, Routing, RunnerLimits, Scores,
+    dequantize,
 };
 use kinfer_load::gguf::{Gguf, write::Writer};
 use kinfer_models::arch::{Blueprint, Names, QkNorm, QkRows};
@@ -14,6 +15,9 @@ use std::sync::Arc;
 
 /// Width of everything that a weight's rows run along: one block of the largest format.
 const DIM: usize = 256;
+
+/// Channels of a convolution: neither the width of the residual stream nor whole vectors.
+const CHANNELS: usize = 320;
 
 /// A random model with its file.
 pub struct Toy {
@@ -26,6 +30,13 @@ impl Toy {
     /// The model on a backend.
     pub fn load<B: Backend>(&self, backend: B) -> Arc<dyn Model> {
         kinfer_models::build(backend, self.blueprint.clone(), &self.gguf, &mut |_, _| {}).unwrap()
+    }
+
+    /// What the model would take on a backend, by its metadata.
+    pub fn plan<B: Backend>(&self, backend: B, limits: &RunnerLimits) -> DeviceMemory {
+        let places = [Place::new(backend)];
+        let placement = Placement::whole(self.blueprint.spec.layers.len());
+        kinfer_models::plan_parts(&places, &placement, &self.blueprint, &self.gguf, limits).unwrap().remove(0)
     }
 
     /// The model on two devices, which take turns with its blocks.
@@ -163,7 +174,7 @@ pub fn some() -> Vec<Toy> {
     features().into_iter().take(3).collect()
 }
 
-/// Those, latent attention, which CUDA lacks, and one per stored format.
+/// Those, what CUDA lacks (latent attention, convolutions), and one per stored format.
 pub fn all() -> Vec<Toy> {
     let mut toys = features();
     for (name, q_rank) in [("latent keys and values", None), ("latent queries, too", Some(128))] {
@@ -179,6 +190,11 @@ pub fn all() -> Vec<Toy> {
         };
         toys.push(shape.build(&[Format::Q8_0, Format::Q4_0]));
     }
+    let k_quants = [Format::Q4_K, Format::Q6_K, Format::Q5_K];
+    let convolution = |name, taps, parallel| Shape { name, taps: Some(taps), parallel, ..Shape::default() };
+    toys.push(convolution("convolutions of 3 taps", 3, false).build(&k_quants));
+    toys.push(convolution("convolutions of 32 taps", 32, false).build(&[Format::Q8_0, Format::Q5_0]));
+    toys.push(convolution("parallel convolutions", 2, true).build(&[Format::Q8_0]));
     toys.extend(Format::all().map(|f| Shape { name: f.name(), ..Shape::default() }.build(&[f])));
     toys
 }
@@ -210,6 +226,8 @@ struct Shape {
     experts: Option<ExpertSpec>,
     sinks: bool,
     latent: Option<LatentSpec>,
+    /// Of the even layers, which are convolutions then.
+    taps: Option<usize>,
     tied: bool,
     /// Rows of queries and keys stored as adjacent pairs.
     pairs: bool,
@@ -241,6 +259,7 @@ impl Default for Shape {
             experts: None,
             sinks: false,
             latent: None,
+            taps: None,
             tied: false,
             pairs: true,
             unturned_layer: false,
@@ -256,8 +275,10 @@ impl Shape {
             inv_freq: (0..rope_dim / 2).map(|i| base.powf(-2.0 * i as f32 / rope_dim as f32)).collect(),
             magnitude,
         };
-        let layer = |i: usize| LayerSpec {
-            attn: AttnSpec {
+        let conv = |taps| ConvSpec { width: CHANNELS, taps, norm: NormSpec { kind: self.norm, eps: 1e-6 } };
+        let mixer = |i: usize| match self.taps.filter(|_| i.is_multiple_of(2)) {
+            Some(taps) => Mixer::Convolution(conv(taps)),
+            None => Mixer::Attention(AttnSpec {
                 heads: self.heads,
                 kv_heads: self.kv_heads,
                 head_dim: self.head_dim,
@@ -268,7 +289,10 @@ impl Shape {
                 rope: (!self.unturned_layer || i + 1 < LAYERS).then_some(i % 2),
                 norm: NormSpec { kind: self.norm, eps: 1e-6 },
                 latent: self.latent,
-            },
+            }),
+        };
+        let layer = |i: usize| LayerSpec {
+            mixer: mixer(i),
             ffn: FfnSpec {
                 hidden: 512,
                 gated: self.gated,
@@ -331,40 +355,50 @@ impl Shape {
             product(&mut file, names.head, spec.vocab, DIM, 1.0);
         }
         norm(&mut file, names.norm);
-        for (i, LayerSpec { attn, ffn, .. }) in spec.layers.iter().enumerate() {
+        for (i, LayerSpec { mixer, ffn, .. }) in spec.layers.iter().enumerate() {
             let name = |part: &str| format!("blk.{i}.{part}");
             for part in [names.attn_norm, names.ffn_norm, names.attn_post_norm, names.ffn_post_norm] {
                 part.iter().for_each(|part| norm(&mut file, &name(part)));
             }
-            for (part, width) in [("attn_q_norm", attn.q_dim()), ("attn_k_norm", attn.kv_dim())] {
-                let width = match names.qk_norm {
-                    Some(QkNorm::Heads) => attn.head_dim,
-                    Some(QkNorm::Rows) => width,
-                    None => continue,
-                };
-                file.vector(&format!("{}.weight", name(part)), width, 1.0);
-            }
-            if let Some(latent) = attn.latent {
-                let q = if latent.q_rank.is_some() { "attn_q_a" } else { "attn_q" };
-                product(&mut file, &name(q), attn.projection_dim() - attn.head_dim, DIM, 1.5);
-                if let Some(rank) = latent.q_rank {
-                    file.vector(&format!("{}.weight", name("attn_q_a_norm")), rank, 1.0);
-                    product(&mut file, &name("attn_q_b"), attn.projected_q_dim(), rank, 1.5);
+            match mixer {
+                Mixer::Convolution(conv) => {
+                    file.vectors(&format!("{}.weight", name("shortconv.conv")), conv.width, conv.taps);
+                    product(&mut file, &name("shortconv.in_proj"), 3 * conv.width, DIM, 1.5);
+                    product(&mut file, &name("shortconv.out_proj"), DIM, conv.width, 1.0);
                 }
-                product(&mut file, &name("attn_kv_a_mqa"), attn.head_dim, DIM, 1.5);
-                file.vector(&format!("{}.weight", name("attn_kv_a_norm")), latent.rank, 1.0);
-                let (k, v) = (format!("{}.weight", name("attn_k_b")), format!("{}.weight", name("attn_v_b")));
-                file.stack(&k, attn.heads, latent.rank, latent.plain);
-                file.stack(&v, attn.heads, latent.value, latent.rank);
-            } else {
-                let rows = [attn.q_dim(), attn.kv_dim(), attn.kv_dim()];
-                for (part, rows) in names.qkv.into_iter().zip(rows) {
-                    product(&mut file, &name(part), rows, DIM, 1.5);
+                Mixer::Attention(attn) => {
+                    for (part, width) in [("attn_q_norm", attn.q_dim()), ("attn_k_norm", attn.kv_dim())] {
+                        let width = match names.qk_norm {
+                            Some(QkNorm::Heads) => attn.head_dim,
+                            Some(QkNorm::Rows) => width,
+                            None => continue,
+                        };
+                        file.vector(&format!("{}.weight", name(part)), width, 1.0);
+                    }
+                    if let Some(latent) = attn.latent {
+                        let q = if latent.q_rank.is_some() { "attn_q_a" } else { "attn_q" };
+                        product(&mut file, &name(q), attn.projection_dim() - attn.head_dim, DIM, 1.5);
+                        if let Some(rank) = latent.q_rank {
+                            file.vector(&format!("{}.weight", name("attn_q_a_norm")), rank, 1.0);
+                            product(&mut file, &name("attn_q_b"), attn.projected_q_dim(), rank, 1.5);
+                        }
+                        product(&mut file, &name("attn_kv_a_mqa"), attn.head_dim, DIM, 1.5);
+                        file.vector(&format!("{}.weight", name("attn_kv_a_norm")), latent.rank, 1.0);
+                        let (k, v) =
+                            (format!("{}.weight", name("attn_k_b")), format!("{}.weight", name("attn_v_b")));
+                        file.stack(&k, attn.heads, latent.rank, latent.plain);
+                        file.stack(&v, attn.heads, latent.value, latent.rank);
+                    } else {
+                        let rows = [attn.q_dim(), attn.kv_dim(), attn.kv_dim()];
+                        for (part, rows) in names.qkv.into_iter().zip(rows) {
+                            product(&mut file, &name(part), rows, DIM, 1.5);
+                        }
+                    }
+                    product(&mut file, &name(names.attn_out), DIM, attn.out_dim(), 1.0);
+                    if let Some(part) = names.attn_sinks {
+                        file.vector(&format!("{}.weight", name(part)), attn.heads, 1.0);
+                    }
                 }
-            }
-            product(&mut file, &name(names.attn_out), DIM, attn.out_dim(), 1.0);
-            if let Some(part) = names.attn_sinks {
-                file.vector(&format!("{}.weight", name(part)), attn.heads, 1.0);
             }
             if let Some(experts) = ffn.experts {
                 let matrices =

@@ -1,13 +1,15 @@
-//! The paged KV cache and attention over it.
+//! The paged cache, attention over it, and convolutions beside it.
 
-use crate::softcap;
+use crate::{cat, softcap};
 use candle_core::{D, DType, Device, Result, Tensor};
 use kinfer_core::batch::BLOCK_LEN;
-use kinfer_core::{AttnSpec, Error, KvType, KvTypes, Mask, PartSpec, Run};
+use kinfer_core::{AttnSpec, ConvSpec, Error, KvType, KvTypes, Mask, PartSpec, Run};
 
-/// Keys and values of the attention blocks of a part, by block id.
+/// Keys and values of the attention blocks of a part, and the tails of its convolutions, by block id.
 pub struct Kv {
     layers: Vec<KvLayer>,
+    /// Each `[blocks * tail, width]`.
+    tails: Vec<Tensor>,
 }
 
 /// One layer's keys and values, each `[blocks * BLOCK_LEN, kv_heads, head_dim]`.
@@ -46,12 +48,56 @@ impl Kv {
             let shape = (blocks * BLOCK_LEN, a.kv_heads, a.head_dim);
             Ok(KvLayer { k: Tensor::zeros(shape, k, device)?, v: Tensor::zeros(shape, v, device)? })
         };
-        Ok(part.attn.iter().map(layer).collect::<Result<_>>().map(|layers| Kv { layers }))
+        let tails = |c: &ConvSpec| Tensor::zeros((blocks * c.tail(), c.width), DType::F32, device);
+        Ok((|| {
+            let layers = part.attn.iter().map(layer).collect::<Result<_>>()?;
+            Ok(Kv { layers, tails: part.conv.iter().map(tails).collect::<Result<_>>()? })
+        })())
     }
 
     pub(crate) fn bytes(part: &PartSpec, blocks: usize, types: KvTypes) -> u64 {
         let position = |a: &AttnSpec| a.kv_heads * types.row_bytes(a.head_dim);
-        (blocks * BLOCK_LEN) as u64 * part.attn.iter().map(|a| position(a) as u64).sum::<u64>()
+        let attn = (blocks * BLOCK_LEN) as u64 * part.attn.iter().map(|a| position(a) as u64).sum::<u64>();
+        attn + part.conv.iter().map(|c| c.tail_bytes(blocks) as u64).sum::<u64>()
+    }
+
+    /// The gated short convolution of every row of `bcx`, `[rows, b | c | x]`: `[rows, width]`. Keeps the tails.
+    pub(crate) fn short_conv(
+        &self,
+        layer: usize,
+        spec: &ConvSpec,
+        taps: &Tensor,
+        runs: &[Run],
+        blocks: &[u32],
+        bcx: &Tensor,
+    ) -> Result<Tensor> {
+        let ConvSpec { width, taps: count, norm: _ } = *spec;
+        let (tails, taps, device) = (&self.tails[layer], taps.reshape((count, width))?, bcx.device());
+        let run = |run: &Run| {
+            let rows = run.rows.len();
+            let part = |i| bcx.narrow(0, run.rows.start, rows)?.narrow(1, i * width, width);
+            let (now, gate, table) = ((part(0)? * part(2)?)?, part(1)?, &blocks[run.blocks.clone()]);
+            // Zeros, what is cached, and this run: its row `p` reads `count` rows from row `p` on.
+            let cached = run.start.min(count - 1);
+            let mut all = vec![Tensor::zeros((count - 1 - cached, width), DType::F32, device)?];
+            if cached > 0 {
+                let at = (run.start - cached..run.start).map(|p| spec.tail_row(table, p) as u32);
+                all.push(tails.index_select(&Tensor::from_iter(at, device)?, 0)?);
+            }
+            all.push(now.clone());
+            let all = cat(&all, 0)?;
+            let mut sum = now.zeros_like()?;
+            for j in 0..count {
+                sum = (sum + all.narrow(0, j, rows)?.broadcast_mul(&taps.narrow(0, j, 1)?)?)?;
+            }
+            let end = run.start + rows;
+            for p in (run.start..end).filter(|&p| spec.in_tail(p, end)) {
+                let row = now.narrow(0, p - run.start, 1)?.contiguous()?;
+                tails.slice_set(&row, 0, spec.tail_row(table, p))?;
+            }
+            gate * sum
+        };
+        Tensor::cat(&runs.iter().map(run).collect::<Result<Vec<_>>>()?, 0)
     }
 
     /// Writes the keys and values in `qkv`, `[rows, q_dim | kv_dim | kv_dim]`, at each row's position.

@@ -15,8 +15,8 @@ pub use weight::Weight;
 use candle_core::{D, Tensor};
 use kinfer_core::backend::{ExpertWeights, Heads, Matrix};
 use kinfer_core::{
-    Activation, AttnSpec, Backend, Batch, Error, ExpertSpec, FfnSpec, Format, KvTypes, NormKind, NormSpec,
-    PartSpec, Result, RopeSpec, Run,
+    Activation, AttnSpec, Backend, Batch, ConvSpec, Error, ExpertSpec, FfnSpec, Format, KvTypes, NormKind,
+    NormSpec, PartSpec, Result, RopeSpec, Run,
 };
 use kinfer_kernels::ops::choose_experts;
 use std::ops::Range;
@@ -338,6 +338,20 @@ impl Backend for Candle {
     ) -> Result<()> {
         let qkv = qkv.get()?;
         self.put(out, || kv.attend(layer, spec, sinks, &step.runs, &step.blocks, qkv))
+    }
+
+    fn short_conv(
+        &self,
+        step: &mut Step,
+        kv: &mut Kv,
+        layer: usize,
+        spec: &ConvSpec,
+        taps: &Tensor,
+        bcx: &Act,
+        out: &mut Act,
+    ) -> Result<()> {
+        let bcx = bcx.get()?;
+        self.put(out, || kv.short_conv(layer, spec, taps, &step.runs, &step.blocks, bcx))
     }
 
     fn glu(&self, _step: &Step, act: Activation, x: &Act, out: &mut Act) -> Result<()> {

@@ -8,14 +8,14 @@
 //! error in each fused path until it is dealt with.
 
 use crate::{
-    Activation, AttnSpec, Batch, ExpertSpec, FfnSpec, Format, KvTypes, LatentSpec, Likely, ModelSpec,
-    NormSpec, PartSpec, Result, RopeSpec,
+    Activation, AttnSpec, Batch, ConvSpec, ExpertSpec, FfnSpec, Format, KvTypes, LatentSpec, Likely,
+    ModelSpec, NormSpec, PartSpec, Result, RopeSpec,
 };
 use std::ops::Range;
 
 pub use crate::weights::{
-    AttnWeights, ExpertWeights, Ffn, FfnWeights, HeadWeights, LatentScratch, LatentWeights, Layer,
-    MoeWeights, NormWeights, Scratch, SharedExpert,
+    AttnWeights, ConvWeights, ExpertWeights, Ffn, FfnWeights, HeadWeights, LatentScratch, LatentWeights,
+    Layer, MixerWeights, MoeWeights, NormWeights, Scratch, SharedExpert,
 };
 
 /// A stored matrix, as it lies in the model file.
@@ -143,7 +143,7 @@ pub trait Backend: Send + Sync + Sized + 'static {
     type Vector: Send + Sync;
     /// A buffer of activations, `[rows, width]`.
     type Act: Send;
-    /// The paged KV cache of all layers.
+    /// The paged cache of all layers: keys and values of attention, tails of convolutions ([`ConvSpec::tail`]).
     type Kv: Send;
     /// The state of a step: positions, block tables, rotary tables, attention scratch.
     type Step: Send;
@@ -167,7 +167,7 @@ pub trait Backend: Send + Sync + Sized + 'static {
     fn act(&self, rows: usize, width: usize) -> Result<Self::Act>;
     /// Bytes of such activations.
     fn act_bytes(&self, rows: usize, width: usize) -> u64;
-    /// Allocates a cache of `blocks` blocks for every attention block of the part.
+    /// Allocates a cache of `blocks` blocks for every attention and every convolution block of the part.
     ///
     /// # Errors
     /// [`crate::Error::CacheType`] for a type that this device does not have, [`crate::Error::OutOfMemory`].
@@ -268,6 +268,20 @@ pub trait Backend: Send + Sync + Sized + 'static {
         qkv: &Self::Act,
         out: &mut Self::Act,
     ) -> Result<()>;
+    /// The gated short convolution of [`ConvSpec`] without its projections: `bcx[r]` is laid out `b | c | x`, and `taps` are the
+    /// weights, `[taps, width]`. Reads positions before a run from the tails of convolution block `layer` of the part, and writes
+    /// those of the run that later ones may read.
+    #[allow(clippy::too_many_arguments)]
+    fn short_conv(
+        &self,
+        step: &mut Self::Step,
+        kv: &mut Self::Kv,
+        layer: usize,
+        spec: &ConvSpec,
+        taps: &Self::Vector,
+        bcx: &Self::Act,
+        out: &mut Self::Act,
+    ) -> Result<()>;
     /// `out[r] = act(x[r][..hidden]) * x[r][hidden..]`; `x` is laid out `gate | up`. See [`Activation`] for what does more.
     fn glu(&self, step: &Self::Step, act: Activation, x: &Self::Act, out: &mut Self::Act) -> Result<()>;
     /// `x = act(x)`.
@@ -359,6 +373,33 @@ pub trait Backend: Send + Sync + Sized + 'static {
         }
         self.linear(step, &w.out, &s.attn, &mut s.proj)?;
         residual(self, step, &w.out_bias, spec.norm, &w.post_norm, s)
+    }
+
+    /// Norm where the block has one, fused b|c|x projection, and the convolution: `s.attn[r]` is what its output projection reads.
+    fn conv_in(
+        &self,
+        step: &mut Self::Step,
+        spec: &ConvSpec,
+        w: &ConvWeights<Self>,
+        kv: &mut Self::Kv,
+        layer: usize,
+        s: &mut Scratch<Self>,
+    ) -> Result<()> {
+        let input = input(self, step, spec.norm, &w.norm, &s.x, &mut s.norm)?;
+        self.linear(step, &w.bcx, input, &mut s.qkv)?;
+        self.short_conv(step, kv, layer, spec, &w.taps, &s.qkv, &mut s.attn)
+    }
+
+    /// A convolution's output projection and the residual: `s.x += …(s.attn)`.
+    fn conv_out(
+        &self,
+        step: &mut Self::Step,
+        spec: &ConvSpec,
+        w: &ConvWeights<Self>,
+        s: &mut Scratch<Self>,
+    ) -> Result<()> {
+        self.linear(step, &w.out, &s.attn, &mut s.proj)?;
+        residual(self, step, &None, spec.norm, &None, s)
     }
 
     /// The whole feed-forward block with norms and residual: `s.x += …(s.x)`. Leaves `s.attn` as it is.

@@ -50,7 +50,9 @@ pub struct Run {
     pub role: Role,
     /// Its rows of the batch.
     pub rows: Range<usize>,
-    /// Position of its first row in the sequence. Keys `0..start` are in the cache already.
+    /// Position of its first row in the sequence. Keys `0..start` are in the cache already, or in this batch. Convolutions keep only the
+    /// last positions of a cache block: in a model with some, an earlier step has computed all positions before, and this is a multiple of
+    /// [`BLOCK_LEN`], or the next position of its block, or the newest one once more.
     pub start: usize,
     /// Its range of [`Batch::blocks`]: block `i` holds positions `i * BLOCK_LEN ..`, and the table covers every
     /// position up to the run's last.

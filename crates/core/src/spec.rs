@@ -1,6 +1,7 @@
 //! The blueprint of a model. An architecture is a function from metadata to a [`ModelSpec`]; everything that the
 //! forward does is decided by these fields.
 
+use crate::batch::BLOCK_LEN;
 use crate::{Error, Result};
 use kinfer_kernels::ops::Routing;
 use std::sync::Arc;
@@ -35,12 +36,95 @@ pub struct ModelSpec {
 /// One transformer block.
 #[derive(Clone, Debug)]
 pub struct LayerSpec {
-    /// Its attention.
-    pub attn: AttnSpec,
+    /// The block in which a position takes in others.
+    pub mixer: Mixer,
     /// Its feed-forward.
     pub ffn: FfnSpec,
     /// Both blocks read the layer's input: `x + attn(x) + ffn(x)` instead of `y + ffn(y)` with `y = x + attn(x)`.
     pub parallel: bool,
+}
+
+/// The first block of a layer, in which a position takes in others.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Mixer {
+    /// Those that matter to it, however far away.
+    Attention(AttnSpec),
+    /// The few before it, by fixed weights.
+    Convolution(ConvSpec),
+}
+
+impl Mixer {
+    /// The attention, where it is one.
+    pub fn attn(&self) -> Option<&AttnSpec> {
+        match self {
+            Mixer::Attention(attn) => Some(attn),
+            Mixer::Convolution(_) => None,
+        }
+    }
+    /// The attention, where it is one.
+    pub fn attn_mut(&mut self) -> Option<&mut AttnSpec> {
+        match self {
+            Mixer::Attention(attn) => Some(attn),
+            Mixer::Convolution(_) => None,
+        }
+    }
+    /// The convolution, where it is one.
+    pub fn conv(&self) -> Option<&ConvSpec> {
+        match self {
+            Mixer::Attention(_) => None,
+            Mixer::Convolution(conv) => Some(conv),
+        }
+    }
+    /// The convolution, where it is one.
+    pub fn conv_mut(&mut self) -> Option<&mut ConvSpec> {
+        match self {
+            Mixer::Attention(_) => None,
+            Mixer::Convolution(conv) => Some(conv),
+        }
+    }
+    /// The block's norms.
+    pub fn norm(&self) -> NormSpec {
+        match self {
+            Mixer::Attention(attn) => attn.norm,
+            Mixer::Convolution(conv) => conv.norm,
+        }
+    }
+}
+
+/// A gated short convolution (LFM2, Liquid AI 2025).
+///
+/// Of a position `p`, whose vectors `b | c | x` are a projection of the normed residual stream, it is
+/// `c * (sum over j < taps of weight[j] * (b * x)[p - taps + 1 + j])`: each channel is convolved by itself, what lies before the
+/// text is zero, and an output projection follows.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct ConvSpec {
+    /// Channels: the width of `b`, of `c` and of `x`.
+    pub width: usize,
+    /// Positions that one takes in, itself among them: 2 to [`BLOCK_LEN`].
+    pub taps: usize,
+    /// This block's norm.
+    pub norm: NormSpec,
+}
+
+impl ConvSpec {
+    /// Positions of a cache block whose `b * x` is cached: the last ones that were computed. The next one reads one fewer; with one
+    /// more the newest can be computed again.
+    pub fn tail(&self) -> usize {
+        self.taps
+    }
+    /// Where position `p` lies among the rows of the tails, `[blocks, tail, width]`, of a sequence whose block table is `table`.
+    pub fn tail_row(&self, table: &[u32], p: usize) -> usize {
+        table[p / BLOCK_LEN] as usize * self.tail() + p % BLOCK_LEN % self.tail()
+    }
+    /// Whether a later position may read position `p` from the cache when positions before `end` are computed: it is among the
+    /// last of its block that are.
+    pub fn in_tail(&self, p: usize, end: usize) -> bool {
+        end.min(p / BLOCK_LEN * BLOCK_LEN + BLOCK_LEN) - p <= self.tail()
+    }
+    /// Bytes of the tails of so many blocks; they are floats, whatever the type of keys and values.
+    pub fn tail_bytes(&self, blocks: usize) -> usize {
+        blocks.saturating_mul(self.tail() * self.width * size_of::<f32>())
+    }
 }
 
 /// A norm: how a vector is brought to a common size, before each element is multiplied by its weight.
@@ -136,18 +220,22 @@ pub struct PartSpec {
     pub ropes: Vec<RopeSpec>,
     /// The attention blocks, in order; a cache counts them from 0.
     pub attn: Vec<AttnSpec>,
+    /// The convolution blocks, in order; a cache counts them from 0, too.
+    pub conv: Vec<ConvSpec>,
     /// The feed-forward blocks, in order.
     pub ffn: Vec<FfnSpec>,
 }
 
 impl ModelSpec {
-    /// The part that has the blocks for which `has` says so: it is asked for each layer, whether attention, whether feed-forward.
+    /// The part that has the blocks for which `has` says so: it is asked for each layer, whether the mixer, whether the feed-forward.
     pub fn part(&self, has: impl Fn(usize) -> [bool; 2]) -> PartSpec {
         let layers = || self.layers.iter().enumerate().map(|(i, layer)| (has(i), layer));
+        let mixers = || layers().filter(|(has, _)| has[0]).map(|(_, l)| &l.mixer);
         PartSpec {
             dim: self.dim,
             ropes: self.ropes.clone(),
-            attn: layers().filter(|(has, _)| has[0]).map(|(_, l)| l.attn.clone()).collect(),
+            attn: mixers().filter_map(Mixer::attn).cloned().collect(),
+            conv: mixers().filter_map(Mixer::conv).copied().collect(),
             ffn: layers().filter(|(has, _)| has[1]).map(|(_, l)| l.ffn.clone()).collect(),
         }
     }
@@ -159,7 +247,7 @@ impl ModelSpec {
 
     /// Whether the model says what comes next. An encoder does not: its positions have seen what follows them.
     pub fn generates(&self) -> bool {
-        self.layers.iter().all(|l| l.attn.mask == Mask::Causal)
+        self.layers.iter().filter_map(|l| l.mixer.attn()).all(|a| a.mask == Mask::Causal)
     }
 
     /// # Errors

@@ -2,7 +2,8 @@
 
 use crate::backend::{Backend, ExpertWeights, Heads, Matrix, Read};
 use crate::{
-    Activation, AttnSpec, Batch, ExpertSpec, FfnSpec, Format, KvTypes, NormSpec, PartSpec, Result, RopeSpec,
+    Activation, AttnSpec, Batch, ConvSpec, ExpertSpec, FfnSpec, Format, KvTypes, NormSpec, PartSpec, Result,
+    RopeSpec,
 };
 use std::ops::Range;
 
@@ -143,6 +144,18 @@ impl<B: Backend> Backend for Unfused<B> {
         out: &mut Self::Act,
     ) -> Result<()> {
         self.0.attend(step, kv, layer, spec, sinks, qkv, out)
+    }
+    fn short_conv(
+        &self,
+        step: &mut Self::Step,
+        kv: &mut Self::Kv,
+        layer: usize,
+        spec: &ConvSpec,
+        taps: &Self::Vector,
+        bcx: &Self::Act,
+        out: &mut Self::Act,
+    ) -> Result<()> {
+        self.0.short_conv(step, kv, layer, spec, taps, bcx, out)
     }
     fn glu(&self, step: &Self::Step, act: Activation, x: &Self::Act, out: &mut Self::Act) -> Result<()> {
         self.0.glu(step, act, x, out)

@@ -1,6 +1,6 @@
 //! What a backend's stages work on: a layer's weights, and the activations of a step.
 
-use crate::{Backend, ExpertSpec};
+use crate::{AttnSpec, Backend, ConvSpec, ExpertSpec};
 
 /// Weights of a norm.
 pub struct NormWeights<B: Backend> {
@@ -33,6 +33,26 @@ pub struct AttnWeights<B: Backend> {
     pub out_bias: Option<B::Vector>,
     /// Norm of the block's output before the residual.
     pub post_norm: Option<NormWeights<B>>,
+}
+
+/// Weights of a gated short convolution.
+pub struct ConvWeights<B: Backend> {
+    /// Input norm.
+    pub norm: Option<NormWeights<B>>,
+    /// Fused projection `b | c | x`, `[3 * width, dim]`.
+    pub bcx: B::Weight,
+    /// The convolution's weights, `[taps, width]`, those of the position itself last.
+    pub taps: B::Vector,
+    /// Output projection, `[dim, width]`.
+    pub out: B::Weight,
+}
+
+/// The first block of a layer.
+pub enum MixerWeights<B: Backend> {
+    /// Attention.
+    Attention(AttnSpec, AttnWeights<B>),
+    /// A gated short convolution.
+    Convolution(ConvSpec, ConvWeights<B>),
 }
 
 /// Weights of latent attention, see [`crate::LatentSpec`].
@@ -115,10 +135,10 @@ pub struct HeadWeights<'a, B: Backend> {
 
 /// One layer's weights; `None`: another device computes that block.
 pub struct Layer<B: Backend> {
-    /// Norms that the residual stream itself goes through, before attention and before the feed-forward.
+    /// Norms that the residual stream itself goes through, before the mixer and before the feed-forward.
     pub stream_norms: [Option<NormWeights<B>>; 2],
-    /// Attention.
-    pub attn: Option<AttnWeights<B>>,
+    /// Attention or convolution.
+    pub mixer: Option<MixerWeights<B>>,
     /// Feed-forward.
     pub ffn: Option<Ffn<B>>,
 }
@@ -137,9 +157,9 @@ pub struct Scratch<B: Backend> {
     pub x: B::Act,
     /// Output of a norm, `[rows, dim]`.
     pub norm: B::Act,
-    /// Fused projection, `[rows, max qkv_dim]`.
+    /// Fused projection of attention or convolution, `[rows, max qkv_dim or 3 * width]`.
     pub qkv: B::Act,
-    /// Attention output, `[rows, max q_dim]`.
+    /// Output of attention or convolution, `[rows, max q_dim or width]`.
     pub attn: B::Act,
     /// Output of a block before the residual, `[rows, dim]`.
     pub proj: B::Act,

@@ -1,12 +1,21 @@
-//! The paged KV cache.
+//! The paged cache.
 
 use crate::mem::{Arena, Region};
-use kinfer_core::{AttnSpec, KvTypes, PartSpec, Result};
+use kinfer_core::{AttnSpec, ConvSpec, KvTypes, PartSpec, Result};
 use kinfer_kernels::ops::KvLayout;
+use std::ops::Range;
 
-/// Keys and values of the attention blocks of a part.
+/// Keys and values of the attention blocks of a part, and the tails of its convolutions.
 pub struct Kv {
     layers: Vec<LayerKv>,
+    tails: Vec<Tails>,
+}
+
+/// The tails of a convolution's cache blocks, `[blocks, tail, width]`.
+pub(crate) struct Tails {
+    spec: ConvSpec,
+    blocks: usize,
+    data: Region,
 }
 
 pub(crate) struct LayerKv {
@@ -26,15 +35,53 @@ impl Kv {
             let data = arena.alloc(blocks * layout.block_bytes(), "the KV cache")?;
             Ok(LayerKv { layout, blocks, data })
         });
-        Ok(Kv { layers: layers.collect::<Result<_>>()? })
+        let tails = part.conv.iter().map(|&spec| {
+            let data = arena.alloc(spec.tail_bytes(blocks), "the tails of convolutions")?;
+            Ok(Tails { spec, blocks, data })
+        });
+        Ok(Kv { layers: layers.collect::<Result<_>>()?, tails: tails.collect::<Result<_>>()? })
     }
 
     pub(crate) fn bytes(part: &PartSpec, blocks: usize, types: KvTypes) -> u64 {
-        part.attn.iter().map(|attn| (blocks * layout(attn, types).block_bytes()) as u64).sum()
+        let attn = part.attn.iter().map(|attn| (blocks * layout(attn, types).block_bytes()) as u64);
+        attn.chain(part.conv.iter().map(|conv| conv.tail_bytes(blocks) as u64)).sum()
+    }
+
+    pub(crate) fn tails(&self, i: usize) -> &Tails {
+        &self.tails[i]
     }
 
     pub(crate) fn layer(&self, i: usize) -> &LayerKv {
         &self.layers[i]
+    }
+}
+
+impl Tails {
+    /// Where channels `cols` of row `row` begin, see [`ConvSpec::tail_row`].
+    fn at(&self, row: usize, cols: &Range<usize>) -> *mut f32 {
+        let ConvSpec { width, .. } = self.spec;
+        let inside = row < self.blocks * self.spec.tail() && cols.start <= cols.end && cols.end <= width;
+        assert!(inside, "row {row}, channels {cols:?} of the tails");
+        self.data.as_mut_ptr().cast::<f32>().wrapping_add(row * width + cols.start)
+    }
+
+    /// These channels of that row.
+    ///
+    /// # Safety
+    /// Nobody writes them.
+    pub unsafe fn row(&self, row: usize, cols: Range<usize>) -> &[f32] {
+        // SAFETY: within the region, which is zeroed and aligned to a cache line.
+        unsafe { std::slice::from_raw_parts(self.at(row, &cols), cols.len()) }
+    }
+
+    /// The same.
+    ///
+    /// # Safety
+    /// Nobody else accesses them.
+    #[allow(clippy::mut_from_ref)] // workers share the tails and write disjoint channels of them
+    pub unsafe fn row_mut(&self, row: usize, cols: Range<usize>) -> &mut [f32] {
+        // SAFETY: as in `row`.
+        unsafe { std::slice::from_raw_parts_mut(self.at(row, &cols), cols.len()) }
     }
 }
 

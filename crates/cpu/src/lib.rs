@@ -6,6 +6,7 @@
 //! of threads, on batch mates, or on how a prompt is cut into chunks.
 
 mod act;
+mod conv;
 mod inputs;
 mod kv;
 pub mod machine;
@@ -26,12 +27,13 @@ pub use team::{Team, Worker};
 pub use weight::Weight;
 
 use kinfer_core::backend::{
-    AttnWeights, Backend, ExpertWeights, FfnWeights, Heads, Matrix, Scratch, latent_in, latent_out,
+    AttnWeights, Backend, ConvWeights, ExpertWeights, FfnWeights, Heads, Matrix, Scratch, latent_in,
+    latent_out,
 };
 use kinfer_core::batch::Role;
 use kinfer_core::{
-    Activation, AttnSpec, Batch, Error, ExpertSpec, FfnSpec, Format, KvTypes, NormKind, NormSpec, PartSpec,
-    Result, RopeSpec,
+    Activation, AttnSpec, Batch, ConvSpec, Error, ExpertSpec, FfnSpec, Format, KvTypes, NormKind, NormSpec,
+    PartSpec, Result, RopeSpec,
 };
 use kinfer_kernels::amx::TileConvert;
 use kinfer_kernels::ops::Ops;
@@ -272,6 +274,20 @@ impl Backend for Cpu {
         Ok(())
     }
 
+    fn short_conv(
+        &self,
+        step: &mut Step,
+        kv: &mut Kv,
+        layer: usize,
+        spec: &ConvSpec,
+        taps: &Vec<f32>,
+        bcx: &Act,
+        out: &mut Act,
+    ) -> Result<()> {
+        conv::short_conv(self, step, kv, layer, spec, taps, bcx, out);
+        Ok(())
+    }
+
     fn glu(&self, _step: &Step, act: Activation, x: &Act, out: &mut Act) -> Result<()> {
         let hidden = x.width() / 2;
         out.shape(x.rows(), hidden);
@@ -367,6 +383,31 @@ impl Backend for Cpu {
             (Some(latent), Some(up)) => latent_out(self, step, spec, latent, w, up, s)?,
             _ => stages::attn_out(self, step, spec, w, s),
         }
+        Ok(())
+    }
+
+    fn conv_in(
+        &self,
+        step: &mut Step,
+        spec: &ConvSpec,
+        w: &ConvWeights<Self>,
+        kv: &mut Kv,
+        layer: usize,
+        s: &mut Scratch<Self>,
+    ) -> Result<()> {
+        conv::conv_in(self, step, spec, w, kv, layer, s);
+        Ok(())
+    }
+
+    fn conv_out(
+        &self,
+        step: &mut Step,
+        spec: &ConvSpec,
+        w: &ConvWeights<Self>,
+        s: &mut Scratch<Self>,
+    ) -> Result<()> {
+        let ConvWeights { norm: _, bcx: _, taps: _, out } = w;
+        stages::mixer_out(self, step, spec.norm, out, None, None, s);
         Ok(())
     }
 

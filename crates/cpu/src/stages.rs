@@ -12,17 +12,17 @@ use kinfer_kernels::amx::TileAttend;
 use kinfer_kernels::ops::{Attend, KvRows, partial_len};
 use kinfer_kernels::pack::ROWS;
 use std::ops::Range;
-use std::sync::PoisonError;
 
 const _: () = assert!(BLOCK_LEN == kinfer_kernels::ops::BLOCK_LEN);
 
 /// Locks the rounded form of activations for the caller's stage.
 macro_rules! rounded {
     ($act:expr, $guard:ident) => {{
-        $guard = $act.rounded.lock().unwrap_or_else(PoisonError::into_inner);
+        $guard = $act.rounded.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         $guard.view($act.width())
     }};
 }
+pub(crate) use rounded;
 
 pub(crate) fn attn_in(
     cpu: &Cpu,
@@ -322,6 +322,19 @@ pub(crate) fn attn_out(cpu: &Cpu, step: &Step, spec: &AttnSpec, w: &AttnWeights<
         out_bias,
         post_norm,
     } = w;
+    mixer_out(cpu, step, spec.norm, out, out_bias.as_deref(), post_norm.as_ref(), s);
+}
+
+/// The end of attention, or of what takes its place: output projection, post-norm where there is one, and the residual.
+pub(crate) fn mixer_out(
+    cpu: &Cpu,
+    step: &Step,
+    norm_spec: NormSpec,
+    out: &Weight,
+    bias: Option<&[f32]>,
+    post_norm: Option<&NormWeights<Cpu>>,
+    s: &mut Scratch<Cpu>,
+) {
     let rows = s.attn.rows();
     s.proj.shape(rows, out.rows());
     s.norm.shape(rows, out.rows());
@@ -331,9 +344,9 @@ pub(crate) fn attn_out(cpu: &Cpu, step: &Step, spec: &AttnSpec, w: &AttnWeights<
         x: s.x.view_mut(),
         proj: s.proj.view_mut(),
         norm: s.norm.view_mut(),
-        bias: out_bias.as_deref(),
-        post_norm: post_norm.as_ref(),
-        norm_spec: spec.norm,
+        bias,
+        post_norm,
+        norm_spec,
     };
     let roles = step.roles_of(rows);
     cpu.team.run(|worker| {
@@ -440,7 +453,7 @@ pub(crate) fn ffn(cpu: &Cpu, step: &Step, spec: &FfnSpec, w: &FfnWeights<Cpu>, s
 /// # Safety
 /// The rows are the caller's alone.
 #[allow(clippy::too_many_arguments)]
-unsafe fn norm_rows(
+pub(crate) unsafe fn norm_rows(
     cpu: &Cpu,
     x: View,
     norm: &Option<NormWeights<Cpu>>,

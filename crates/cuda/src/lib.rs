@@ -30,7 +30,8 @@ pub use weight::Weight;
 use driver::{Argument, Function, Gpu, Grid};
 use kinfer_core::backend::{AttnWeights, Backend, ExpertWeights, FfnWeights, Heads, Matrix, Read, Scratch};
 use kinfer_core::{
-    Activation, AttnSpec, Batch, ExpertSpec, FfnSpec, Format, KvTypes, NormSpec, PartSpec, Result, RopeSpec,
+    Activation, AttnSpec, Batch, ConvSpec, ExpertSpec, FfnSpec, Format, KvTypes, NormSpec, PartSpec, Result,
+    RopeSpec,
 };
 use memory::Buffer;
 use std::ops::Range;
@@ -321,6 +322,19 @@ impl Backend for Cuda {
         out: &mut Act,
     ) -> Result<()> {
         stages::attend(self, step, kv, layer, spec, sinks, qkv, out)
+    }
+
+    fn short_conv(
+        &self,
+        _step: &mut Step,
+        _kv: &mut Kv,
+        _layer: usize,
+        _spec: &ConvSpec,
+        _taps: &Vector,
+        _bcx: &Act,
+        _out: &mut Act,
+    ) -> Result<()> {
+        Err(step::no_convolutions())
     }
 
     fn glu(&self, step: &Step, act: Activation, x: &Act, out: &mut Act) -> Result<()> {

@@ -118,6 +118,9 @@ impl Step {
         if attn().any(|a| a.latent.is_some()) {
             return Err(no_latents());
         }
+        if !part.conv.is_empty() {
+            return Err(no_convolutions());
+        }
         if attn().any(|a| a.mask != Mask::Causal) {
             return Err(no_encoders());
         }
@@ -413,6 +416,14 @@ pub(crate) fn no_latents() -> Error {
     Error::Unsupported {
         what: "latent attention on CUDA".into(),
         supported: "the other kinds; `--device cpu` has this one".into(),
+    }
+}
+
+/// Nor for such a one.
+pub(crate) fn no_convolutions() -> Error {
+    Error::Unsupported {
+        what: "convolutions in place of attention on CUDA".into(),
+        supported: "attention; `--device cpu` has both".into(),
     }
 }
 

@@ -117,6 +117,69 @@ fn settings_that_cannot_be_followed_are_named() {
     }
 }
 
+/// LFM2 as it was published, by the names of its first configurations and of later ones, and what differs from that.
+#[test]
+fn lfm2_says_which_layers_are_convolutions() {
+    let published = |changes: Json| {
+        let mut all = config(json!({
+            "architectures": ["Lfm2ForCausalLM"], "model_type": "lfm2", "num_hidden_layers": 3, "hidden_size": 8,
+            "block_auto_adjust_ff_dim": true, "block_dim": 8, "block_ff_dim": 48, "block_ffn_dim_multiplier": 1.0,
+            "block_mlp_init_scale": 1.0, "block_multiple_of": 24, "block_norm_eps": 1e-5, "block_out_init_scale": 1.0,
+            "block_use_swiglu": true, "block_use_xavier_init": true, "conv_L_cache": 3, "conv_bias": false,
+            "conv_dim": 8, "conv_dim_out": 8, "conv_use_xavier_init": true, "full_attn_idxs": [1], "norm_eps": 1e-5,
+            "num_heads": 2, "theta": 10000.0, "use_pos_enc": true, "rms_norm_eps": null, "intermediate_size": null,
+            "hidden_act": null, "tie_word_embeddings": null,
+        }));
+        all.as_object_mut().unwrap().extend(changes.as_object().unwrap().clone());
+        all
+    };
+    let open = |changes: Json| {
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::write(folder.path().join("config.json"), published(changes).to_string()).unwrap();
+        let ones = [0u8; 96];
+        let conv = TensorView::new(Dtype::F32, vec![8, 1, 3], &ones).unwrap();
+        let file = folder.path().join("model.safetensors");
+        safetensors::serialize_to_file([("model.layers.0.conv.conv.weight", conv)], None, &file).unwrap();
+        Gguf::open(folder.path()).map_err(|e| e.to_string())
+    };
+    for (changes, kv_heads, hidden) in [
+        (json!({}), [0, 1, 0], 48),
+        (json!({ "full_attn_idxs": null }), [1, 1, 1], 48),
+        (json!({ "layer_types": ["full_attention", "conv", "conv"], "full_attn_idxs": null }), [1, 0, 0], 48),
+        // Two thirds of 48 are 32.
+        (json!({ "block_multiple_of": 5 }), [0, 1, 0], 35),
+        (json!({ "block_ffn_dim_multiplier": 0.5, "block_multiple_of": 1 }), [0, 1, 0], 16),
+        (json!({ "block_ffn_dim_multiplier": null, "block_multiple_of": 5 }), [0, 1, 0], 32),
+        (json!({ "block_ff_dim": null, "intermediate_size": 3, "block_multiple_of": 1 }), [0, 1, 0], 2),
+        (json!({ "block_auto_adjust_ff_dim": false }), [0, 1, 0], 48),
+        (json!({ "tie_embedding": true, "tie_word_embeddings": false }), [0, 1, 0], 48),
+    ] {
+        let gguf = open(changes.clone()).unwrap();
+        let metadata = gguf.metadata();
+        assert_eq!(metadata.get::<Vec<u32>>("lfm2.attention.head_count_kv").unwrap(), kv_heads, "{changes}");
+        assert_eq!(metadata.get::<u32>("lfm2.feed_forward_length").unwrap(), hidden, "{changes}");
+        assert_eq!(metadata.get::<u32>("lfm2.shortconv.l_cache").unwrap(), 3);
+        assert_eq!(gguf.tensor("blk.0.shortconv.conv.weight").unwrap().shape(), [3, 8]);
+    }
+    for (changes, named) in [
+        (json!({ "full_attn_idxs": [3] }), "full_attn_idxs"),
+        (json!({ "full_attn_idxs": 1 }), "full_attn_idxs"),
+        (json!({ "layer_types": ["conv", "full_attention"] }), "layer_types"),
+        (json!({ "layer_types": ["conv", "conv", "sliding_attention"] }), "layer_types"),
+        (json!({ "conv_bias": true }), "conv_bias"),
+        (json!({ "conv_dim": 16 }), "conv_dim"),
+        (json!({ "block_norm_eps": 1e-6 }), "block_norm_eps"),
+        (json!({ "block_use_swiglu": false }), "block_use_swiglu"),
+        (json!({ "use_pos_enc": false }), "use_pos_enc"),
+        (json!({ "block_multiple_of": 0 }), "block_multiple_of"),
+        (json!({ "block_ffn_dim_multiplier": 1e300 }), "intermediate_size"),
+        (json!({ "tie_embedding": false }), "lm_head.weight"),
+    ] {
+        let error = open(changes.clone()).unwrap_err();
+        assert!(error.contains(named) && error.contains("config.json"), "{changes}: {error}");
+    }
+}
+
 #[test]
 fn what_is_broken_is_named() {
     let open = |change: &dyn Fn(&Path)| -> GgufError {

@@ -9,6 +9,7 @@
 
 mod act;
 pub(crate) mod attn;
+mod conv;
 mod elementwise;
 mod lanes;
 mod norm;
@@ -18,6 +19,7 @@ mod route;
 pub use attn::{
     Attend, BLOCK_LEN, KvLayout, KvRows, KvType, KvTypes, PARTITION_LEN, live_partitions, partial_len,
 };
+pub use conv::ConvRow;
 pub use rope::rope_table;
 pub use route::{ExpertGroups, Routing, Scores, choose_experts};
 
@@ -151,6 +153,10 @@ ops! {
     /// (half-split convention: element `i` turns with element `i + dim / 2`). `dim <= head_dim`; the elements from
     /// `dim` on stay. See [`rope_table`].
     pub fn rope(x: &mut [f32], head_dim: usize, cos: &[f32], sin: &[f32]) = rope::rope;
+    /// A position of a gated short convolution: with `now = b * x`, `out = c * (sum of tap j * past[j] + last tap * now)`, oldest
+    /// first. `past`, `[taps - 1, n]`, is a ring of what `now` was at the positions before; its row `oldest`, the first to be added,
+    /// becomes this position's. `out` is `[n]`.
+    pub fn short_conv(row: ConvRow<'_>, past: &mut [f32], oldest: usize, out: &mut [f32]) = conv::short_conv;
     /// `out = x` in half precision, rounded to nearest even; beyond 65504 it becomes infinite.
     pub fn to_f16(x: &[f32], out: &mut [f16]) = elementwise::to_f16;
     /// `out = x`, exact.

@@ -3,8 +3,8 @@
 use super::{Blueprint, Names};
 use crate::source::{Config, Value};
 use kinfer_core::{
-    Activation, AttnSpec, Error, ExpertGroups, ExpertSpec, FfnSpec, LatentSpec, LayerSpec, Mask, ModelSpec,
-    NormKind, NormSpec, Pooling, Result, RopeSpec, Routing, Scores,
+    Activation, AttnSpec, ConvSpec, Error, ExpertGroups, ExpertSpec, FfnSpec, LatentSpec, LayerSpec, Mask,
+    Mixer, ModelSpec, NormKind, NormSpec, Pooling, Result, RopeSpec, Routing, Scores,
 };
 
 /// Far beyond any model; keeps a corrupt file from asking for gigabytes of rotary frequencies.
@@ -18,7 +18,7 @@ pub(super) struct Common {
     pub layers: usize,
     /// Per layer.
     pub heads: Vec<usize>,
-    /// Per layer.
+    /// Per layer; 0 in one without attention, see [`Common::with_convolutions`].
     pub kv_heads: Vec<usize>,
     pub head_dim: usize,
     /// Elements of a head that turn.
@@ -39,9 +39,30 @@ pub(super) struct Common {
     dense: usize,
 }
 
+/// A layer as an architecture describes it.
+pub(super) struct Layer {
+    /// Its attention.
+    pub attn: AttnSpec,
+    /// What it has in place of attention.
+    pub conv: Option<ConvSpec>,
+    /// Its feed-forward.
+    pub ffn: FfnSpec,
+    /// [`LayerSpec::parallel`].
+    pub parallel: bool,
+}
+
 impl Common {
     /// Reads it; `kind` is the norms'.
     pub fn read(config: &Config<'_>, kind: NormKind) -> Result<Common> {
+        Self::of(config, kind, false)
+    }
+
+    /// The same of an architecture in which layers without key/value heads are convolutions.
+    pub fn with_convolutions(config: &Config<'_>, kind: NormKind) -> Result<Common> {
+        Self::of(config, kind, true)
+    }
+
+    fn of(config: &Config<'_>, kind: NormKind, convolutions: bool) -> Result<Common> {
         let embed = &format!("{}.weight", Names::GGUF.embed);
         let dim = config.size("embedding_length")?;
         let vocab = match config.source().tensor(embed)?.map(|t| t.shape) {
@@ -67,12 +88,17 @@ impl Common {
             );
         }
         let heads = config.sizes("attention.head_count", layers)?;
-        let kv_heads = config.opt_sizes("attention.head_count_kv", layers)?.unwrap_or_else(|| heads.clone());
-        if let Some((h, kv)) = heads.iter().zip(&kv_heads).find(|(h, kv)| !h.is_multiple_of(**kv)) {
-            return Err(config.error(
-                "attention.head_count_kv",
-                format!("{h} query heads cannot share {kv} key/value heads evenly"),
-            ));
+        const KV_HEADS: &str = "attention.head_count_kv";
+        let kv_heads = match convolutions {
+            true => config.opt_counts(KV_HEADS, layers)?,
+            false => config.opt_sizes(KV_HEADS, layers)?,
+        };
+        let kv_heads = kv_heads.unwrap_or_else(|| heads.clone());
+        let uneven = |(h, kv): &(&usize, &usize)| **kv > 0 && !h.is_multiple_of(**kv);
+        if let Some((h, kv)) = heads.iter().zip(&kv_heads).find(uneven) {
+            return Err(
+                config.error(KV_HEADS, format!("{h} query heads cannot share {kv} key/value heads evenly"))
+            );
         }
         let head_dim = match config.opt_size("attention.key_length")? {
             Some(n) => n,
@@ -249,7 +275,7 @@ impl Common {
         config: &Config<'_>,
         ropes: Vec<RopeSpec>,
         names: Names,
-        detail: impl Fn(usize, &mut LayerSpec),
+        detail: impl Fn(usize, &mut Layer),
     ) -> Result<Blueprint> {
         if self.experts.is_none() {
             config.refuse("expert_count", "a mixture of experts")?;
@@ -264,7 +290,7 @@ impl Common {
         }
         config.finish(&DESCRIPTIVE)?;
         let layer = |i: usize| {
-            let mut layer = LayerSpec {
+            let mut layer = Layer {
                 attn: AttnSpec {
                     heads: self.heads[i],
                     kv_heads: self.kv_heads[i],
@@ -277,6 +303,7 @@ impl Common {
                     norm: self.norm,
                     latent: self.latent,
                 },
+                conv: None,
                 ffn: FfnSpec {
                     hidden: self.hidden[i],
                     gated: true,
@@ -287,7 +314,8 @@ impl Common {
                 parallel: false,
             };
             detail(i, &mut layer);
-            layer
+            let Layer { attn, conv, ffn, parallel } = layer;
+            LayerSpec { mixer: conv.map_or(Mixer::Attention(attn), Mixer::Convolution), ffn, parallel }
         };
         let layers = (0..self.layers).map(layer).collect();
         let spec = ModelSpec {

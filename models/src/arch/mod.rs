@@ -37,6 +37,8 @@ architectures! {
     "gptneox": gptneox, "Pythia, GPT-NeoX, Dolly";
     "granite": granite, "Granite 3 without experts";
     "granitemoe": granitemoe, "Granite 3 with experts";
+    "lfm2": lfm2, "LFM2 and LFM2.5, 350M to 2.6B";
+    "lfm2moe": lfm2moe, "LFM2-8B-A1B";
     "llama": llama, "Llama 1 to 3, Mistral, Mixtral, SmolLM2, Yi, Vicuna";
     "modern-bert": modern_bert, "ModernBERT: gte-modernbert, granite-embedding-r2";
     "nomic-bert": nomic_bert, "nomic-embed-text 1 and 1.5";

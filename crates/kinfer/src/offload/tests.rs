@@ -1,6 +1,6 @@
 use super::*;
 use kinfer_core::{
-    Activation, AttnSpec, ExpertSpec, FfnSpec, LayerSpec, Mask, NormKind, NormSpec, Routing, Scores,
+    Activation, AttnSpec, ExpertSpec, FfnSpec, LayerSpec, Mask, Mixer, NormKind, NormSpec, Routing, Scores,
 };
 
 /// A model of `layers` layers, of which those in `mixtures` have experts.
@@ -9,7 +9,7 @@ fn model(layers: usize, mixtures: std::ops::Range<usize>) -> ModelSpec {
     let routing = Routing { used: 2, scores: Scores::Softmax, renormalise: true, scale: 1.0, groups: None };
     let experts = ExpertSpec { count: 4, routing, shared: None };
     let layer = |i| LayerSpec {
-        attn: AttnSpec {
+        mixer: Mixer::Attention(AttnSpec {
             heads: 1,
             kv_heads: 1,
             head_dim: 32,
@@ -20,7 +20,7 @@ fn model(layers: usize, mixtures: std::ops::Range<usize>) -> ModelSpec {
             norm,
             latent: None,
             mask: Mask::Causal,
-        },
+        }),
         ffn: FfnSpec {
             hidden: 32,
             gated: true,

@@ -214,10 +214,11 @@ fn orders(source: &Gguf) -> Result<BTreeMap<String, RowOrder>> {
     }
     let blueprint = arch::read(&AsGguf(source))?;
     if let QkRows::Pairs { turned } = blueprint.names.qk_rows {
-        for (i, layer) in blueprint.spec.layers.iter().enumerate() {
+        let attn = |(i, layer): (usize, &'_ kinfer_core::LayerSpec)| Some((i, layer.mixer.attn()?.head_dim));
+        for (i, head_dim) in blueprint.spec.layers.iter().enumerate().filter_map(attn) {
             for part in &blueprint.names.qkv[..2] {
                 for end in ["weight", "bias"] {
-                    let order = RowOrder::AdjacentPairs { head_dim: layer.attn.head_dim, turned };
+                    let order = RowOrder::AdjacentPairs { head_dim, turned };
                     orders.insert(format!("blk.{i}.{part}.{end}"), order);
                 }
             }

@@ -1,5 +1,7 @@
 //! `config.json` as the metadata of a GGUF file.
 
+mod lfm2;
+
 use std::cell::RefCell;
 use std::collections::HashSet;
 use std::ops::Range;
@@ -79,7 +81,9 @@ impl<'a> Config<'a> {
 
     /// Whether the head is the embedding.
     pub fn tied(&self, family: &Family) -> bool {
-        self.json.get("tie_word_embeddings").and_then(Json::as_bool).unwrap_or(family.tied)
+        let tied = |key: &str| self.json.get(key).and_then(Json::as_bool);
+        let named = if family.is_lfm2() { tied("tie_embedding") } else { None };
+        named.or(tied("tie_word_embeddings")).unwrap_or(family.tied)
     }
 
     /// Tokens that the model computes; 0 where it does not say.
@@ -148,9 +152,15 @@ impl<'a> Config<'a> {
         out.set("vocab_size", self.count("vocab_size")?);
         let positions = self.count("max_position_embeddings")?;
         out.set("context_length", positions.saturating_sub(family.first_position));
-        out.set("feed_forward_length", self.count("intermediate_size")?);
         out.set("attention.head_count", heads);
-        out.set("attention.head_count_kv", self.opt_count("num_key_value_heads")?.unwrap_or(heads));
+        let kv_heads = self.opt_count("num_key_value_heads")?.unwrap_or(heads);
+        match family.is_lfm2() {
+            true => self.lfm2(&mut out, dim, layers as usize, kv_heads)?,
+            false => {
+                out.set("feed_forward_length", self.count("intermediate_size")?);
+                out.set("attention.head_count_kv", kv_heads);
+            }
+        }
         if family.arch == "bert" {
             out.set("attention.layer_norm_epsilon", self.number("layer_norm_eps")? as f32);
             out.set("attention.causal", false);
@@ -175,7 +185,8 @@ impl<'a> Config<'a> {
             self.finish(family)?;
             return Ok((out.entries, out.computed));
         }
-        out.set("attention.layer_norm_rms_epsilon", self.number("rms_norm_eps")? as f32);
+        let eps = if family.is_lfm2() { "norm_eps" } else { "rms_norm_eps" };
+        out.set("attention.layer_norm_rms_epsilon", self.number(eps)? as f32);
         let head_dim = match self.opt_count("head_dim")? {
             Some(n) => n,
             None if heads > 0 && dim.is_multiple_of(heads) => dim / heads,
@@ -272,6 +283,9 @@ impl<'a> Config<'a> {
 
     /// Sliding windows, in the architectures that have them, and which layers have them.
     fn windows(&self, out: &mut Out, family: &Family, layers: usize) -> Result<(), Problem> {
+        if family.is_lfm2() {
+            return Ok(());
+        }
         let types = match self.get("layer_types") {
             None => None,
             Some(v) => Some(layer_types(v, layers)?),

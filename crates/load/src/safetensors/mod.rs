@@ -228,6 +228,13 @@ impl Weights {
                     let range = range.start + range.len() / rows.max(1) * skipped..range.end;
                     self.records.push(Record::new(gguf_name, &shape, format.tensor_type(), part, range)?);
                 }
+                Place::Squeezed(gguf_name) => {
+                    let mut shape = info.shape.clone();
+                    if shape.len() == 3 && shape[1] == 1 {
+                        shape.remove(1);
+                    }
+                    self.records.push(Record::new(gguf_name, &shape, format.tensor_type(), part, range)?);
+                }
                 Place::PlusOne(gguf_name) => {
                     let data = bytes.get(range).unwrap_or_default();
                     let values: Vec<f32> = floats(format, data).into_iter().map(|v| v + 1.0).collect();
@@ -247,7 +254,7 @@ impl Weights {
             let place = match names::place(family, config.guessing(), &weight) {
                 Some(Place::Nowhere) => continue,
                 Some(Place::Copy(place)) => place,
-                Some(Place::PlusOne(_) | Place::Rows(..)) | None => {
+                Some(Place::PlusOne(_) | Place::Rows(..) | Place::Squeezed(_)) | None => {
                     return Err(Problem::ForeignTensor { tensor: weight, class: family.class });
                 }
             };

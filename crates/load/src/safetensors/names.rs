@@ -40,6 +40,13 @@ const BERT: Family = Family {
     ..PLAIN
 };
 
+impl Family {
+    /// Whether it is LFM2, whose configurations have names of their own for much.
+    pub fn is_lfm2(&self) -> bool {
+        self.arch.starts_with("lfm2")
+    }
+}
+
 /// Norms of both blocks' outputs only.
 const POST_NORMED: &[(&str, &str)] =
     &[("post_attention_layernorm", "post_attention_norm"), ("post_feedforward_layernorm", "post_ffw_norm")];
@@ -51,6 +58,25 @@ const SANDWICHED: &[(&str, &str)] = &[
     ("pre_feedforward_layernorm", "ffn_norm"),
     ("post_feedforward_layernorm", "post_ffw_norm"),
 ];
+
+/// A layer of LFM2.
+const LFM2_LAYER: &[(&str, &str)] = &[
+    ("operator_norm", "attn_norm"),
+    ("self_attn.q_layernorm", "attn_q_norm"),
+    ("self_attn.k_layernorm", "attn_k_norm"),
+    ("self_attn.out_proj", "attn_output"),
+    ("conv.in_proj", "shortconv.in_proj"),
+    ("conv.conv", SHORT_CONV),
+    ("conv.out_proj", "shortconv.out_proj"),
+    ("ffn_norm", "ffn_norm"),
+    ("feed_forward.w1", "ffn_gate"),
+    ("feed_forward.w3", "ffn_up"),
+    ("feed_forward.w2", "ffn_down"),
+    ("feed_forward.gate", "ffn_gate_inp"),
+];
+
+/// A convolution, whose channels have one input each: transformers says so by a dimension of 1.
+const SHORT_CONV: &str = "shortconv.conv";
 
 /// A layer of BERT.
 const BERT_LAYER: &[(&str, &str)] = &[
@@ -98,6 +124,8 @@ pub(super) static FAMILIES: &[Family] = &[
     Family { class: "Olmo3ForCausalLM", arch: "olmo2", layer: POST_NORMED, ..PLAIN },
     Family { class: "Exaone4ForCausalLM", arch: "exaone4", layer: POST_NORMED, ..PLAIN },
     Family { class: "SmolLM3ForCausalLM", arch: "smollm3", tied: true, ..PLAIN },
+    Family { class: "Lfm2ForCausalLM", arch: "lfm2", layer: LFM2_LAYER, tied: true, ..PLAIN },
+    Family { class: "Lfm2MoeForCausalLM", arch: "lfm2moe", layer: LFM2_LAYER, tied: true, ..PLAIN },
     BERT,
     Family { class: "RobertaModel", first_position: 2, ..BERT },
     Family { class: "XLMRobertaModel", first_position: 2, ..BERT },
@@ -113,6 +141,7 @@ const POSITIONS: &str = "position_embd";
 const MODEL: &[(&str, &str)] = &[
     ("embed_tokens", "token_embd"),
     ("norm", "output_norm"),
+    ("embedding_norm", "token_embd_norm"),
     ("lm_head", "output"),
     ("embeddings.word_embeddings", "token_embd"),
     ("embeddings.position_embeddings", POSITIONS),
@@ -143,8 +172,8 @@ const LAYER: &[(&str, &str)] = &[
     ("mlp.shared_expert_gate", "ffn_gate_inp_shexp"),
 ];
 
-/// A bias that does not end like one, of the layer's tensor `exp_probs_b`.
-const CHOICE_BIAS: &str = "mlp.gate.e_score_correction_bias";
+/// Biases that do not end like one, of the layer's tensor `exp_probs_b`.
+const CHOICE_BIASES: [&str; 2] = ["mlp.gate.e_score_correction_bias", "feed_forward.expert_bias"];
 
 /// The matrices of an expert: `…experts.{e}.w1` is `ffn_gate.{e}`, as in GGUF files from before experts were joined.
 const EXPERT: &[(&str, &str)] = &[
@@ -165,6 +194,8 @@ pub(super) enum Place {
     Rows(String, u32),
     /// The tensor of this name has elements larger by 1.
     PlusOne(String),
+    /// It is the tensor of this name, which has no dimension of 1 in the middle.
+    Squeezed(String),
     /// It is computed from the configuration.
     Nowhere,
 }
@@ -187,7 +218,9 @@ pub(super) fn place(family: &Family, guessing: Range<u64>, name: &str) -> Option
             Some((i, part))
         }
     };
-    if let Some((i, CHOICE_BIAS)) = of_layer {
+    if let Some((i, part)) = of_layer
+        && CHOICE_BIASES.contains(&part)
+    {
         return Some(Place::Copy(format!("blk.{i}.exp_probs_b.bias")));
     }
     let Some(end) = [".weight", ".bias"].into_iter().find(|end| name.ends_with(end)) else {
@@ -199,16 +232,18 @@ pub(super) fn place(family: &Family, guessing: Range<u64>, name: &str) -> Option
     };
     let plus_one = family.offset_norms && full.ends_with("norm");
     let later = family.first_position > 0 && full == POSITIONS;
+    let squeezed = full.ends_with(SHORT_CONV);
     let full = format!("{full}{end}");
     Some(match (plus_one, later) {
         (true, _) => Place::PlusOne(full),
         (_, true) => Place::Rows(full, family.first_position),
+        _ if squeezed => Place::Squeezed(full),
         _ => Place::Copy(full),
     })
 }
 
 fn layer(family: &Family, part: &str) -> Option<String> {
-    let experts = ["block_sparse_moe.experts.", "mlp.experts."];
+    let experts = ["block_sparse_moe.experts.", "mlp.experts.", "feed_forward.experts."];
     if let Some(rest) = experts.iter().find_map(|prefix| part.strip_prefix(prefix)) {
         let (e, matrix) = rest.split_once('.')?;
         let _: u32 = e.parse().ok()?;
@@ -252,6 +287,11 @@ mod tests {
         assert_eq!(of("Glm4MoeForCausalLM", bias), copy("blk.3.exp_probs_b.bias"));
         let shared = "model.layers.3.mlp.shared_experts.up_proj.weight";
         assert_eq!(of("Glm4MoeForCausalLM", shared), copy("blk.3.ffn_up_shexp.weight"));
+        let bias = "model.layers.3.feed_forward.expert_bias";
+        assert_eq!(of("Lfm2MoeForCausalLM", bias), copy("blk.3.exp_probs_b.bias"));
+        let conv = Some(Place::Squeezed("blk.3.shortconv.conv.weight".into()));
+        assert_eq!(of("Lfm2ForCausalLM", "model.layers.3.conv.conv.weight"), conv);
+        assert_eq!(of("Lfm2ForCausalLM", "model.embedding_norm.weight"), copy("token_embd_norm.weight"));
         // The thirteenth layer of twelve.
         assert_eq!(of("Glm4MoeForCausalLM", "model.layers.12.eh_proj.weight"), Some(Place::Nowhere));
         // One more than the configuration tells of is refused, not ignored.

@@ -1,7 +1,7 @@
 //! What a test computes and reads, from the model's shape.
 
 use super::measure::{Case, Kind};
-use kinfer::{KvTypes, LayerSpec, Model, ModelSpec};
+use kinfer::{KvTypes, LayerSpec, Mixer, Model, ModelSpec};
 
 /// Weights as a model reads them.
 #[derive(Clone, Copy, Debug)]
@@ -44,7 +44,8 @@ impl Work {
         };
         // A step of several tokens reads once what any of them sees.
         let rows = if case.kind == Kind::Prefill { case.ubatch } else { 1 };
-        for LayerSpec { attn, .. } in &spec.layers {
+        // What convolutions add to their products is lost beside them: a few rows of a layer's width.
+        for attn in spec.layers.iter().filter_map(|l| l.mixer.attn()) {
             let window = attn.window.unwrap_or(usize::MAX);
             let (mut seen, mut read) = (0, 0);
             for at in 0..case.tokens {
@@ -64,9 +65,13 @@ impl Work {
 
 /// Weights of a layer's products.
 fn layer_weights(layer: &LayerSpec, dim: usize) -> usize {
-    let LayerSpec { attn, ffn, parallel: _ } = layer;
+    let LayerSpec { mixer, ffn, parallel: _ } = layer;
+    let mixer = match mixer {
+        Mixer::Attention(attn) => dim * attn.qkv_dim() + attn.q_dim() * dim,
+        Mixer::Convolution(conv) => 4 * dim * conv.width,
+    };
     let (experts, router) = ffn.experts.map_or((1, 0), |e| (e.routing.used, e.count * dim));
-    dim * attn.qkv_dim() + attn.q_dim() * dim + experts * dim * (ffn.up_dim() + ffn.hidden) + router
+    mixer + experts * dim * (ffn.up_dim() + ffn.hidden) + router
 }
 
 #[cfg(test)]
@@ -79,7 +84,7 @@ mod tests {
     /// Two layers, the first with a window of 4: 2 heads of 8 over one, so 16 query columns and 8 of keys.
     fn spec() -> ModelSpec {
         let layer = |window| LayerSpec {
-            attn: AttnSpec {
+            mixer: Mixer::Attention(AttnSpec {
                 heads: 2,
                 kv_heads: 1,
                 head_dim: 8,
@@ -90,7 +95,7 @@ mod tests {
                 rope: None,
                 norm: NORM,
                 latent: None,
-            },
+            }),
             ffn: FfnSpec { hidden: 32, gated: true, act: Activation::Silu, norm: NORM, experts: None },
             parallel: false,
         };

@@ -84,6 +84,16 @@ HUB = {
                        rotary_emb_fraction=1.0, rotary_emb_interleaved=False, rotary_emb_scale_base=None,
                        rotary_emb_base=500.0),
 }
+# What configurations on the hub have beside what transformers saves.
+DEEPSEEK = dict(moe_layer_freq=1, ep_size=1, aux_loss_alpha=0.001, seq_aux=True)
+V3 = DEEPSEEK | dict(scoring_func="sigmoid", topk_method="noaux_tc")
+MORE = {
+    "gpt-oss": dict(experts_per_token=2, initial_context_length=32),
+    MXFP4: dict(experts_per_token=2, initial_context_length=32, quantization_config=MXFP4_CONFIG),
+    "deepseek2": DEEPSEEK | dict(scoring_func="softmax"),
+    "deepseek2-sigmoid": V3,
+    "deepseek2-sigmoid-groups": V3,
+}
 KEYS = {
     "mistral": {"llama.attention.sliding_window": 12},
     "starcoder2": {"starcoder2.attention.sliding_window": 12},
@@ -502,8 +512,8 @@ def make(converter, name, kind, config):
     compute = lambda: model(torch.tensor([IDS]), **({} if embeds else dict(use_cache=False)))[0][0].numpy()
     hows = origins(numbered, filled, zeros)
     packed = {}
+    hub_config |= MORE.get(name, {})
     if name == MXFP4:
-        hub_config |= dict(quantization_config=MXFP4_CONFIG)
         packed = blocks(hows, tensors)
         model = reopened(model, packed, hub_config)
     with torch.no_grad():

@@ -270,20 +270,29 @@ impl Picked {
                 }
             }
             Of::Blocks { codes, scales } => {
-                let (codes, scales) = (bytes(codes), bytes(scales));
-                let blocks = (0..dims[0]).flat_map(|r| (0..cols).map(move |c| (r, c)));
-                for (block, (r, c)) in out.chunks_exact_mut(1 + BLOCK / 2).zip(blocks) {
-                    let at = first + r * over_rows + c * over_cols;
-                    let codes = codes.get(at * BLOCK / 2..(at + 1) * BLOCK / 2).unwrap_or(&[0; BLOCK / 2]);
-                    let nibble = |col: usize| codes[col / 2] >> (col % 2 * 4) & 15;
-                    block[0] = scales.get(at).copied().unwrap_or_default();
-                    for (j, byte) in block[1..].iter_mut().enumerate() {
-                        *byte = nibble(j) | nibble(j + BLOCK / 2) << 4;
+                let (codes, scales) = (bytes(codes).as_chunks::<{ BLOCK / 2 }>().0, bytes(scales));
+                for (r, line) in out.chunks_exact_mut(cols * (1 + BLOCK / 2)).enumerate() {
+                    let at = first + r * over_rows;
+                    let line = line.as_chunks_mut::<{ 1 + BLOCK / 2 }>().0.iter_mut();
+                    for ((block, codes), scale) in line.zip(&codes[at..at + cols]).zip(&scales[at..at + cols])
+                    {
+                        block[0] = *scale;
+                        block[1..].copy_from_slice(&halves(codes));
                     }
                 }
             }
         }
     }
+}
+
+/// Codes of consecutive columns in each byte, as those of columns `j` and `j + 16` in byte `j`.
+fn halves(codes: &[u8; BLOCK / 2]) -> [u8; BLOCK / 2] {
+    let mut out = [0; BLOCK / 2];
+    let (low, high) = codes.split_at(BLOCK / 4);
+    for ((pair, &low), &high) in out.as_chunks_mut::<2>().0.iter_mut().zip(low).zip(high) {
+        *pair = [low & 15 | high << 4, low >> 4 | high & 0xf0];
+    }
+    out
 }
 
 /// Elements of `N` bytes to a matrix `out`: that in row `r` and column `c` lies `steps` of both behind `first`.

@@ -5,7 +5,7 @@ transformers gives in float32.
     make_toys.py CONVERTER [NAME...]
 
 CONVERTER is the folder of llama.cpp with convert_hf_to_gguf.py, as it lies in the source package of llama-cpp-python
-(vendor/llama.cpp). Needs torch, transformers and safetensors.
+(vendor/llama.cpp). Needs torch, transformers and safetensors, and accelerate for the toy in MXFP4.
 
 No weights are stored: element i of a tensor is a hash of the tensor's name in the GGUF file and i, see `weights`, and
 tests/parity.rs computes the same. To give transformers the same model, the converter is run on a model whose elements
@@ -358,12 +358,25 @@ def weights(name, shape):
     return (unit * np.float32(scale)).reshape(shape)
 
 
-def convert(converter, model, name):
-    """Metadata and tensors of the file that the converter makes of `model`."""
+def converted(converter, folder, name):
+    """The file that the converter makes of a folder."""
     sys.path[:0] = [str(converter), str(converter / "gguf-py")]
     import gguf
     from conversion import ModelBase, ModelType, get_model_architecture, get_model_class
 
+    cls = get_model_class(get_model_architecture(ModelBase.load_hparams(folder, False), ModelType.TEXT))
+    cls.set_vocab = lambda self: None  # toys have no tokenizer
+    if hasattr(cls, "undo_permute"):  # the class is that of other toys, too
+        cls.undo_permute = name != "exaone"
+    out = folder / "toy.gguf"
+    converting = cls(folder, gguf.LlamaFileType.ALL_F32, out, eager=True)
+    converting.hparams |= HUB.get(name, {})
+    converting.write()
+    return gguf.GGUFReader(out)
+
+
+def convert(converter, model, name):
+    """Metadata and tensors of the file that the converter makes of `model`."""
     with tempfile.TemporaryDirectory() as folder:
         folder = Path(folder)
         model.save_pretrained(folder)
@@ -377,15 +390,7 @@ def convert(converter, model, name):
             (folder / "1_Pooling").mkdir()
             pooling = {f"pooling_mode_{EMBEDDERS[name]}": True}
             (folder / "1_Pooling" / "config.json").write_text(json.dumps(pooling))
-        cls = get_model_class(get_model_architecture(ModelBase.load_hparams(folder, False), ModelType.TEXT))
-        cls.set_vocab = lambda self: None  # toys have no tokenizer
-        if hasattr(cls, "undo_permute"):  # the class is that of other toys, too
-            cls.undo_permute = name != "exaone"
-        out = folder / "toy.gguf"
-        converting = cls(folder, gguf.LlamaFileType.ALL_F32, out, eager=True)
-        converting.hparams |= HUB.get(name, {})
-        converting.write()
-        reader = gguf.GGUFReader(out)
+        reader = converted(converter, folder, name)
         metadata = {key: field.contents() for key, field in reader.fields.items()}
         if name == "exaone":
             metadata = {key.replace("llama.", "exaone."): value for key, value in metadata.items()}
@@ -457,8 +462,8 @@ def fill(model, values):
             at += p.numel()
 
 
-def reopened(model, packed, config):
-    """What transformers makes of the checkpoint of `model` with these tensors in MXFP4."""
+def reopened(converter, model, packed, config):
+    """What transformers makes of the checkpoint of `model` with these tensors in MXFP4, and checksums of what the converter does."""
     with tempfile.TemporaryDirectory() as folder:
         folder = Path(folder)
         model.save_pretrained(folder)
@@ -470,9 +475,11 @@ def reopened(model, packed, config):
         (folder / "config.json").write_text(json.dumps(config))
         again = type(model).from_pretrained(folder, dtype=torch.float32, attn_implementation="eager",
                                             experts_implementation="eager").eval()  # fmt: skip
+        tensors = converted(converter, folder, MXFP4).tensors
+        sums = {t.name: fnv(t.data.tobytes()) for t in tensors if t.name.endswith("_exps.weight")}
     for (name, a), (other, b) in zip(sorted(model.named_parameters()), sorted(again.named_parameters()), strict=True):
         assert name == other and torch.equal(a, b), name
-    return again
+    return again, sums
 
 
 def make(converter, name, kind, config):
@@ -511,11 +518,12 @@ def make(converter, name, kind, config):
     fill(model, flat)
     compute = lambda: model(torch.tensor([IDS]), **({} if embeds else dict(use_cache=False)))[0][0].numpy()
     hows = origins(numbered, filled, zeros)
-    packed = {}
+    sums = {}
     hub_config |= MORE.get(name, {})
     if name == MXFP4:
         packed = blocks(hows, tensors)
-        model = reopened(model, packed, hub_config)
+        model, sums = reopened(converter, model, packed, hub_config)
+        sums |= {k + end: fnv(v.tobytes()) for k, both in packed.items() for end, v in both.items()}
     with torch.no_grad():
         logits = compute()
         model.double()
@@ -532,7 +540,7 @@ def make(converter, name, kind, config):
         "config": hub_config,
         "safetensors": hows,
         "tokens": IDS,
-        **({"mxfp4": {k + end: fnv(v.tobytes()) for k, both in packed.items() for end, v in both.items()}} if packed else {}),
+        **({"mxfp4": sums} if sums else {}),
         "hidden" if embeds else "logits": ["".join(f"{int(b):08x}" for b in row.astype(np.float32).view(np.uint32)) for row in logits],
     }
     lines = ",\n".join(f" {json.dumps(k)}: " + (dump(v) if isinstance(v, (dict, list)) else json.dumps(v))

@@ -315,7 +315,12 @@ fn experts_in_mxfp4_stay_as_they_are() {
         assert_eq!(*tensor.rows(3..shape[1] + 9), all[3 * bytes..(shape[1] + 9) * bytes]);
         assert!(tensor.rows(rows..rows + 1).is_empty());
         // The bytes that llama.cpp's converter writes.
-        assert_eq!(toy.json["mxfp4"][tensor.name()].as_u64(), Some(u64::from(fnv(&all))), "{}", tensor.name());
+        assert_eq!(
+            toy.json["mxfp4"][tensor.name()].as_u64(),
+            Some(u64::from(fnv(&all))),
+            "{}",
+            tensor.name()
+        );
         let other = written.tensor(tensor.name()).unwrap();
         assert_eq!(
             (other.type_name().as_ref(), other.shape(), other.data()),

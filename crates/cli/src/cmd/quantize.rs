@@ -150,10 +150,11 @@ pub fn convert(args: ConvertArgs, ctx: &Ctx) -> anyhow::Result<()> {
             _ => "f16",
         };
         let recipe = model::recipe("TYPE", args.kind.as_deref().unwrap_or_else(own))?;
-        // Experts that are quantised in the model's own checkpoint stay as they are.
-        let experts = || gguf.tensors().any(|t| t.name().ends_with("_exps.weight"));
-        let keeps = args.kind.is_none() && matches!(stored, Ok(Some(MXFP4))) && experts();
-        Ok(if keeps { recipe.with("*_exps.weight", "mxfp4")? } else { recipe })
+        // Experts in MXFP4 are so in the model's own checkpoint, and stay.
+        let kept = gguf.tensors().filter(|t| {
+            args.kind.is_none() && t.name().ends_with("_exps.weight") && t.type_name() == "MXFP4"
+        });
+        kept.map(|t| t.name()).try_fold(recipe, |recipe, name| Ok(recipe.with(name, "mxfp4")?))
     };
     write(&args.model, recipe, Options::default(), &args.out, ctx)
 }

@@ -5,9 +5,10 @@
 
 mod coded;
 mod common;
+mod saved;
 
+use kinfer::quantize::{self, Recipe};
 use kinfer_candle::Candle;
-use kinfer_core::backend::RowOrder;
 use kinfer_core::batch::BLOCK_LEN;
 use kinfer_core::{
     Activation, AttnSpec, Backend, Batch, ConvSpec, Error, Format, KvType, LayerSpec, Mask, Model, NormKind,
@@ -16,7 +17,6 @@ use kinfer_core::{
 use kinfer_cpu::{Cpu, Isa, Numerics};
 use kinfer_load::gguf::{Gguf, Value, write::Writer};
 use kinfer_models::arch::{self, ARCHITECTURES, Blueprint};
-use safetensors::{Dtype, tensor::TensorView};
 use serde_json::Value as Json;
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -78,13 +78,11 @@ impl Toy {
         if let Some(fixed) = self.json["fixed"][name].as_array() {
             return fixed.iter().map(|v| v.as_f64().unwrap() as f32).collect();
         }
-        let seed = name.bytes().fold(2_166_136_261u32, |h, b| (h ^ u32::from(b)).wrapping_mul(16_777_619));
-        let unit = |i: u32| {
-            let mut x = i.wrapping_mul(0x9E37_79B9).wrapping_add(seed);
-            x = (x ^ x >> 16).wrapping_mul(0x85EB_CA6B);
-            x = (x ^ x >> 13).wrapping_mul(0xC2B2_AE35);
-            ((x ^ x >> 16) >> 20) as f32 / 2048.0 - 1.0
-        };
+        if self.is_mxfp4(name) {
+            return saved::Mxfp4::new(name, shape).values();
+        }
+        let bits = bits12(name);
+        let unit = |i: u32| bits(i) as f32 / 2048.0 - 1.0;
         let columns = shape[shape.len() - 1];
         let (scale, mean) = match shape.len() {
             1 => (0.5, if name.ends_with(".weight") { 1.0 } else { 0.0 }),
@@ -92,6 +90,11 @@ impl Toy {
             _ => (2f32.powi(1 - columns.ilog2() as i32 / 2), 0.0),
         };
         (0..shape.iter().product::<usize>() as u32).map(|i| unit(i) * scale + mean).collect()
+    }
+
+    /// Whether the checkpoint has tensor `name` in MXFP4.
+    fn is_mxfp4(&self, name: &str) -> bool {
+        self.json["mxfp4"].is_object() && name.ends_with("_exps.weight")
     }
 
     /// The model file, its matrices in `format`.
@@ -123,70 +126,26 @@ impl Toy {
         Gguf::from_bytes(bytes).unwrap()
     }
 
-    /// The folder that transformers would save, its weights in two files; `None` for a model whose weights stand in another
-    /// order there.
-    fn folder(&self) -> Option<tempfile::TempDir> {
-        let tensors = self.json["safetensors"].as_object()?;
-        let folder = tempfile::tempdir().unwrap();
-        let config = serde_json::to_vec(&self.json["config"]).unwrap();
-        std::fs::write(folder.path().join("config.json"), config).unwrap();
-        let mut map = serde_json::Map::new();
-        for part in 0..2 {
-            let file = format!("model-{part}.safetensors");
-            let of_part = tensors.iter().enumerate().filter(|(i, _)| i % 2 == part);
-            let data: Vec<_> = of_part.map(|(_, (name, origin))| (name, self.origin(origin))).collect();
-            map.extend(data.iter().map(|(name, _)| ((*name).clone(), file.clone().into())));
-            let views = data.iter().map(|(name, (shape, bytes))| {
-                (name, TensorView::new(Dtype::F32, shape.clone(), bytes).unwrap())
-            });
-            safetensors::serialize_to_file(views, None, &folder.path().join(file)).unwrap();
-        }
-        let index = serde_json::to_vec(&serde_json::json!({ "weight_map": map })).unwrap();
-        std::fs::write(folder.path().join("model.safetensors.index.json"), index).unwrap();
-        Some(folder)
-    }
-
-    /// Shape and bytes of the tensor that transformers saves, whose elements are `origin`'s: see `make_toys.py`.
-    fn origin(&self, origin: &Json) -> (Vec<usize>, Vec<u8>) {
-        let (name, how) = (origin[0].as_str().unwrap(), origin[1].as_str().unwrap());
-        let shape = self.json["tensors"][name].as_array().unwrap().iter();
-        let mut shape: Vec<usize> = shape.map(|n| n.as_u64().unwrap() as usize).collect();
-        let mut values = self.weights(name, &shape);
-        match how.split_once(' ') {
-            None if how == "=" => {}
-            None if how == "squeezed" => shape.insert(1, 1),
-            None if how == "+1" => values.iter_mut().for_each(|v| *v -= 1.0),
-            Some(("expert", e)) => {
-                let (e, count): (usize, usize) = (e.parse().unwrap(), shape.remove(0));
-                let len = values.len() / count;
-                values = values[e * len..(e + 1) * len].to_vec();
-            }
-            Some(("halves", dim)) => {
-                let (dim, row): (usize, usize) = (dim.parse().unwrap(), shape[1..].iter().product());
-                let order = RowOrder::AdjacentPairs { head_dim: dim, turned: dim };
-                let rows = (0..shape[0]).map(|r| order.stored_row(r));
-                values = rows.flat_map(|r| values[r * row..(r + 1) * row].to_vec()).collect();
-            }
-            Some(("after", rows)) => {
-                let rows: usize = rows.parse().unwrap();
-                values.splice(0..0, vec![f32::NAN; rows * shape[1]]);
-                shape[0] += rows;
-            }
-            _ => panic!("{how}"),
-        }
-        (shape, values.iter().flat_map(|v| v.to_le_bytes()).collect())
-    }
-
-    /// The error of the model loaded from the folder that transformers would save; `None` where its class is not read.
+    /// The larger error of the model loaded from the folder that transformers would save, and from the file that this becomes;
+    /// `None` where its class is not read.
     fn as_safetensors(&self) -> Result<Option<f64>, Error> {
         let class = self.json["config"]["architectures"][0].as_str().unwrap();
         if !kinfer_load::safetensors::classes().any(|known| known == class) {
             return Ok(None);
         }
         let Some(folder) = self.folder() else { return Ok(None) };
-        let gguf = Gguf::open(folder.path()).unwrap_or_else(|e| panic!("{}: {e}", self.name));
-        let model = kinfer_models::load(cpu(Numerics::F32), &gguf, &mut |_, _| {})?;
-        Ok(Some(nmse(&self.run(&model, self.tokens().len()), &self.outputs())))
+        let saved = Gguf::open(folder.path()).unwrap_or_else(|e| panic!("{}: {e}", self.name));
+        let path = folder.path().join("out.gguf");
+        let recipe = Recipe::parse("f32")?;
+        quantize::write(&saved, &recipe, &quantize::Options::default(), &path, &mut |_, _| {})
+            .unwrap_or_else(|e| panic!("{}: {e}", self.name));
+        let written = Gguf::open(&path).unwrap();
+        let mut worst = 0.0;
+        for gguf in [&saved, &written] {
+            let model = kinfer_models::load(cpu(Numerics::F32), gguf, &mut |_, _| {})?;
+            worst = worse(worst, nmse(&self.run(&model, self.tokens().len()), &self.outputs()));
+        }
+        Ok(Some(worst))
     }
 
     /// [`run`] of its text.
@@ -228,6 +187,22 @@ impl Toy {
             format!("{cpu_f32:.1e} | {candle:.1e} | {other} | {exact:.1e} | {quantised:.1e} | {folder}");
         Ok((line, right))
     }
+}
+
+/// Twelve bits for each element of tensor `name`.
+fn bits12(name: &str) -> impl Fn(u32) -> u32 + use<> {
+    let seed = fnv(name.as_bytes());
+    move |i| {
+        let mut x = i.wrapping_mul(0x9E37_79B9).wrapping_add(seed);
+        x = (x ^ x >> 16).wrapping_mul(0x85EB_CA6B);
+        x = (x ^ x >> 13).wrapping_mul(0xC2B2_AE35);
+        (x ^ x >> 16) >> 20
+    }
+}
+
+/// FNV-1a.
+fn fnv(bytes: &[u8]) -> u32 {
+    bytes.iter().fold(2_166_136_261, |h, &b| (h ^ u32::from(b)).wrapping_mul(16_777_619))
 }
 
 /// The larger error; NaN is the largest.

@@ -1,9 +1,11 @@
 //! Checkpoints that are quantised already against the same ones with the values that their formats define: the rows bit for
 //! bit, and the logits.
 
-use crate::{Numerics, Toy, cpu, run};
+use crate::saved::Mxfp4;
+use crate::{Numerics, Toy, cpu, fnv, run};
 use half::{bf16, f16};
 use kinfer::quantize::{self, Recipe};
+use kinfer_core::{Format, dequantize};
 use kinfer_load::gguf::Gguf;
 use safetensors::{Dtype, SafeTensors, tensor::TensorView};
 use serde_json::{Value as Json, json};
@@ -194,27 +196,27 @@ fn quantised_checkpoints_are_what_their_formats_define() {
         json!({ "quant_method": "gptq", "bits": bits, "group_size": GROUP, "desc_act": true, "sym": false,
             "checkpoint_format": version })
     };
-    let cases: [(&str, Coder, &str, Json); 6] = [
+    let blocks = || json!({ "quant_method": "fp8", "fmt": "e4m3", "activation_scheme": "dynamic", "weight_block_size": [48, 64] });
+    let cases: [(&str, &str, Coder, &str, Json); 7] = [
+        ("llama", "FP8", fp8_blocks, "bfloat16", blocks()),
+        // What makes keys and values of a latent is one matrix there, of which each head has a part of either.
+        ("deepseek2-sigmoid", "FP8", fp8_blocks, "bfloat16", blocks()),
+        ("llama", "FP8", fp8_rows, "float32", compressed("channel")),
+        ("llama", "FP8", fp8_whole, "float16", compressed("tensor")),
+        ("llama", "GPTQ 4-bit", gptq_first, "float16", gptq(4, "gptq")),
+        ("llama", "GPTQ 8-bit", gptq_second, "bfloat16", gptq(8, "gptq_v2")),
         (
-            "FP8",
-            fp8_blocks,
-            "bfloat16",
-            json!({ "quant_method": "fp8", "fmt": "e4m3", "activation_scheme": "dynamic", "weight_block_size": [48, 64] }),
-        ),
-        ("FP8", fp8_rows, "float32", compressed("channel")),
-        ("FP8", fp8_whole, "float16", compressed("tensor")),
-        ("GPTQ 4-bit", gptq_first, "float16", gptq(4, "gptq")),
-        ("GPTQ 8-bit", gptq_second, "bfloat16", gptq(8, "gptq_v2")),
-        (
+            "llama",
             "AWQ 4-bit",
             awq,
             "float16",
             json!({ "quant_method": "awq", "bits": 4, "group_size": GROUP, "version": "gemm", "zero_point": true }),
         ),
     ];
-    let toy = Toy::all().into_iter().find(|toy| toy.name == "llama").unwrap();
-    let original = toy.folder().unwrap();
-    for (kind, coder, dtype, quantization) in cases {
+    for (toy, kind, coder, dtype, quantization) in cases {
+        let toy = Toy::all().into_iter().find(|other| other.name == toy).unwrap();
+        let original = toy.folder().unwrap();
+        let mut expected = 0;
         let (mut coded, mut plain) = (BTreeMap::new(), BTreeMap::new());
         let mut random = Random(7);
         for part in 0..2 {
@@ -228,6 +230,7 @@ fn quantised_checkpoints_are_what_their_formats_define() {
                     plain.insert(name, tensor);
                     continue;
                 };
+                expected += if module.ends_with(".kv_b_proj") { 2 } else { 1 };
                 let (tensors, values) = coder(&mut random, &module, shape[0], shape[1]);
                 coded.extend(tensors);
                 plain.insert(name, values);
@@ -244,17 +247,18 @@ fn quantised_checkpoints_are_what_their_formats_define() {
         for want in plain.tensors() {
             let got = coded.tensor(want.name()).unwrap();
             assert_eq!((got.shape(), got.format().unwrap()), (want.shape(), want.format().unwrap()));
-            let rows = want.shape().get(1).map_or(1, |&n| n as usize);
-            assert_eq!(got.rows(0..rows), want.data(), "{kind} {}", want.name());
+            let rows = want.shape()[1..].iter().product::<u64>() as usize;
+            let all = want.rows(0..rows);
+            assert_eq!(got.rows(0..rows), all, "{kind} {}", want.name());
             assert_eq!(got.rows(1..rows.min(70)), want.rows(1..rows.min(70)), "{kind} {}", want.name());
-            assert_eq!(got.bytes(), want.data().len());
+            assert_eq!((got.bytes(), want.bytes()), (all.len(), all.len()));
             if got.is_coded() {
                 decoded += 1;
                 assert_eq!(got.type_name(), kind);
-                assert!(got.stored_bytes() < want.data().len());
+                assert!(got.stored_bytes() < all.len());
             }
         }
-        assert_eq!(decoded, 3 * 7, "{kind}");
+        assert_eq!(decoded, expected, "{kind}");
         let tokens = toy.tokens();
         let [got, want] = [&coded, &plain].map(|gguf| {
             run(
@@ -283,4 +287,54 @@ fn quantised_checkpoints_are_what_their_formats_define() {
             );
         }
     }
+}
+
+#[test]
+fn experts_in_mxfp4_stay_as_they_are() {
+    let toy = Toy::all().into_iter().find(|toy| toy.name == "gpt-oss-mxfp4").unwrap();
+    let folder = toy.folder().unwrap();
+    let saved = Gguf::open(folder.path()).unwrap();
+    let path = folder.path().join("out.gguf");
+    let write = |recipe: Recipe, requantize| {
+        let options = quantize::Options { requantize, ..Default::default() };
+        quantize::write(&saved, &recipe, &options, &path, &mut |_, _| {}).map(|_| Gguf::open(&path).unwrap())
+    };
+    let written =
+        write(Recipe::parse("f32").unwrap().with("*_exps.weight", "mxfp4").unwrap(), false).unwrap();
+    let experts = || saved.tensors().filter(|t| t.name().ends_with("_exps.weight"));
+    assert_eq!(experts().count(), 4 * 3);
+    for tensor in experts() {
+        let shape: Vec<usize> = tensor.shape().iter().rev().map(|&n| n as usize).collect();
+        let (rows, bytes) = (shape[0] * shape[1], shape[2] / 32 * 17);
+        assert_eq!((tensor.format().unwrap(), tensor.is_coded()), (Format::MXFP4, false));
+        assert_eq!((tensor.bytes(), tensor.stored_bytes()), (rows * bytes, rows * bytes));
+        let all = tensor.rows(0..rows);
+        let mut values = vec![0.0; shape.iter().product()];
+        dequantize(Format::MXFP4, &all, &mut values);
+        assert_eq!(values, Mxfp4::new(tensor.name(), &shape).values(), "{}", tensor.name());
+        assert_eq!(*tensor.rows(3..shape[1] + 9), all[3 * bytes..(shape[1] + 9) * bytes]);
+        assert!(tensor.rows(rows..rows + 1).is_empty());
+        // The bytes that llama.cpp's converter writes.
+        assert_eq!(
+            toy.json["mxfp4"][tensor.name()].as_u64(),
+            Some(u64::from(fnv(&all))),
+            "{}",
+            tensor.name()
+        );
+        let other = written.tensor(tensor.name()).unwrap();
+        assert_eq!(
+            (other.type_name().as_ref(), other.shape(), other.data()),
+            ("MXFP4", tensor.shape(), &*all)
+        );
+    }
+    let [got, want] = [&written, &saved].map(|gguf| {
+        let model = kinfer_models::load(cpu(Numerics::F32), gguf, &mut |_, _| {}).unwrap();
+        run(&model, &toy.tokens(), 40, true)
+    });
+    assert_eq!(got, want);
+    // Other 4-bit formats would lose twice.
+    let error = write(Recipe::parse("q4_0").unwrap(), false).unwrap_err().to_string();
+    assert!(error.contains("MXFP4") && error.contains("--requantize"), "{error}");
+    let again = write(Recipe::parse("q4_0").unwrap(), true).unwrap();
+    assert_eq!(again.tensor("blk.3.ffn_up_exps.weight").unwrap().type_name(), "Q4_0");
 }

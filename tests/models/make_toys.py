@@ -5,7 +5,7 @@ transformers gives in float32.
     make_toys.py CONVERTER [NAME...]
 
 CONVERTER is the folder of llama.cpp with convert_hf_to_gguf.py, as it lies in the source package of llama-cpp-python
-(vendor/llama.cpp). Needs torch, transformers and safetensors.
+(vendor/llama.cpp). Needs torch, transformers and safetensors, and accelerate for the toy in MXFP4.
 
 No weights are stored: element i of a tensor is a hash of the tensor's name in the GGUF file and i, see `weights`, and
 tests/parity.rs computes the same. To give transformers the same model, the converter is run on a model whose elements
@@ -21,6 +21,7 @@ from pathlib import Path
 
 import numpy as np
 import safetensors
+import safetensors.torch
 import torch
 import transformers
 
@@ -60,6 +61,16 @@ ENCODER = dict(
 LFM2 = {k: v for k, v in LLAMA.items() if k not in ("rms_norm_eps", "tie_word_embeddings")} | dict(norm_eps=EPS)
 LAYER = {k: v for k, v in LLAMA.items() if k != "rms_norm_eps"} | dict(layer_norm_eps=EPS)
 
+GPT_OSS = LLAMA | WINDOW | dict(
+    num_hidden_layers=4, head_dim=32, num_local_experts=4, num_experts_per_tok=2, intermediate_size=64,
+    attention_bias=True, layer_types=["sliding_attention", "full_attention"] * 2,
+) | rope(500.0, rope_type="yarn", factor=8.0, beta_fast=8.0, beta_slow=1.0, truncate=False,
+         original_max_position_embeddings=32)  # fmt: skip
+# The toy whose experts are in MXFP4 in the checkpoint, and what its configuration says of it.
+MXFP4 = "gpt-oss-mxfp4"
+MXFP4_CONFIG = dict(quant_method="mxfp4", modules_to_not_convert=[
+    "model.layers.*.self_attn", "model.layers.*.mlp.router", "model.embed_tokens", "lm_head"])  # fmt: skip
+
 # What configurations on the hub have and transformers no longer writes, and keys of the file that the converter forgets.
 HUB = {
     "cohere2": dict(rotary_pct=1.0),
@@ -73,6 +84,16 @@ HUB = {
                        qkv_proj_bias=False, mlp_fc1_bias=False, mlp_fc2_bias=False, prenorm=False,
                        rotary_emb_fraction=1.0, rotary_emb_interleaved=False, rotary_emb_scale_base=None,
                        rotary_emb_base=500.0),
+}
+# What configurations on the hub have beside what transformers saves.
+DEEPSEEK = dict(moe_layer_freq=1, ep_size=1, aux_loss_alpha=0.001, seq_aux=True)
+V3 = DEEPSEEK | dict(scoring_func="sigmoid", topk_method="noaux_tc")
+MORE = {
+    "gpt-oss": dict(experts_per_token=2, initial_context_length=32),
+    MXFP4: dict(experts_per_token=2, initial_context_length=32, quantization_config=MXFP4_CONFIG),
+    "deepseek2": DEEPSEEK | dict(scoring_func="softmax"),
+    "deepseek2-sigmoid": V3,
+    "deepseek2-sigmoid-groups": V3,
 }
 KEYS = {
     "mistral": {"llama.attention.sliding_window": 12},
@@ -213,7 +234,8 @@ FAMILIES = {
                      v_head_dim=32, head_dim=16, first_k_dense_replace=1, n_routed_experts=8, n_shared_experts=2,
                      num_experts_per_tok=3, moe_intermediate_size=64, routed_scaling_factor=1.0, norm_topk_prob=False,
                      topk_method="greedy", n_group=1, topk_group=1)
-        | rope(500.0),
+        | rope(500.0, rope_type="yarn", factor=8.0, beta_fast=8.0, beta_slow=1.0, mscale=0.707, mscale_all_dim=0.707,
+               original_max_position_embeddings=32),
     ),
     "deepseek2-sigmoid": (
         "DeepseekV3",
@@ -234,20 +256,14 @@ FAMILIES = {
     ),
     "deepseek2-sigmoid-groups": (
         "DeepseekV3",
-        LLAMA | dict(num_key_value_heads=4, q_lora_rank=64, kv_lora_rank=64, qk_nope_head_dim=32, qk_rope_head_dim=16,
+        LLAMA | dict(num_key_value_heads=4, q_lora_rank=None, kv_lora_rank=64, qk_nope_head_dim=32, qk_rope_head_dim=16,
                      v_head_dim=64, head_dim=16, first_k_dense_replace=1, n_routed_experts=12, n_shared_experts=1,
                      num_experts_per_tok=4, moe_intermediate_size=64, routed_scaling_factor=2.5, norm_topk_prob=True,
                      n_group=4, topk_group=2, rope_interleave=True)
         | rope(500.0),
     ),
-    "gpt-oss": (
-        "GptOss",
-        LLAMA | WINDOW | dict(num_hidden_layers=4, head_dim=32, num_local_experts=4, num_experts_per_tok=2,
-                              intermediate_size=64, attention_bias=True,
-                              layer_types=["sliding_attention", "full_attention"] * 2)
-        | rope(500.0, rope_type="yarn", factor=8.0, beta_fast=8.0, beta_slow=1.0, truncate=False,
-               original_max_position_embeddings=32),
-    ),
+    "gpt-oss": ("GptOss", GPT_OSS),
+    MXFP4: ("GptOss", GPT_OSS),
     # More layers of either kind than one, and a kind after the other in both orders. The widths are computed: 2/3 of 232 times 1.5,
     # rounded up to a multiple of 64.
     "lfm2": (
@@ -308,17 +324,55 @@ def hash32(x):
     return x ^ (x >> np.uint32(16))
 
 
+def fnv(data):
+    """FNV-1a."""
+    out = 2166136261
+    for byte in data:
+        out = (out ^ byte) * 16777619 & 0xFFFFFFFF
+    return out
+
+
+def bits12(name, shape):
+    """Twelve bits for each element of tensor `name`."""
+    with np.errstate(over="ignore"):
+        index = np.arange(int(np.prod(shape)), dtype=np.uint32) * np.uint32(0x9E3779B9)
+        return hash32(index + np.uint32(fnv(name.encode()))) >> np.uint32(20)
+
+
+def mxfp4(name, shape):
+    """Codes of the elements of tensor `name` in MXFP4, and exponents of their blocks of 32, each as uint8."""
+    bits = bits12(name, shape).reshape(shape)
+    exponents = 127 - (int(shape[-1]).bit_length() - 1) // 2 - (bits[..., ::32] & 3)
+    return (bits >> 8).astype(np.uint8), exponents.astype(np.uint8)
+
+
+def mxfp4_values(name, shape):
+    """The elements of such a tensor."""
+    levels = np.array([0, 0.5, 1, 1.5, 2, 3, 4, 6], dtype=np.float32)
+    codes, exponents = mxfp4(name, shape)
+    return np.concatenate([levels, -levels])[codes] * np.exp2(exponents.astype(np.float32) - 127).repeat(32, -1)
+
+
+def blocks(hows, shapes):
+    """The tensors that a checkpoint has for experts in MXFP4, from what the unquantised ones are made of."""
+    out = {}
+    for name, (source, how, *other) in hows.items():
+        if "transposed" not in how:
+            continue
+        parts = [mxfp4(part, shapes[part]) for part in [source, *other]]
+        # Rows of gate and up take turns.
+        codes, exponents = (np.stack(some, 2).reshape(some[0].shape[0], -1, some[0].shape[2]) for some in zip(*parts))
+        packed = codes[..., ::2] | codes[..., 1::2] << 4
+        out[name] = {"_blocks": packed.reshape(*exponents.shape, 16), "_scales": exponents}
+    return out
+
+
 def weights(name, shape):
     """The elements of tensor `name` of the file, `shape` outermost first: exact in float32.
 
     Multiples of 2^-11 of a power of two; matrices make outputs of about the size of their inputs, norms lie around 1.
     """
-    seed = np.uint32(2166136261)
-    for byte in name.encode():
-        seed = np.uint32((int(seed ^ np.uint32(byte)) * 16777619) & 0xFFFFFFFF)
-    with np.errstate(over="ignore"):
-        index = np.arange(int(np.prod(shape)), dtype=np.uint32) * np.uint32(0x9E3779B9)
-        unit = (hash32(index + seed) >> np.uint32(20)).astype(np.float32) / np.float32(2048) - np.float32(1)
+    unit = bits12(name, shape).astype(np.float32) / np.float32(2048) - np.float32(1)
     if len(shape) == 1:
         return unit / 2 + (1 if name.endswith(".weight") else 0)
     embedding = name.startswith(("token_embd", "position_embd"))
@@ -326,12 +380,25 @@ def weights(name, shape):
     return (unit * np.float32(scale)).reshape(shape)
 
 
-def convert(converter, model, name):
-    """Metadata and tensors of the file that the converter makes of `model`."""
+def converted(converter, folder, name):
+    """The file that the converter makes of a folder."""
     sys.path[:0] = [str(converter), str(converter / "gguf-py")]
     import gguf
     from conversion import ModelBase, ModelType, get_model_architecture, get_model_class
 
+    cls = get_model_class(get_model_architecture(ModelBase.load_hparams(folder, False), ModelType.TEXT))
+    cls.set_vocab = lambda self: None  # toys have no tokenizer
+    if hasattr(cls, "undo_permute"):  # the class is that of other toys, too
+        cls.undo_permute = name != "exaone"
+    out = folder / "toy.gguf"
+    converting = cls(folder, gguf.LlamaFileType.ALL_F32, out, eager=True)
+    converting.hparams |= HUB.get(name, {})
+    converting.write()
+    return gguf.GGUFReader(out)
+
+
+def convert(converter, model, name):
+    """Metadata and tensors of the file that the converter makes of `model`."""
     with tempfile.TemporaryDirectory() as folder:
         folder = Path(folder)
         model.save_pretrained(folder)
@@ -345,15 +412,7 @@ def convert(converter, model, name):
             (folder / "1_Pooling").mkdir()
             pooling = {f"pooling_mode_{EMBEDDERS[name]}": True}
             (folder / "1_Pooling" / "config.json").write_text(json.dumps(pooling))
-        cls = get_model_class(get_model_architecture(ModelBase.load_hparams(folder, False), ModelType.TEXT))
-        cls.set_vocab = lambda self: None  # toys have no tokenizer
-        if hasattr(cls, "undo_permute"):  # the class is that of other toys, too
-            cls.undo_permute = name != "exaone"
-        out = folder / "toy.gguf"
-        converting = cls(folder, gguf.LlamaFileType.ALL_F32, out, eager=True)
-        converting.hparams |= HUB.get(name, {})
-        converting.write()
-        reader = gguf.GGUFReader(out)
+        reader = converted(converter, folder, name)
         metadata = {key: field.contents() for key, field in reader.fields.items()}
         if name == "exaone":
             metadata = {key.replace("llama.", "exaone."): value for key, value in metadata.items()}
@@ -372,18 +431,32 @@ def saved(model):
 
 def origins(numbered, places, zeros):
     """For each tensor of transformers' file the one of the GGUF file that has its elements, and how: `=`, `+1` (larger by 1),
-    an expert's number, `halves D` (heads of D rows, stored as pairs there), `after N` (N rows lie before them) or `squeezed` (without a
-    dimension of 1 in the middle). None where they are rearranged otherwise."""
+    an expert's number, `halves D` (heads of D rows, stored as pairs there), `after N` (N rows lie before them), `squeezed` (without a dimension of 1 in the middle), `transposed`, or with a second tensor `pairs` and `transposed
+    pairs` (the rows of both take turns) or `keys and values` (of each head those of the first, transposed, then those of
+    the second). None where they are rearranged otherwise."""
     owner = {int(n): name for name, where in places.items() for n in where.flatten()}
     out = {}
     for name, numbers in numbered.items():
-        source = next(owner[int(n)] for n in numbers.flat if int(n) in owner)
+        source, *others = dict.fromkeys(owner[int(n)] for n in numbers.flat if int(n) in owner)
+        if others:
+            a, b = places[source], places[others[0]]
+            hows = []
+            if a.shape == b.shape:
+                both = np.stack([a, b], 2).reshape(a.shape[0], -1, *a.shape[2:])
+                hows = [("pairs", both), ("transposed pairs", both.swapaxes(1, -1))]
+            elif a.ndim == 3 and a.shape[1] == b.shape[2]:
+                hows = [("keys and values", np.concatenate([a.swapaxes(1, 2), b], 1).reshape(-1, b.shape[2]))]
+            how = next((how for how, w in hows if w.shape == numbers.shape and (w == numbers).all()), None)
+            if how is None:
+                return None
+            out[name] = [source, how, others[0]]
+            continue
         where, added = places[source], zeros[source].flatten()[0]
         hows = [("=" if added == 0 else f"+{added:.0f}", where)]
         if numbers.ndim == 3 and numbers.shape[1] == 1:
             hows.append(("squeezed", where[:, None]))
         if where.ndim == 3:
-            hows += [(f"expert {e}", matrix) for e, matrix in enumerate(where)]
+            hows += [(f"expert {e}", matrix) for e, matrix in enumerate(where)] + [("transposed", where.swapaxes(1, 2))]
         for dim in (24, 32, 40):
             if where.shape[0] % dim == 0:
                 pairs = where.reshape(-1, dim // 2, 2, *where.shape[1:])
@@ -413,6 +486,26 @@ def fill(model, values):
             at += p.numel()
 
 
+def reopened(converter, model, packed, config):
+    """What transformers makes of the checkpoint of `model` with these tensors in MXFP4, and checksums of what the converter does."""
+    with tempfile.TemporaryDirectory() as folder:
+        folder = Path(folder)
+        model.save_pretrained(folder)
+        tensors = safetensors.torch.load_file(folder / "model.safetensors")
+        for name, parts in packed.items():
+            del tensors[name]
+            tensors |= {name + end: torch.tensor(part) for end, part in parts.items()}
+        safetensors.torch.save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+        (folder / "config.json").write_text(json.dumps(config))
+        again = type(model).from_pretrained(folder, dtype=torch.float32, attn_implementation="eager",
+                                            experts_implementation="eager").eval()  # fmt: skip
+        tensors = converted(converter, folder, MXFP4).tensors
+        sums = {t.name: fnv(t.data.tobytes()) for t in tensors if t.name.endswith("_exps.weight")}
+    for (name, a), (other, b) in zip(sorted(model.named_parameters()), sorted(again.named_parameters()), strict=True):
+        assert name == other and torch.equal(a, b), name
+    return again, sums
+
+
 def make(converter, name, kind, config):
     config_class = getattr(transformers, kind + ("TextConfig" if kind == "Gemma3" else "Config"))
     embeds = name in EMBEDDERS
@@ -440,13 +533,21 @@ def make(converter, name, kind, config):
             continue
         assert where.min() > 0, tensor
         filled[tensor] = where
-        flat[where.flatten() - 1] = weights(tensor, where.shape).astype(np.float64).flatten() - zeros[tensor].flatten()
+        values = mxfp4_values if name == MXFP4 and tensor.endswith("_exps.weight") else weights
+        flat[where.flatten() - 1] = values(tensor, where.shape).astype(np.float64).flatten() - zeros[tensor].flatten()
     if kind.endswith("Roberta"):  # the positions before the first
         assert np.isnan(flat).sum() == 2 * config.hidden_size
         flat = np.nan_to_num(flat)
     assert not np.isnan(flat).any(), f"{np.isnan(flat).sum()} weights of {name} are not in the file"
     fill(model, flat)
     compute = lambda: model(torch.tensor([IDS]), **({} if embeds else dict(use_cache=False)))[0][0].numpy()
+    hows = origins(numbered, filled, zeros)
+    sums = {}
+    hub_config |= MORE.get(name, {})
+    if name == MXFP4:
+        packed = blocks(hows, tensors)
+        model, sums = reopened(converter, model, packed, hub_config)
+        sums |= {k + end: fnv(v.tobytes()) for k, both in packed.items() for end, v in both.items()}
     with torch.no_grad():
         logits = compute()
         model.double()
@@ -461,8 +562,9 @@ def make(converter, name, kind, config):
         "tensors": tensors,
         "fixed": fixed,
         "config": hub_config,
-        "safetensors": origins(numbered, filled, zeros),
+        "safetensors": hows,
         "tokens": IDS,
+        **({"mxfp4": sums} if sums else {}),
         "hidden" if embeds else "logits": ["".join(f"{int(b):08x}" for b in row.astype(np.float32).view(np.uint32)) for row in logits],
     }
     lines = ",\n".join(f" {json.dumps(k)}: " + (dump(v) if isinstance(v, (dict, list)) else json.dumps(v))

@@ -51,7 +51,8 @@ pub struct ConvertArgs {
     /// The model, see below
     #[arg(value_name = "MODEL")]
     model: String,
-    /// Type of the matrices: f16, bf16 or f32 [default: the one that most have; f16 of what is quantised]
+    /// Type of the matrices: f16, bf16 or f32 [default: the one that most have; f16 of what is quantised, but experts that
+    /// are stored in MXFP4 stay]
     #[arg(value_name = "TYPE", value_parser = ["f16", "bf16", "f32"], ignore_case = true)]
     kind: Option<String>,
     #[command(flatten)]
@@ -135,16 +136,25 @@ pub fn run(args: QuantizeArgs, ctx: &Ctx) -> anyhow::Result<()> {
     write(&args.model, |_| Ok(recipe), options, &args.out, ctx)
 }
 
+/// What `general.file_type` numbers experts in MXFP4 by.
+const MXFP4: u32 = 38;
+
 /// Runs `kinfer convert`.
 pub fn convert(args: ConvertArgs, ctx: &Ctx) -> anyhow::Result<()> {
     let recipe = |gguf: &Gguf| {
         let coded = gguf.tensors().find(|t| t.is_coded()).and_then(|t| Some(t.format().ok()?.name()));
-        let own = || match (coded, gguf.metadata().opt::<u32>("general.file_type")) {
+        let stored = gguf.metadata().opt::<u32>("general.file_type");
+        let own = || match (coded, &stored) {
             (Some("F32"), _) | (None, Ok(Some(0))) => "f32",
-            (Some("BF16"), _) | (None, Ok(Some(32))) => "bf16",
+            (Some("BF16"), _) | (None, Ok(Some(32 | MXFP4))) => "bf16",
             _ => "f16",
         };
-        model::recipe("TYPE", args.kind.as_deref().unwrap_or_else(own))
+        let recipe = model::recipe("TYPE", args.kind.as_deref().unwrap_or_else(own))?;
+        // Experts in MXFP4 are so in the model's own checkpoint, and stay.
+        let kept = gguf.tensors().filter(|t| {
+            args.kind.is_none() && t.name().ends_with("_exps.weight") && t.type_name() == "MXFP4"
+        });
+        kept.map(|t| t.name()).try_fold(recipe, |recipe, name| Ok(recipe.with(name, "mxfp4")?))
     };
     write(&args.model, recipe, Options::default(), &args.out, ctx)
 }

@@ -263,6 +263,8 @@ fn header(source: &Gguf, recipe: &Recipe, outputs: &[Output<'_>]) -> Result<Writ
     Ok(writer)
 }
 
+/// Rows that a thread asks for together: of columns of a stored matrix that become rows, neighbours share lines of the cache.
+const TOGETHER: usize = 64;
 /// Elements that are encoded between two writes: 64 MiB of f32, so that progress moves and memory stays small.
 const CHUNK: usize = 16 << 20;
 
@@ -281,8 +283,8 @@ impl Output<'_> {
         let io = |source| Error::Io { path: PathBuf::new(), source };
         for (expert, tensor) in self.pieces.iter().enumerate() {
             let stored = tensor.format()?;
-            if stored == self.format && self.order == RowOrder::AsStored {
-                out.write_all(&tensor.rows(0..usize::MAX)).map_err(io)?;
+            if stored == self.format && self.order == RowOrder::AsStored && !tensor.is_made() {
+                out.write_all(tensor.data()).map_err(io)?;
                 progress(tensor.bytes() as u64);
                 tensor.release();
                 continue;
@@ -311,7 +313,11 @@ impl Output<'_> {
                     };
                     weights.and_then(|w| w.row(matrix))
                 };
-                out.write_all(&matrix.encode(some.clone(), &of_row, threads)?).map_err(io)?;
+                if stored == self.format && self.order == RowOrder::AsStored {
+                    out.write_all(&tensor.rows(some.clone())).map_err(io)?;
+                } else {
+                    out.write_all(&matrix.encode(some.clone(), &of_row, threads)?).map_err(io)?;
+                }
                 progress((some.len() * matrix.row_bytes()) as u64);
             }
             tensor.release();
@@ -335,13 +341,28 @@ impl Rows<'_> {
         self.cols / self.stored.block_len() * self.stored.block_bytes()
     }
 
-    fn row(&self, row: usize) -> Cow<'_, [u8]> {
-        if self.tensor.is_coded() {
-            return self.tensor.rows(row..row + 1);
+    /// Stored rows of these rows of the result.
+    fn rows(&self, rows: Range<usize>) -> Cow<'_, [u8]> {
+        match (self.order, self.tensor.is_made()) {
+            (RowOrder::AsStored, true) => self.tensor.rows(rows),
+            // Of `cols` elements: a bias may be read as rows of one.
+            (RowOrder::AsStored, false) => {
+                self.tensor.data()[rows.start * self.row_bytes()..rows.end * self.row_bytes()].into()
+            }
+            (order, made) => {
+                let mut all = Vec::with_capacity(rows.len() * self.row_bytes());
+                for row in rows.map(|r| source_row(order, r)) {
+                    match made {
+                        true => all.extend_from_slice(&self.tensor.rows(row..row + 1)),
+                        false => {
+                            let at = row * self.row_bytes();
+                            all.extend_from_slice(&self.tensor.data()[at..at + self.row_bytes()]);
+                        }
+                    }
+                }
+                all.into()
+            }
         }
-        // Of `cols` elements: a bias may be read as rows of one.
-        let at = row * self.row_bytes();
-        self.tensor.data()[at..at + self.row_bytes()].into()
     }
 
     /// These rows of the result, by `threads` threads.
@@ -356,11 +377,15 @@ impl Rows<'_> {
         let each = rows.len().div_ceil(threads).max(1);
         let work = |first: usize, out: &mut [u8]| -> Result<()> {
             let mut values = vec![0.0; self.cols];
-            for (r, out) in (first..).zip(out.chunks_exact_mut(row_bytes)) {
-                let row = source_row(self.order, r);
-                dequantize(self.stored, &self.row(row), &mut values);
-                self.check(&values)?;
-                encode(self.format, &values, weights(r), out);
+            for (first, out) in (first..).step_by(TOGETHER).zip(out.chunks_mut(TOGETHER * row_bytes)) {
+                let count = out.len() / row_bytes;
+                let stored = self.rows(first..first + count);
+                let stored = stored.chunks_exact(self.row_bytes());
+                for ((r, out), stored) in (first..).zip(out.chunks_exact_mut(row_bytes)).zip(stored) {
+                    dequantize(self.stored, stored, &mut values);
+                    self.check(&values)?;
+                    encode(self.format, &values, weights(r), out);
+                }
             }
             Ok(())
         };

@@ -132,7 +132,7 @@ pub enum Problem {
     /// A tensor in a type that kinfer does not read from safetensors.
     #[error("tensor \"{tensor}\" is stored as {ty}; F32, F16 and BF16 are read from safetensors")]
     Dtype { tensor: String, ty: String },
-    /// A tensor of a quantised checkpoint that does not belong to the others of its module.
+    /// A tensor that does not belong to the others of its module, or is not what others are made of.
     #[error("tensor \"{tensor}\" {problem}")]
     Coded { tensor: String, problem: String },
     /// A part of tokenizer.json that kinfer cannot follow exactly.

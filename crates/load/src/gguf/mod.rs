@@ -246,7 +246,8 @@ impl<'a> Tensor<'a> {
 
     /// The stored type's name, or `type N` for an unknown id.
     pub fn type_name(&self) -> Cow<'static, str> {
-        match (&self.record.coded, self.tensor_type()) {
+        let coded = self.record.made.as_ref().and_then(|made| made.coded());
+        match (coded, self.tensor_type()) {
             (Some(coded), _) => coded.name().into(),
             (None, Some(ty)) => ty.name().into(),
             (None, None) => format!("type {}", self.record.type_id).into(),
@@ -268,7 +269,7 @@ impl<'a> Tensor<'a> {
         })
     }
 
-    /// The stored bytes, row after row; where [`is_coded`](Tensor::is_coded), the codes. Empty when
+    /// The stored bytes, row after row; where [`is_made`](Tensor::is_made), some of what the rows are made of. Empty when
     /// [`tensor_type`](Tensor::tensor_type) is `None`, whose size nobody knows.
     pub fn data(&self) -> &'a [u8] {
         let (_, source) = &self.gguf.parts[self.record.part];
@@ -281,12 +282,17 @@ impl<'a> Tensor<'a> {
         self.record.is_coded()
     }
 
+    /// Whether its rows are made as they are read: decoded, or taken from elsewhere in a tensor of safetensors.
+    pub fn is_made(&self) -> bool {
+        self.record.made.is_some()
+    }
+
     /// The bytes of these rows in its [`format`](Tensor::format); rows are counted through all matrices of a tensor, and there is
-    /// none beyond them. They are decoded where [`is_coded`](Tensor::is_coded).
+    /// none beyond them. They are made where [`is_made`](Tensor::is_made).
     pub fn rows(&self, rows: Range<usize>) -> Cow<'a, [u8]> {
-        if let Some(coded) = &self.record.coded {
+        if let Some(made) = &self.record.made {
             let gguf = self.gguf;
-            return coded.decode(rows, &|piece| gguf.piece(piece)).into();
+            return made.rows(rows, &|piece| gguf.piece(piece)).into();
         }
         let cols = self.shape().first().copied().unwrap_or(1).max(1);
         let bytes = self.bytes() / (self.elements() / cols).max(1) as usize;
@@ -301,8 +307,8 @@ impl<'a> Tensor<'a> {
 
     /// Bytes that it takes in its file, with its scales.
     pub fn stored_bytes(&self) -> usize {
-        match &self.record.coded {
-            Some(coded) => coded.pieces().map(|piece| piece.range.len()).sum(),
+        match &self.record.made {
+            Some(made) => made.stored_bytes(),
             None => self.record.range.len(),
         }
     }
@@ -316,8 +322,8 @@ impl<'a> Tensor<'a> {
     /// valid: reading it again reads the file again.
     pub fn release(&self) {
         let release = |part: usize, range: &Range<usize>| self.gguf.parts[part].1.release(range.clone());
-        match &self.record.coded {
-            Some(coded) => coded.pieces().for_each(|piece| release(piece.part, &piece.range)),
+        match &self.record.made {
+            Some(made) => made.pieces().into_iter().for_each(|piece| release(piece.part, &piece.range)),
             None => release(self.record.part, &self.record.range),
         }
     }

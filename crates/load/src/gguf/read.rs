@@ -14,7 +14,7 @@ use kinfer_kernels::quant::{Format, TensorType};
 use super::error::{Problem, not_gguf};
 use super::map::Source;
 use super::value::{Array, Value, ValueType};
-use crate::safetensors::Coded;
+use crate::safetensors::Made;
 
 /// Keys in a file. Models have 20 to 60.
 pub(super) const MAX_KEYS: u64 = 1 << 16;
@@ -48,8 +48,8 @@ pub(crate) struct Record {
     pub(super) part: usize,
     /// Its bytes in that file; empty when the type id is unknown.
     pub(super) range: Range<usize>,
-    /// What it is decoded from as it is read, into the type that it has here; its bytes are then the codes.
-    pub(super) coded: Option<Box<Coded>>,
+    /// How its rows are made as they are read, in the type that it has here; its bytes are then what they are made of.
+    pub(super) made: Option<Box<Made>>,
 }
 
 impl Record {
@@ -70,17 +70,23 @@ impl Record {
         if expected != got {
             return Err(Problem::DataSize { tensor: name, expected, got });
         }
-        Ok(Record { name, dims, n_dims: shape.len(), type_id: ty.id(), part, range, coded: None })
+        Ok(Record { name, dims, n_dims: shape.len(), type_id: ty.id(), part, range, made: None })
     }
 
-    /// A matrix that is decoded as it is read.
-    pub(crate) fn coded(name: String, coded: Coded) -> Result<Record, Problem> {
-        let [rows, cols] = coded.shape();
-        let dims = [cols as u64, rows as u64, 1, 1];
-        let ty = coded.format().tensor_type();
-        tensor_bytes(&name, &dims[..2], Some(ty))?;
-        let (part, range) = coded.pieces().next().map(|p| (p.part, p.range.clone())).unwrap_or_default();
-        Ok(Record { name, dims, n_dims: 2, type_id: ty.id(), part, range, coded: Some(Box::new(coded)) })
+    /// A tensor whose rows are made as they are read.
+    pub(crate) fn made(name: String, made: Made) -> Result<Record, Problem> {
+        made.pieces().into_iter().try_for_each(|piece| piece.check(&name))?;
+        let shape = made.shape();
+        if shape.len() > MAX_DIMS as usize {
+            return Err(Problem::Dims { tensor: name, got: shape.len() as u32, limit: MAX_DIMS });
+        }
+        let mut dims = [1; MAX_DIMS as usize];
+        dims.iter_mut().zip(shape.iter().rev()).for_each(|(dim, &n)| *dim = n as u64);
+        let ty = made.format().tensor_type();
+        tensor_bytes(&name, &dims[..shape.len()], Some(ty))?;
+        let (part, range) = made.pieces().first().map(|p| (p.part, p.range.clone())).unwrap_or_default();
+        let (n_dims, type_id) = (shape.len(), ty.id());
+        Ok(Record { name, dims, n_dims, type_id, part, range, made: Some(Box::new(made)) })
     }
 
     pub(super) fn shape(&self) -> &[u64] {
@@ -94,14 +100,17 @@ impl Record {
 
     /// Bytes in its format.
     pub(crate) fn bytes(&self) -> usize {
-        match (&self.coded, self.format()) {
-            (Some(coded), Some(format)) => coded.shape().iter().product::<usize>() * format.block_bytes(),
+        match (&self.made, self.format()) {
+            (Some(made), Some(format)) => {
+                made.shape().iter().product::<usize>() / format.block_len() * format.block_bytes()
+            }
             _ => self.range.len(),
         }
     }
 
+    /// Whether it is stored in a format that nothing is computed with.
     pub(crate) fn is_coded(&self) -> bool {
-        self.coded.is_some()
+        self.made.as_ref().is_some_and(|made| made.coded().is_some())
     }
 }
 
@@ -346,7 +355,7 @@ fn record(cursor: &mut Cursor<'_>, part: usize) -> Result<(Record, u64), Problem
     }
     let type_id = cursor.u32()?;
     let offset = cursor.u64()?;
-    Ok((Record { name, dims, n_dims, type_id, part, range: 0..0, coded: None }, offset))
+    Ok((Record { name, dims, n_dims, type_id, part, range: 0..0, made: None }, offset))
 }
 
 /// Bytes of a tensor. `shape[0]` is the row length; rows are whole blocks. Of an unknown type only the shape is checked.

@@ -91,9 +91,10 @@ pub fn choices<'a>(files: impl IntoIterator<Item = (&'a str, u64)>) -> Vec<Choic
 
 /// The files of a model in transformers' format at a repository's root: its weights first, all parts or the whole.
 fn folder(files: &[(&str, u64)]) -> Option<Choice> {
-    const COMPANIONS: [&str; 7] = [
+    /// What a tokenizer is read from, the first that there is.
+    const TOKENIZERS: [&str; 3] = ["tokenizer.json", "tekken.json", "tiktoken.model"];
+    const COMPANIONS: [&str; 6] = [
         "config.json",
-        "tokenizer.json",
         "tokenizer_config.json",
         "generation_config.json",
         "chat_template.jinja",
@@ -115,9 +116,10 @@ fn folder(files: &[(&str, u64)]) -> Option<Choice> {
         // Some repositories have both.
         weights.retain(|(path, _)| parts(path) == Some(1));
     }
-    let companions: Vec<_> =
-        COMPANIONS.iter().filter_map(|c| files.iter().find(|(path, _)| path == c)).collect();
-    let missing = COMPANIONS[..2].iter().filter(|c| !companions.iter().any(|(path, _)| path == *c)).count();
+    let find = |name: &&str| files.iter().find(|(path, _)| path == name);
+    let (config, tokenizer) = (find(&"config.json"), TOKENIZERS.iter().find_map(find));
+    let missing = usize::from(config.is_none()) + usize::from(tokenizer.is_none());
+    let companions: Vec<_> = COMPANIONS.iter().filter_map(find).chain(tokenizer).collect();
     let parts = if whole { 1 } else { expected } + companions.len() + missing;
     let all = || weights.iter().chain(&companions);
     Some(Choice {
@@ -299,6 +301,8 @@ mod tests {
         assert!(!choices(names[..4].iter().map(|&n| (n, 1)))[0].is_complete(), "a part is missing");
         let without = choices([("config.json", 1), ("model.safetensors", 1)]);
         assert!(!without[0].is_complete(), "there is no tokenizer");
+        let ranks = choices(["config.json", "model.safetensors", "tiktoken.model"].map(|n| (n, 1)));
+        assert!(ranks[0].is_complete() && ranks[0].files.iter().any(|f| f == "tiktoken.model"));
         assert_eq!(choices([("m-Q8_0.gguf", 1), ("config.json", 1), ("model.safetensors", 9)])[0].size, 1);
         assert!(choices([("config.json", 1), ("pytorch_model.bin", 1)]).is_empty());
     }

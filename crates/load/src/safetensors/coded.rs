@@ -1,4 +1,4 @@
-//! Matrices that a checkpoint stores quantised: FP8 with scales, GPTQ and AWQ.
+//! Matrices that a checkpoint stores quantised: FP8 with scales, GPTQ and AWQ; and which tensors are part of one.
 //!
 //! They stay in their files as they are, and become floats when rows of them are read, by the arithmetic of the packages that define
 //! the formats: a code less its zero is exact, and its product with the scale is rounded once, to the format of the result.
@@ -22,8 +22,23 @@ pub(crate) struct Piece {
 }
 
 impl Piece {
+    /// Fails where its bytes are not those of its shape.
+    pub(crate) fn check(&self, tensor: &str) -> Result<(), Problem> {
+        let bits = self.shape.iter().try_fold(self.ty.bitsize(), |n, &dim| n.checked_mul(dim));
+        let (expected, got) = (bits.unwrap_or(usize::MAX) as u64 / 8, self.range.len() as u64);
+        match expected == got {
+            true => Ok(()),
+            false => Err(Problem::DataSize { tensor: tensor.into(), expected, got }),
+        }
+    }
+
     /// Its rows and columns, if it is what it should be.
-    fn expect(&self, what: &str, tys: &[safetensors::Dtype], shape: &[usize]) -> Result<(), Problem> {
+    pub(super) fn expect(
+        &self,
+        what: &str,
+        tys: &[safetensors::Dtype],
+        shape: &[usize],
+    ) -> Result<(), Problem> {
         if tys.contains(&self.ty) && self.shape == shape {
             return Ok(());
         }
@@ -60,7 +75,7 @@ fn at<const N: usize>(bytes: &[u8], i: usize) -> [u8; N] {
 }
 
 /// The tensors of a module that is stored so.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(super) struct Module {
     pub codes: Option<Piece>,
     pub scales: Option<Piece>,
@@ -91,6 +106,15 @@ pub(crate) enum Scheme {
     Awq { group: usize },
 }
 
+/// How a checkpoint stores what is quantised in it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Storage {
+    /// Matrices are decoded.
+    Coded(Scheme),
+    /// Experts are blocks of 4-bit floats that share an exponent, and are computed with as such.
+    Mxfp4,
+}
+
 /// Which row of eight each nibble of a word of AWQ holds is the inverse of this: which nibble each row is in.
 const AWQ_NIBBLE: [usize; 8] = [0, 4, 1, 5, 2, 6, 3, 7];
 /// Rows that are decoded together, so that the words of a column, which lie beside each other, are read together.
@@ -107,11 +131,15 @@ pub(super) enum Role {
     Input,
 }
 
-impl Scheme {
+impl Storage {
     /// The module that tensor `name` belongs to, and what it is there; `None` for one that is stored as floats.
     pub(super) fn role(self, name: &str, ty: safetensors::Dtype) -> Option<(&str, Role)> {
+        let Storage::Coded(scheme) = self else {
+            let ends = [("_blocks", Role::Codes), ("_scales", Role::Scales)];
+            return ends.into_iter().find_map(|(end, role)| Some((name.strip_suffix(end)?, role)));
+        };
         let (module, end) = name.rsplit_once('.')?;
-        let role = match (self, end) {
+        let role = match (scheme, end) {
             (Scheme::Fp8 { .. }, "weight") if ty == safetensors::Dtype::F8_E4M3 => Role::Codes,
             (Scheme::Fp8 { .. }, "weight_scale_inv" | "weight_scale") => Role::Scales,
             (Scheme::Fp8 { .. }, "input_scale" | "activation_scale") => Role::Input,

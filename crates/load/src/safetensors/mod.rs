@@ -3,7 +3,7 @@
 //! Such a folder is given the same view that a GGUF file has: `config` turns the configuration into metadata,
 //! `vocab` the tokenizer, and `names` says what each tensor is called there. The weights stay in the mapped files as
 //! they are; only what is no plain copy (norm weights with an offset, rotary divisors) is computed, and matrices that are
-//! quantised already (`coded`) become floats as their rows are read. So there is one path
+//! quantised already (`coded`), or whose elements lie elsewhere (`made`), are made as their rows are read. So there is one path
 //! from a model to a device, and writing the view gives a GGUF file.
 //!
 //! Nothing is guessed: a setting, tensor or part of a tokenizer that is not known to be followed exactly is an error that
@@ -13,6 +13,7 @@
 
 mod coded;
 mod config;
+mod made;
 mod names;
 mod quantization;
 mod ranks;
@@ -31,9 +32,11 @@ use serde_json::{Map, Value as Json};
 use crate::gguf::map::Source;
 use crate::gguf::{Gguf, GgufError, Metadata, Problem, Record};
 
-pub(crate) use coded::{Coded, Piece};
-use coded::{Module, Role, Scheme};
-use config::Config;
+pub(crate) use coded::Piece;
+use coded::{Coded, Module, Role, Storage};
+use config::{Config, Latent};
+pub(crate) use made::Made;
+use made::Picked;
 use names::Place;
 
 /// Beside one or several files of weights.
@@ -68,7 +71,8 @@ pub(crate) fn open(path: &Path) -> Result<Gguf, GgufError> {
     let at_config = |problem| error(&folder.join(CONFIG), problem);
     let config = Config::new(&json);
     let family = config.family().map_err(at_config)?;
-    let scheme = config.scheme().map_err(at_config)?;
+    let storage = config.storage().map_err(at_config)?;
+    let latent = config.latent(family).map_err(at_config)?;
     let (mut entries, computed) = config.metadata(family).map_err(at_config)?;
 
     if let Some(pooling) = pooling(folder)? {
@@ -81,7 +85,8 @@ pub(crate) fn open(path: &Path) -> Result<Gguf, GgufError> {
         records: Vec::new(),
         computed: Vec::new(),
         part: names.len(),
-        scheme,
+        storage,
+        latent,
         modules: BTreeMap::new(),
     };
     for (part, name) in names.iter().enumerate() {
@@ -90,7 +95,7 @@ pub(crate) fn open(path: &Path) -> Result<Gguf, GgufError> {
         weights.add(part, &source, &config, family).map_err(|problem| error(&file, problem))?;
         weights.files.push((file, Arc::new(source)));
     }
-    weights.decoded(&config, family).map_err(|problem| error(folder, problem))?;
+    weights.quantised(&config, family).map_err(|problem| error(folder, problem))?;
     for (name, values) in computed {
         weights.compute(name.into(), &[values.len()], &values).map_err(at_config)?;
     }
@@ -167,7 +172,9 @@ struct Weights {
     /// The number of the part that they are.
     part: usize,
     /// How quantised matrices are stored.
-    scheme: Option<Scheme>,
+    storage: Option<Storage>,
+    /// The widths of latent attention, where the model has it.
+    latent: Option<Latent>,
     /// Those matrices, whose tensors may be in several files.
     modules: BTreeMap<String, Module>,
 }
@@ -189,7 +196,7 @@ impl Weights {
             // The length of the header is stored in the first eight bytes.
             let start = 8 + header;
             let range = start + info.data_offsets.0..start + info.data_offsets.1;
-            if let Some((module, role)) = self.scheme.and_then(|scheme| scheme.role(&name, info.dtype)) {
+            if let Some((module, role)) = self.storage.and_then(|storage| storage.role(&name, info.dtype)) {
                 let module = self.modules.entry(module.into()).or_default();
                 let place = match role {
                     Role::Codes => &mut module.codes,
@@ -235,6 +242,13 @@ impl Weights {
                     }
                     self.records.push(Record::new(gguf_name, &shape, format.tensor_type(), part, range)?);
                 }
+                Place::Parts(parts) => {
+                    let stored = Piece { part, range, shape: info.shape.clone(), ty: info.dtype };
+                    for (gguf_name, which) in parts {
+                        let picked = Picked::of_floats(&name, which, stored.clone(), format, self.latent)?;
+                        self.records.push(Record::made(gguf_name, Made::Picked(picked))?);
+                    }
+                }
                 Place::PlusOne(gguf_name) => {
                     let data = bytes.get(range).unwrap_or_default();
                     let values: Vec<f32> = floats(format, data).into_iter().map(|v| v + 1.0).collect();
@@ -247,25 +261,45 @@ impl Weights {
     }
 
     /// Adds the matrices that are stored quantised.
-    fn decoded(&mut self, config: &Config<'_>, family: &'static names::Family) -> Result<(), Problem> {
-        let Some(scheme) = self.scheme else { return Ok(()) };
+    fn quantised(&mut self, config: &Config<'_>, family: &'static names::Family) -> Result<(), Problem> {
+        let Some(storage) = self.storage else { return Ok(()) };
         for (name, module) in std::mem::take(&mut self.modules) {
-            let weight = format!("{name}.weight");
-            let place = match names::place(family, config.guessing(), &weight) {
-                Some(Place::Nowhere) => continue,
-                Some(Place::Copy(place)) => place,
-                Some(Place::PlusOne(_) | Place::Rows(..) | Place::Squeezed(_)) | None => {
-                    return Err(Problem::ForeignTensor { tensor: weight, class: family.class });
-                }
+            let weight = match storage {
+                Storage::Coded(_) => format!("{name}.weight"),
+                // The names of these have no end.
+                Storage::Mxfp4 => name.clone(),
             };
-            if place == names::HEAD && config.tied(family) {
-                continue;
-            }
+            let place = names::place(family, config.guessing(), &weight);
             let files = &self.files;
             let bytes =
                 |piece: &Piece| files[piece.part].1.bytes().get(piece.range.clone()).unwrap_or_default();
-            let coded = Coded::new(&name, scheme, module, &bytes)?;
-            self.records.push(Record::coded(place, coded)?);
+            let mut made = Vec::new();
+            match (storage, place) {
+                (_, Some(Place::Nowhere)) => {}
+                (Storage::Coded(_), Some(Place::Copy(place)))
+                    if place == names::HEAD && config.tied(family) => {}
+                (Storage::Coded(scheme), Some(Place::Copy(place))) => {
+                    made.push((place, Made::Coded(Coded::new(&name, scheme, module, &bytes)?)));
+                }
+                (Storage::Coded(scheme), Some(Place::Parts(parts))) => {
+                    for (place, part) in parts {
+                        let coded = Coded::new(&name, scheme, module.clone(), &bytes)?;
+                        made.push((
+                            place,
+                            Made::Picked(Picked::of_coded(&weight, part, coded, self.latent)?),
+                        ));
+                    }
+                }
+                (Storage::Mxfp4, Some(Place::Parts(parts))) => {
+                    for (place, part) in parts {
+                        made.push((place, Made::Picked(Picked::of_blocks(&name, part, &module)?)));
+                    }
+                }
+                _ => return Err(Problem::ForeignTensor { tensor: weight, class: family.class }),
+            }
+            for (place, made) in made {
+                self.records.push(Record::made(place, made)?);
+            }
         }
         Ok(())
     }
@@ -288,7 +322,7 @@ impl Weights {
             let of_format = self.records.iter().filter(|r| r.format() == Some(format));
             of_format.map(|r| r.bytes()).sum()
         };
-        let types = [(Format::F32, 0), (Format::F16, 1), (Format::BF16, 32)];
+        let types = [(Format::F32, 0), (Format::F16, 1), (Format::BF16, 32), (Format::MXFP4, 38)];
         Some(types.into_iter().max_by_key(|&(format, _)| bytes(format)).map_or(0, |(_, id)| id))
     }
 }

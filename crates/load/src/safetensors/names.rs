@@ -13,6 +13,8 @@ pub(super) struct Family {
     layers: &'static str,
     /// Tensors of a layer whose names mean something else than [`LAYER`] says.
     layer: &'static [(&'static str, &'static str)],
+    /// Tensors of a layer that several are made of, or one of other elements' order: full names.
+    parts: &'static [(&'static str, &'static [(&'static str, Part)])],
     /// Whether norms multiply by 1 more than their weights; GGUF files store the sum.
     offset_norms: bool,
     /// Whether the head is the embedding where config.json does not say so.
@@ -26,6 +28,7 @@ const PLAIN: Family = Family {
     arch: "",
     layers: "layers.",
     layer: &[],
+    parts: &[],
     offset_norms: false,
     tied: false,
     first_position: 0,
@@ -90,6 +93,17 @@ const BERT_LAYER: &[(&str, &str)] = &[
     ("output.LayerNorm", "layer_output_norm"),
 ];
 
+/// The experts of gpt-oss, whose gate and up matrices are one.
+const JOINED_EXPERTS: &[(&str, &[(&str, Part)])] = &[
+    ("mlp.experts.gate_up_proj", &[("ffn_gate_exps.weight", Part::Even), ("ffn_up_exps.weight", Part::Odd)]),
+    ("mlp.experts.gate_up_proj_bias", &[("ffn_gate_exps.bias", Part::Even), ("ffn_up_exps.bias", Part::Odd)]),
+    ("mlp.experts.down_proj", &[("ffn_down_exps.weight", Part::All)]),
+];
+
+/// What keys and values are made of a latent by.
+const LATENT: &[(&str, &[(&str, Part)])] =
+    &[("self_attn.kv_b_proj.weight", &[("attn_k_b.weight", Part::Keys), ("attn_v_b.weight", Part::Values)])];
+
 /// Every class that can be read.
 pub(super) static FAMILIES: &[Family] = &[
     Family { class: "LlamaForCausalLM", arch: "llama", ..PLAIN },
@@ -101,6 +115,9 @@ pub(super) static FAMILIES: &[Family] = &[
     Family { class: "Qwen2MoeForCausalLM", arch: "qwen2moe", ..PLAIN },
     Family { class: "OlmoeForCausalLM", arch: "olmoe", ..PLAIN },
     Family { class: "Glm4MoeForCausalLM", arch: "glm4moe", layer: PRE_NORMED, ..PLAIN },
+    Family { class: "GptOssForCausalLM", arch: "gpt-oss", layer: PRE_NORMED, parts: JOINED_EXPERTS, ..PLAIN },
+    Family { class: "DeepseekV2ForCausalLM", arch: "deepseek2", parts: LATENT, ..PLAIN },
+    Family { class: "DeepseekV3ForCausalLM", arch: "deepseek2", parts: LATENT, ..PLAIN },
     Family { class: "GemmaForCausalLM", arch: "gemma", offset_norms: true, tied: true, ..PLAIN },
     Family {
         class: "Gemma2ForCausalLM",
@@ -162,6 +179,11 @@ const LAYER: &[(&str, &str)] = &[
     ("self_attn.q_norm", "attn_q_norm"),
     ("self_attn.k_norm", "attn_k_norm"),
     ("self_attn.o_proj", "attn_output"),
+    ("self_attn.q_a_proj", "attn_q_a"),
+    ("self_attn.q_a_layernorm", "attn_q_a_norm"),
+    ("self_attn.q_b_proj", "attn_q_b"),
+    ("self_attn.kv_a_proj_with_mqa", "attn_kv_a_mqa"),
+    ("self_attn.kv_a_layernorm", "attn_kv_a_norm"),
     ("post_attention_layernorm", "ffn_norm"),
     ("mlp.gate_proj", "ffn_gate"),
     ("mlp.up_proj", "ffn_up"),
@@ -169,11 +191,17 @@ const LAYER: &[(&str, &str)] = &[
     ("mlp.down_proj", "ffn_down"),
     ("block_sparse_moe.gate", "ffn_gate_inp"),
     ("mlp.gate", "ffn_gate_inp"),
+    ("mlp.router", "ffn_gate_inp"),
     ("mlp.shared_expert_gate", "ffn_gate_inp_shexp"),
 ];
 
-/// Biases that do not end like one, of the layer's tensor `exp_probs_b`.
-const CHOICE_BIASES: [&str; 2] = ["mlp.gate.e_score_correction_bias", "feed_forward.expert_bias"];
+/// Tensors of a layer that do not end like others: full names.
+const WHOLE: &[(&str, &str)] = &[
+    ("mlp.gate.e_score_correction_bias", "exp_probs_b.bias"),
+    ("feed_forward.expert_bias", "exp_probs_b.bias"),
+    ("mlp.experts.down_proj_bias", "ffn_down_exps.bias"),
+    ("self_attn.sinks", "attn_sinks.weight"),
+];
 
 /// The matrices of an expert: `…experts.{e}.w1` is `ffn_gate.{e}`, as in GGUF files from before experts were joined.
 const EXPERT: &[(&str, &str)] = &[
@@ -184,6 +212,21 @@ const EXPERT: &[(&str, &str)] = &[
     ("up_proj", "ffn_up"),
     ("down_proj", "ffn_down"),
 ];
+
+/// Which part of a tensor, which is one matrix or one for each expert, another is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Part {
+    /// All outputs.
+    All,
+    /// Every second output from the first one on.
+    Even,
+    /// Every second output from the second one on.
+    Odd,
+    /// Of each head the matrix that makes its keys, transposed.
+    Keys,
+    /// Of each head the matrix that makes its values.
+    Values,
+}
 
 /// What becomes of a tensor.
 #[derive(Debug, PartialEq, Eq)]
@@ -196,6 +239,8 @@ pub(super) enum Place {
     PlusOne(String),
     /// It is the tensor of this name, which has no dimension of 1 in the middle.
     Squeezed(String),
+    /// The tensors of these names have a part of it each.
+    Parts(Vec<(String, Part)>),
     /// It is computed from the configuration.
     Nowhere,
 }
@@ -218,10 +263,14 @@ pub(super) fn place(family: &Family, guessing: Range<u64>, name: &str) -> Option
             Some((i, part))
         }
     };
-    if let Some((i, part)) = of_layer
-        && CHOICE_BIASES.contains(&part)
-    {
-        return Some(Place::Copy(format!("blk.{i}.exp_probs_b.bias")));
+    if let Some((i, part)) = of_layer {
+        if let Some(whole) = find(WHOLE, part) {
+            return Some(Place::Copy(format!("blk.{i}.{whole}")));
+        }
+        if let Some((_, parts)) = family.parts.iter().find(|row| row.0 == part) {
+            let parts = parts.iter().map(|&(name, part)| (format!("blk.{i}.{name}"), part));
+            return Some(Place::Parts(parts.collect()));
+        }
     }
     let Some(end) = [".weight", ".bias"].into_iter().find(|end| name.ends_with(end)) else {
         return name.ends_with("rotary_emb.inv_freq").then_some(Place::Nowhere);
@@ -300,6 +349,17 @@ mod tests {
             of("LlamaForCausalLM", "model.layers.0.self_attn.rotary_emb.inv_freq"),
             Some(Place::Nowhere)
         );
+        assert_eq!(
+            of("GptOssForCausalLM", "model.layers.0.self_attn.sinks"),
+            copy("blk.0.attn_sinks.weight")
+        );
+        assert_eq!(
+            of("GptOssForCausalLM", "model.layers.1.mlp.experts.down_proj"),
+            Some(Place::Parts(vec![("blk.1.ffn_down_exps.weight".into(), Part::All)]))
+        );
+        assert_eq!(of("LlamaForCausalLM", "model.layers.1.mlp.experts.down_proj"), None);
+        let kv_a = "model.layers.5.self_attn.kv_a_proj_with_mqa.weight";
+        assert_eq!(of("DeepseekV3ForCausalLM", kv_a), copy("blk.5.attn_kv_a_mqa.weight"));
         let positions = "embeddings.position_embeddings.weight";
         assert_eq!(of("BertModel", positions), copy("position_embd.weight"));
         assert_eq!(of("XLMRobertaModel", positions), Some(Place::Rows("position_embd.weight".into(), 2)));

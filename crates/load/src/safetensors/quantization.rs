@@ -3,12 +3,12 @@
 use kinfer_kernels::quant::Format;
 use serde_json::{Map, Value as Json};
 
-use super::coded::Scheme;
+use super::coded::{Scheme, Storage};
 use super::config::{shortened, text, wrong};
 use crate::gguf::Problem;
 
 /// How `quantization_config` says that matrices are stored. Settings of how they were quantised are passed over.
-pub(super) fn scheme(map: &Map<String, Json>, format: Format) -> Result<Scheme, Problem> {
+pub(super) fn storage(map: &Map<String, Json>, format: Format) -> Result<Storage, Problem> {
     const KEY: &str = "quantization_config";
     let bad = |key: &str, fine: &str| {
         let got = map.get(key).map_or("missing".into(), shortened);
@@ -56,11 +56,11 @@ pub(super) fn scheme(map: &Map<String, Json>, format: Format) -> Result<Scheme, 
             if !matches!(text(map, "scale_fmt"), None | Some("ue8m0" | "float")) {
                 return Err(bad("scale_fmt", "ue8m0 and float"));
             }
-            Ok(Scheme::Fp8 { block: block(map.get("weight_block_size"))?, format })
+            Ok(Storage::Coded(Scheme::Fp8 { block: block(map.get("weight_block_size"))?, format }))
         }
         Some("fbgemm_fp8") => {
             known(&["activation_scale_ub"])?;
-            Ok(Scheme::Fp8 { block: None, format })
+            Ok(Storage::Coded(Scheme::Fp8 { block: None, format }))
         }
         Some("compressed-tensors") => {
             known(&[
@@ -94,7 +94,7 @@ pub(super) fn scheme(map: &Map<String, Json>, format: Format) -> Result<Scheme, 
             });
             let first = blocks.next().unwrap_or_else(|| Err(bad("config_groups", "at least one group")))?;
             match blocks.all(|other| other.is_ok_and(|other| other == first)) {
-                true => Ok(Scheme::Fp8 { block: first, format }),
+                true => Ok(Storage::Coded(Scheme::Fp8 { block: first, format })),
                 false => Err(bad("config_groups", "groups that are all stored alike")),
             }
         }
@@ -144,7 +144,7 @@ pub(super) fn scheme(map: &Map<String, Json>, format: Format) -> Result<Scheme, 
             if !matches!(text(map, "pack_dtype"), None | Some("int32")) {
                 return Err(bad("pack_dtype", "int32"));
             }
-            Ok(Scheme::Gptq { bits, group: group()?, offset })
+            Ok(Storage::Coded(Scheme::Gptq { bits, group: group()?, offset }))
         }
         Some("awq") => {
             known(&[
@@ -167,8 +167,15 @@ pub(super) fn scheme(map: &Map<String, Json>, format: Format) -> Result<Scheme, 
             if map.get("zero_point") != Some(&Json::Bool(true)) {
                 return Err(bad("zero_point", "true"));
             }
-            Ok(Scheme::Awq { group: group()? })
+            Ok(Storage::Coded(Scheme::Awq { group: group()? }))
         }
-        _ => Err(bad("quant_method", "fp8, fbgemm_fp8, compressed-tensors of 8-bit floats, gptq and awq")),
+        Some("mxfp4") => {
+            known(&[])?;
+            Ok(Storage::Mxfp4)
+        }
+        _ => {
+            let fine = "fp8, fbgemm_fp8, compressed-tensors of 8-bit floats, gptq, awq and mxfp4";
+            Err(bad("quant_method", fine))
+        }
     }
 }

@@ -1,0 +1,338 @@
+//! Tensors that no file stores as GGUF files do: their rows are made when they are asked for.
+//!
+//! Either they are decoded ([`Coded`]), or their elements lie elsewhere in a stored tensor: of every second row, of a column, or
+//! in blocks whose codes have another order. The latter changes no bit of a value.
+
+use std::ops::Range;
+
+use kinfer_kernels::quant::Format;
+use safetensors::Dtype;
+
+use super::coded::{Coded, Module, Piece};
+use super::config::Latent;
+use super::names::Part;
+use crate::gguf::Problem;
+
+/// A tensor whose rows are made.
+#[derive(Debug)]
+pub(crate) enum Made {
+    /// A matrix that is stored quantised, in a format that nothing is computed with.
+    Coded(Coded),
+    /// Elements of a stored tensor.
+    Picked(Picked),
+}
+
+impl Made {
+    /// Outermost dimension first.
+    pub fn shape(&self) -> Vec<usize> {
+        match self {
+            Made::Coded(coded) => coded.shape().to_vec(),
+            Made::Picked(picked) => picked.shape.clone(),
+        }
+    }
+
+    /// The format of its rows.
+    pub fn format(&self) -> Format {
+        match self {
+            Made::Coded(coded) => coded.format(),
+            Made::Picked(picked) => picked.of.format(),
+        }
+    }
+
+    /// What it is decoded from, if it is.
+    pub fn coded(&self) -> Option<&Coded> {
+        match self {
+            Made::Coded(coded) | Made::Picked(Picked { of: Of::Coded(coded), .. }) => Some(coded),
+            Made::Picked(_) => None,
+        }
+    }
+
+    /// What it is made of.
+    pub fn pieces(&self) -> Vec<&Piece> {
+        match self {
+            Made::Coded(coded) => coded.pieces().collect(),
+            Made::Picked(Picked { of, .. }) => match of {
+                Of::Floats { piece, .. } => vec![piece],
+                Of::Coded(coded) => coded.pieces().collect(),
+                Of::Blocks { codes, scales } => vec![codes, scales],
+            },
+        }
+    }
+
+    /// Bytes of that; of what several tensors are made of, its part.
+    pub fn stored_bytes(&self) -> usize {
+        let all: usize = self.pieces().iter().map(|piece| piece.range.len()).sum();
+        match self {
+            Made::Coded(_) => all,
+            Made::Picked(picked) => {
+                let own: usize = picked.dims.iter().product();
+                (all as u128 * own as u128 / picked.of.elements().max(1) as u128) as usize
+            }
+        }
+    }
+
+    /// These rows in [`Made::format`], counted through all matrices.
+    pub fn rows<'b>(&self, rows: Range<usize>, bytes: &dyn Fn(&Piece) -> &'b [u8]) -> Vec<u8> {
+        match self {
+            Made::Coded(coded) => coded.decode(rows, bytes),
+            Made::Picked(picked) => picked.rows(rows, bytes),
+        }
+    }
+}
+
+/// What elements are picked of.
+#[derive(Debug)]
+enum Of {
+    Floats {
+        piece: Piece,
+        format: Format,
+    },
+    Coded(Coded),
+    /// MXFP4, whose elements are blocks of 32 columns here: `codes` is `[matrices, rows, blocks, 16]`, of which the low nibble of byte
+    /// `j` is column `2 j` and the high one the column after it; `scales` is `[matrices, rows, blocks]`.
+    Blocks {
+        codes: Piece,
+        scales: Piece,
+    },
+}
+
+impl Of {
+    fn format(&self) -> Format {
+        match self {
+            Of::Floats { format, .. } => *format,
+            Of::Coded(coded) => coded.format(),
+            Of::Blocks { .. } => Format::MXFP4,
+        }
+    }
+
+    fn elements(&self) -> usize {
+        match self {
+            Of::Floats { piece, .. } => piece.shape.iter().product(),
+            Of::Coded(coded) => coded.shape().iter().product(),
+            Of::Blocks { scales, .. } => scales.shape.iter().product(),
+        }
+    }
+}
+
+/// Elements of a stored tensor: `[n, r, c]` is the one at `first + n * steps[0] + r * steps[1] + c * steps[2]`.
+#[derive(Debug)]
+pub(crate) struct Picked {
+    of: Of,
+    /// Outermost dimension first.
+    shape: Vec<usize>,
+    /// Matrices, rows and columns, or blocks of columns.
+    dims: [usize; 3],
+    first: usize,
+    steps: [usize; 3],
+}
+
+/// Columns and rows that are turned together, so that lines of the cache are used whole.
+const TILE: usize = 64;
+/// Columns of a block of MXFP4, and bytes of its codes.
+const BLOCK: usize = 32;
+
+impl Picked {
+    /// A part of tensor `name`, which is stored as floats.
+    pub(super) fn of_floats(
+        name: &str,
+        part: Part,
+        piece: Piece,
+        format: Format,
+        latent: Option<Latent>,
+    ) -> Result<Picked, Problem> {
+        let shape = piece.shape.clone();
+        let of = Of::Floats { piece, format };
+        let (first, step) = match part {
+            Part::Keys | Part::Values => return Picked::of_heads(name, part, of, &shape, latent),
+            Part::All | Part::Even => (0, if part == Part::All { 1 } else { 2 }),
+            Part::Odd => (1, 2),
+        };
+        match shape[..] {
+            // transformers multiplies by these matrices from the right.
+            [matrices, cols, rows] => {
+                let rows_here = every(name, rows, step)?;
+                let (dims, steps) = ([matrices, rows_here, cols], [cols.saturating_mul(rows), step, rows]);
+                Ok(Picked { of, shape: dims.to_vec(), dims, first, steps })
+            }
+            // Biases: a row for each expert.
+            [matrices, cols] => {
+                let cols_here = every(name, cols, step)?;
+                let (dims, steps) = ([1, matrices, cols_here], [0, cols, step]);
+                Ok(Picked { of, shape: vec![matrices, cols_here], dims, first, steps })
+            }
+            _ => Err(misshapen(name, &shape, "matrices or biases of experts")),
+        }
+    }
+
+    /// A part of matrix `name`, which is stored quantised.
+    pub(super) fn of_coded(
+        name: &str,
+        part: Part,
+        coded: Coded,
+        latent: Option<Latent>,
+    ) -> Result<Picked, Problem> {
+        let shape = coded.shape();
+        Picked::of_heads(name, part, Of::Coded(coded), &shape, latent)
+    }
+
+    /// A part of tensor `name`, which is stored as blocks of MXFP4.
+    pub(super) fn of_blocks(name: &str, part: Part, module: &Module) -> Result<Picked, Problem> {
+        let [codes_name, scales_name] = ["blocks", "scales"].map(|end| format!("{name}_{end}"));
+        let missing = |tensor: &str| Problem::Coded {
+            tensor: tensor.into(),
+            problem: "is missing; the checkpoint is not whole".into(),
+        };
+        let codes = module.codes.clone().ok_or_else(|| missing(&codes_name))?;
+        let scales = module.scales.clone().ok_or_else(|| missing(&scales_name))?;
+        let &[matrices, rows, blocks] = scales.shape.as_slice() else {
+            return Err(misshapen(&scales_name, &scales.shape, "scales of experts' blocks"));
+        };
+        codes.expect(&codes_name, &[Dtype::U8], &[matrices, rows, blocks, BLOCK / 2])?;
+        scales.expect(&scales_name, &[Dtype::U8], &[matrices, rows, blocks])?;
+        let (first, step) = match part {
+            Part::All => (0, 1),
+            Part::Even => (0, 2),
+            Part::Odd => (1, 2),
+            Part::Keys | Part::Values => return Err(misshapen(name, &codes.shape, "no blocks")),
+        };
+        let dims = [matrices, every(name, rows, step)?, blocks];
+        let shape = vec![matrices, dims[1], blocks.saturating_mul(BLOCK)];
+        let steps = [rows.saturating_mul(blocks), blocks.saturating_mul(step), 1];
+        Ok(Picked { of: Of::Blocks { codes, scales }, shape, dims, first: blocks * first, steps })
+    }
+
+    /// What makes the keys, or the values, of each head of latent attention: `[heads * (plain + value), rank]` is stored.
+    fn of_heads(
+        name: &str,
+        part: Part,
+        of: Of,
+        shape: &[usize],
+        latent: Option<Latent>,
+    ) -> Result<Picked, Problem> {
+        let latent = latent.ok_or_else(|| misshapen(name, shape, "latent attention"))?;
+        let Latent { heads, rank, plain, value, .. } = latent;
+        let [heads, rank, plain, value] = [heads, rank, plain, value].map(|n| n as usize);
+        let expected = [heads.saturating_mul(plain.saturating_add(value)), rank];
+        if shape != expected {
+            let what = format!("{expected:?}, of {heads} heads with keys of {plain} and values of {value}");
+            return Err(misshapen(name, shape, &what));
+        }
+        let head = (plain + value).saturating_mul(rank);
+        let (dims, first, steps) = match part {
+            Part::Keys => ([heads, rank, plain], 0, [head, 1, rank]),
+            Part::Values => ([heads, value, rank], plain.saturating_mul(rank), [head, rank, 1]),
+            Part::All | Part::Even | Part::Odd => return Err(misshapen(name, shape, "experts")),
+        };
+        Ok(Picked { of, shape: dims.to_vec(), dims, first, steps })
+    }
+
+    fn rows<'b>(&self, rows: Range<usize>, bytes: &dyn Fn(&Piece) -> &'b [u8]) -> Vec<u8> {
+        let [matrices, height, cols] = self.dims;
+        let rows = rows.start.min(matrices * height)..rows.end.min(matrices * height);
+        let line = cols * self.of.format().block_bytes();
+        let mut out = vec![0; rows.len() * line];
+        let mut row = rows.start;
+        while row < rows.end {
+            let (matrix, from) = (row / height, row % height);
+            let to = height.min(from + rows.end - row);
+            let place = (row - rows.start) * line..(row + to - from - rows.start) * line;
+            self.matrix(matrix, from..to, bytes, &mut out[place]);
+            row += to - from;
+        }
+        out
+    }
+
+    /// Rows of one matrix.
+    fn matrix<'b>(
+        &self,
+        matrix: usize,
+        rows: Range<usize>,
+        bytes: &dyn Fn(&Piece) -> &'b [u8],
+        out: &mut [u8],
+    ) {
+        let cols = self.dims[2];
+        let [over_matrices, over_rows, over_cols] = self.steps;
+        let first = self.first + matrix * over_matrices + rows.start * over_rows;
+        let (steps, dims) = ([over_rows, over_cols], [rows.len(), cols]);
+        match &self.of {
+            Of::Floats { piece, format: Format::F32 } => pick::<4>(bytes(piece), first, steps, dims, out),
+            Of::Floats { piece, .. } => pick::<2>(bytes(piece), first, steps, dims, out),
+            Of::Coded(coded) => {
+                // The stored rows that they are in.
+                let width = coded.shape()[1];
+                let last = first + (rows.len() - 1) * over_rows + (cols - 1) * over_cols;
+                let above = first / width;
+                let data = coded.decode(above..last / width + 1, bytes);
+                let first = first - above * width;
+                match coded.format() {
+                    Format::F32 => pick::<4>(&data, first, steps, dims, out),
+                    _ => pick::<2>(&data, first, steps, dims, out),
+                }
+            }
+            Of::Blocks { codes, scales } => {
+                let (codes, scales) = (bytes(codes).as_chunks::<{ BLOCK / 2 }>().0, bytes(scales));
+                for (r, line) in out.chunks_exact_mut(cols * (1 + BLOCK / 2)).enumerate() {
+                    let at = first + r * over_rows;
+                    let line = line.as_chunks_mut::<{ 1 + BLOCK / 2 }>().0.iter_mut();
+                    for ((block, codes), scale) in line.zip(&codes[at..at + cols]).zip(&scales[at..at + cols])
+                    {
+                        block[0] = *scale;
+                        block[1..].copy_from_slice(&halves(codes));
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// Codes of consecutive columns in each byte, as those of columns `j` and `j + 16` in byte `j`.
+fn halves(codes: &[u8; BLOCK / 2]) -> [u8; BLOCK / 2] {
+    let mut out = [0; BLOCK / 2];
+    let (low, high) = codes.split_at(BLOCK / 4);
+    for ((pair, &low), &high) in out.as_chunks_mut::<2>().0.iter_mut().zip(low).zip(high) {
+        *pair = [low & 15 | high << 4, low >> 4 | high & 0xf0];
+    }
+    out
+}
+
+/// Elements of `N` bytes to a matrix `out`: that in row `r` and column `c` lies `steps` of both behind `first`.
+fn pick<const N: usize>(
+    data: &[u8],
+    first: usize,
+    [over_rows, over_cols]: [usize; 2],
+    [rows, cols]: [usize; 2],
+    out: &mut [u8],
+) {
+    let (data, out) = (data.as_chunks::<N>().0, out.as_chunks_mut::<N>().0);
+    if over_cols == 1 {
+        for (r, line) in out.chunks_exact_mut(cols).enumerate() {
+            let at = first + r * over_rows;
+            line.copy_from_slice(&data[at..at + cols]);
+        }
+        return;
+    }
+    for top in (0..rows).step_by(TILE) {
+        for left in (0..cols).step_by(TILE) {
+            for c in left..cols.min(left + TILE) {
+                for r in top..rows.min(top + TILE) {
+                    out[r * cols + c] = data[first + r * over_rows + c * over_cols];
+                }
+            }
+        }
+    }
+}
+
+/// How many rows there are of every `step`-th.
+fn every(name: &str, rows: usize, step: usize) -> Result<usize, Problem> {
+    match rows.is_multiple_of(step) {
+        true => Ok(rows / step),
+        false => Err(Problem::Coded {
+            tensor: name.into(),
+            problem: format!("has {rows} outputs, which are no pairs of gate and up"),
+        }),
+    }
+}
+
+fn misshapen(name: &str, shape: &[usize], expected: &str) -> Problem {
+    Problem::Coded { tensor: name.into(), problem: format!("is of shape {shape:?}; expected: {expected}") }
+}

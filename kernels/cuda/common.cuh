@@ -42,7 +42,7 @@ __device__ __forceinline__ void ldmatrix_transposed(uint32_t (&r)[4], const void
   asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0,%1,%2,%3}, [%4];"
                : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3]) : "r"(at) : "memory");
 }
-// The same product of halves.
+// The same of halves, and their product.
 __device__ __forceinline__ uint32_t f16_pair(float low, float high) {
   uint32_t bits;
   asm("cvt.rn.f16x2.f32 %0, %1, %2;" : "=r"(bits) : "f"(high), "f"(low));

@@ -247,7 +247,7 @@ template <int L, int N> struct Batch {
   static constexpr int PIECE = Layout<L>::two_level ? T::SCALES + 4 * T::CODES : 2 * T::UNIT;
   static constexpr int X_STRIDE = Chunk<L>::X / 2 + 16;     // padded: eight rows lie in different banks
   static constexpr int STAGE = GROUPS * ROOM + N * X_STRIDE;
-  static_assert(PIECE <= ROOM, "batch_shared of crates/cuda/src/ops.rs");
+  static_assert(PIECE <= ROOM, "several_grid of crates/cuda/src/weight.rs");
 };
 
 // Half chunks of parts `part` up to `end`, in the order in which they are added.

@@ -9,6 +9,7 @@
 
 use super::act::ActBlock;
 use super::layout::{BLOCK, Facts, ROWS};
+use super::panel;
 use crate::simd::Simd;
 
 /// Rows of quantised activations, row after row.
@@ -89,9 +90,13 @@ unsafe fn tile<S: Simd, const L: usize, const G: usize, const T: usize>(
                 let xb = u * blocks + b;
                 let (mut dv, mut mv) = ([S::zero(); G], [S::zero(); G]);
                 let mut first = [[S::zero(); T]; G];
+                let mut codes = unit;
+                for g in 0..G {
+                    codes[g] = unit[g].add(Facts::<L>::SCALE_BYTES + b * Facts::<L>::BLOCK_BYTES);
+                }
                 macro_rules! half {
                     ($half:literal) => {
-                        let dots = dots::<S, L, $half, G, T>(unit, b, x, xb);
+                        let dots = dots::<S, L, $half, G, T, false>(codes, x, xb);
                         for g in 0..G {
                             if layout.two_level && (layout.group < BLOCK || $half == 0) {
                                 let i = b * (BLOCK / layout.group) + $half;
@@ -101,20 +106,14 @@ unsafe fn tile<S: Simd, const L: usize, const G: usize, const T: usize>(
                             }
                             for t in 0..T {
                                 let m = &*x.meta.add(t * (x.stride / BLOCK) + xb);
-                                let (dot, d) = (S::to_f(dots[g][t]), S::splat(m.d[$half]));
-                                if layout.group < BLOCK {
-                                    acc[g][t] = S::fma(dot, S::mul(dv[g], d), acc[g][t]);
-                                    if layout.min {
-                                        acc[g][t] = S::fnma(mv[g], S::splat(m.s[$half]), acc[g][t]);
-                                    }
-                                } else if $half == 0 {
-                                    first[g][t] = S::mul(dot, d);
-                                } else {
-                                    acc[g][t] = S::fma(S::fma(dot, d, first[g][t]), dv[g], acc[g][t]);
-                                    if layout.min {
-                                        acc[g][t] = S::fnma(mv[g], S::splat(m.s32), acc[g][t]);
-                                    }
-                                }
+                                accumulate::<S, L, $half>(
+                                    &mut acc[g][t],
+                                    &mut first[g][t],
+                                    dots[g][t],
+                                    dv[g],
+                                    mv[g],
+                                    m,
+                                );
                             }
                         }
                     };
@@ -126,6 +125,36 @@ unsafe fn tile<S: Simd, const L: usize, const G: usize, const T: usize>(
         for g in 0..G {
             for t in 0..T {
                 S::store(y.add(t * ldy + ROWS * g), acc[g][t]);
+            }
+        }
+    }
+}
+
+/// Adds the dot products of half a block, `dot`, to `acc`, in the order that [`tile`] states; `first` holds the half before.
+#[inline(always)]
+pub(super) unsafe fn accumulate<S: Simd, const L: usize, const HALF: usize>(
+    acc: &mut S::F,
+    first: &mut S::F,
+    dot: S::I,
+    d_w: S::F,
+    min_w: S::F,
+    x: &ActBlock,
+) {
+    let layout = const { Facts::<L>::LAYOUT };
+    // SAFETY: the caller vouches for the instruction set.
+    unsafe {
+        let (dot, d) = (S::to_f(dot), S::splat(x.d[HALF]));
+        if layout.group < BLOCK {
+            *acc = S::fma(dot, S::mul(d_w, d), *acc);
+            if layout.min {
+                *acc = S::fnma(min_w, S::splat(x.s[HALF]), *acc);
+            }
+        } else if HALF == 0 {
+            *first = S::mul(dot, d);
+        } else {
+            *acc = S::fma(S::fma(dot, d, *first), d_w, *acc);
+            if layout.min {
+                *acc = S::fnma(min_w, S::splat(x.s32), *acc);
             }
         }
     }
@@ -173,11 +202,18 @@ pub(crate) unsafe fn sub_scales<S: Simd, const L: usize>(
     }
 }
 
-/// Integer dot products of one half of a block: `sum (code - offset) * q` over 16 columns.
+/// Integer dot products of one half of a block: `sum (code - offset) * q` over 16 columns. `vectors` are the block's codes: packed, or
+/// if `UNPACKED` a vector per quad.
 #[inline(always)]
-unsafe fn dots<S: Simd, const L: usize, const HALF: usize, const G: usize, const T: usize>(
-    unit: [*const u8; G],
-    b: usize,
+pub(super) unsafe fn dots<
+    S: Simd,
+    const L: usize,
+    const HALF: usize,
+    const G: usize,
+    const T: usize,
+    const UNPACKED: bool,
+>(
+    mut vectors: [*const u8; G],
     x: QuantRows,
     xb: usize,
 ) -> [[S::I; T]; G] {
@@ -204,9 +240,8 @@ unsafe fn dots<S: Simd, const L: usize, const HALF: usize, const G: usize, const
             }
         }
         let every = S::flush_every(bits).min(QUADS);
-        let mut vectors = unit;
         for g in 0..G {
-            vectors[g] = S::reread(unit[g].add(Facts::<L>::SCALE_BYTES + b * Facts::<L>::BLOCK_BYTES));
+            vectors[g] = S::reread(vectors[g]);
         }
         let mut acc = [[S::acc_start(sums[0][0]); T]; G];
         macro_rules! dot {
@@ -221,12 +256,21 @@ unsafe fn dots<S: Simd, const L: usize, const HALF: usize, const G: usize, const
                 }
             };
         }
+        macro_rules! codes {
+            ($g:ident, $quad:literal) => {
+                if UNPACKED {
+                    S::load_codes(vectors[$g].add(64 * (QUADS * HALF + $quad)))
+                } else {
+                    quad_codes::<S, L>(vectors[$g], QUADS * HALF + $quad)
+                }
+            };
+        }
         macro_rules! quads {
             ($($quad:literal)*) => {
                 if S::TOKENS_IN_TURN {
                     let mut codes = [[S::load_codes(vectors[0]); QUADS]; G];
                     for g in 0..G {
-                        codes[g] = [$(quad_codes::<S, L>(vectors[g], QUADS * HALF + $quad)),*];
+                        codes[g] = [$(codes!(g, $quad)),*];
                     }
                     for t in 0..T {
                         for g in 0..G {
@@ -235,7 +279,7 @@ unsafe fn dots<S: Simd, const L: usize, const HALF: usize, const G: usize, const
                     }
                 } else {
                     $(for g in 0..G {
-                        let codes = quad_codes::<S, L>(vectors[g], QUADS * HALF + $quad);
+                        let codes = codes!(g, $quad);
                         for t in 0..T {
                             dot!(g, t, $quad, codes);
                         }
@@ -304,6 +348,9 @@ pub(super) unsafe fn matmul<S: Simd, const L: usize>(
     let group_bytes = units * Facts::<L>::UNIT_BYTES;
     // SAFETY: the tiles cover each group and row once.
     unsafe {
+        if rows >= panel::LEAST_TILES * S::TILE {
+            return panel::matmul::<S, L>(w, groups, units, x, rows, y, ldy);
+        }
         let mut g = 0;
         while g < groups {
             // Several groups at a time are as many streams of reads, which one core needs to reach the memory's bandwidth: two read

@@ -8,6 +8,7 @@ mod float;
 mod gpu;
 pub(crate) mod kernel;
 pub(crate) mod layout;
+mod panel;
 
 pub use act::{ActBlock, padded_cols};
 pub use float::Float;

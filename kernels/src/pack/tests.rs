@@ -189,10 +189,33 @@ fn products_equal_the_oracle_and_each_other() {
     }
 }
 
+/// A row's products are the same bits whether few rows come with it or many, which meet unpacked weights.
+#[test]
+fn products_of_a_row_do_not_depend_on_the_rows_beside_it() {
+    let mut rng = Rng(11);
+    for format in Format::all() {
+        let (rows, cols) = shapes(format)[2];
+        let packed = pack(format, &stored(format, rows, cols, &mut rng), rows, cols);
+        let groups = rows.div_ceil(ROWS);
+        let x: Vec<f32> = (0..39 * cols).map(|_| rng.unit() * 4.0).collect();
+        for isa in Isa::ALL.into_iter().filter(|i| i.available()) {
+            let m = Matmul::new(Packing::of(format), isa).unwrap();
+            let together = product(&m, &packed, groups, cols, &x, 39);
+            for (t, together) in together.chunks_exact(groups * ROWS).enumerate() {
+                let alone = product(&m, &packed, groups, cols, &x[t * cols..(t + 1) * cols], 1);
+                assert!(
+                    alone.iter().zip(together).all(|(a, b)| a.to_bits() == b.to_bits()),
+                    "{format} {isa}: row {t}"
+                );
+            }
+        }
+    }
+}
+
 /// Extreme codes and activations: nothing saturates.
 #[test]
 fn extreme_codes_do_not_saturate() {
-    let cols = 256;
+    let (cols, rows) = (256, 16);
     for format in Format::all().filter(|f| f.quant().is_some()) {
         for fill in [0x00u8, 0xff, 0x80] {
             let n = format.bytes_for(cols).unwrap();
@@ -206,16 +229,13 @@ fn extreme_codes_do_not_saturate() {
             }
             let packed = pack(format, &data, 16, cols);
             for sign in [1.0f32, -1.0] {
-                let x = vec![sign * 3.0; cols];
+                let x = vec![sign * 3.0; rows * cols];
+                let o = oracle(format, &data, cols, &x, 0, 0);
                 for isa in Isa::ALL.into_iter().filter(|i| i.available()) {
                     let m = Matmul::new(Packing::of(format), isa).unwrap();
-                    let y = product(&m, &packed, 1, cols, &x, 1);
-                    let o = oracle(format, &data, cols, &x, 0, 0);
-                    assert!(
-                        (f64::from(y[0]) - o).abs() <= 1e-5 * o.abs().max(1.0),
-                        "{format} {isa}: {} {o}",
-                        y[0]
-                    );
+                    for y in product(&m, &packed, 1, cols, &x, rows) {
+                        assert!((f64::from(y) - o).abs() <= 1e-5 * o.abs().max(1.0), "{format} {isa}: {y} {o}");
+                    }
                 }
             }
         }

@@ -235,6 +235,13 @@ impl<D: Dot<I2, I2>> Simd for Halves<D> {
         unsafe { I2(_mm256_loadu_si256(p.cast()), _mm256_loadu_si256(p.add(32).cast())) }
     }
     #[inline(always)]
+    unsafe fn store_codes(p: *mut u8, a: I2) {
+        unsafe {
+            _mm256_storeu_si256(p.cast(), a.0);
+            _mm256_storeu_si256(p.add(32).cast(), a.1);
+        }
+    }
+    #[inline(always)]
     unsafe fn bits<const SHIFT: u32, const MASK: u8>(a: I2) -> I2 {
         unsafe {
             let (m, n) = (_mm256_set1_epi8(MASK as i8), _mm_cvtsi32_si128(SHIFT as i32));

@@ -159,6 +159,10 @@ impl Simd for Avx512Vnni {
         unsafe { _mm512_loadu_si512(p.cast()) }
     }
     #[inline(always)]
+    unsafe fn store_codes(p: *mut u8, a: __m512i) {
+        unsafe { _mm512_storeu_si512(p.cast(), a) }
+    }
+    #[inline(always)]
     unsafe fn bits<const SHIFT: u32, const MASK: u8>(a: __m512i) -> __m512i {
         // Shifting 16-bit lanes drags bits of the neighbour byte in; the mask removes them.
         unsafe { _mm512_and_si512(_mm512_srli_epi16::<SHIFT>(a), _mm512_set1_epi8(MASK as i8)) }

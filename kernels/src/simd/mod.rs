@@ -143,6 +143,8 @@ pub trait Simd: Copy + 'static {
     }
     /// Loads 64 bytes.
     unsafe fn load_codes(p: *const u8) -> Self::Codes;
+    /// Stores 64 bytes.
+    unsafe fn store_codes(p: *mut u8, a: Self::Codes);
     /// `(byte >> SHIFT) & MASK` for every byte. `MASK << SHIFT` fits a byte.
     unsafe fn bits<const SHIFT: u32, const MASK: u8>(a: Self::Codes) -> Self::Codes;
     /// `((byte >> shift) & MASK) << UP`: one plane of higher bits, moved to its place.

@@ -291,6 +291,12 @@ impl<D: Dot<I4, C4>> Simd for Lanes<D> {
         four!(R => vld1q_u8(p.add(16 * R)))
     }
     #[inline(always)]
+    unsafe fn store_codes(p: *mut u8, a: C4) {
+        for (i, v) in a.into_iter().enumerate() {
+            unsafe { vst1q_u8(p.add(16 * i), v) }
+        }
+    }
+    #[inline(always)]
     unsafe fn bits<const SHIFT: u32, const MASK: u8>(a: C4) -> C4 {
         four!(R => {
             let a = shift_right(a[R], SHIFT as i32);

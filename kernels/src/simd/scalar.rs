@@ -161,6 +161,10 @@ impl Simd for Scalar {
     unsafe fn load_codes(p: *const u8) -> [u8; 64] {
         unsafe { p.cast::<[u8; 64]>().read_unaligned() }
     }
+    #[inline(always)]
+    unsafe fn store_codes(p: *mut u8, a: [u8; 64]) {
+        unsafe { p.cast::<[u8; 64]>().write_unaligned(a) }
+    }
     #[inline(never)]
     unsafe fn bits<const SHIFT: u32, const MASK: u8>(a: [u8; 64]) -> [u8; 64] {
         a.map(|b| (b >> SHIFT) & MASK)

@@ -1,4 +1,6 @@
-//! The embedded PTX of `kernels/cuda`, which `kernels/cuda/build-ptx` makes.
+//! The embedded PTX of `kernels/cuda`, which `kernels/cuda/build-ptx` makes and `build.rs` compresses: a fifth of the text.
+
+use std::io::Read;
 
 /// Which of the kernels' PTX a GPU runs: that of its own compute capability or of an earlier one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -62,16 +64,16 @@ impl Level {
     }
 }
 
-/// A module's PTX for each level.
+/// A module's PTX for each level, as deflate streams.
 macro_rules! modules {
     ($($name:literal)*) => {
         /// Name, and PTX in the order of levels.
-        static MODULES: &[(&str, [&str; 3])] = &[$((
+        static MODULES: &[(&str, [&[u8]; 3])] = &[$((
             $name,
             [
-                include_str!(concat!("../../../kernels/cuda/ptx/75/", $name, ".ptx")),
-                include_str!(concat!("../../../kernels/cuda/ptx/80/", $name, ".ptx")),
-                include_str!(concat!("../../../kernels/cuda/ptx/90a/", $name, ".ptx")),
+                include_bytes!(concat!(env!("OUT_DIR"), "/75/", $name, ".ptx")),
+                include_bytes!(concat!(env!("OUT_DIR"), "/80/", $name, ".ptx")),
+                include_bytes!(concat!(env!("OUT_DIR"), "/90a/", $name, ".ptx")),
             ],
         )),*];
     };
@@ -83,9 +85,12 @@ modules! {
     "layout_10" "layout_11" "layout_12" "layout_13" "layout_14" "layout_15" "layout_16" "layout_17" "layout_18" "layout_19"
 }
 
-/// The PTX of a module.
-pub(crate) fn module(name: &str, level: Level) -> Option<&'static str> {
-    MODULES.iter().find(|m| m.0 == name).map(|m| m.1[level as usize])
+/// The PTX of a module, decompressed: little more than a millisecond a megabyte.
+pub(crate) fn module(name: &str, level: Level) -> Option<String> {
+    let embedded = MODULES.iter().find(|m| m.0 == name)?.1[level as usize];
+    let mut text = String::new();
+    flate2::read::DeflateDecoder::new(embedded).read_to_string(&mut text).ok()?;
+    Some(text)
 }
 
 /// The module with the kernels of a packed layout.
@@ -134,7 +139,7 @@ mod tests {
         for (name, _) in MODULES.iter().filter(|m| m.0 != "peak") {
             let ptx = module(name, Level::Sm90a).unwrap();
             let names = ptx.split(".entry ").skip(1).filter_map(|rest| rest.split_once('('));
-            let without: Vec<&str> = names.map(|(name, _)| name).filter(|name| !waits(ptx, name)).collect();
+            let without: Vec<&str> = names.map(|(name, _)| name).filter(|name| !waits(&ptx, name)).collect();
             assert!(without.is_empty(), "{name}: {without:?}");
             assert!(!module(name, Level::Sm80).unwrap().contains("griddepcontrol"));
         }
@@ -145,10 +150,19 @@ mod tests {
     /// A driver of CUDA 12 takes the text, and every layout has its kernels.
     #[test]
     fn every_module_is_whole() {
-        for (name, texts) in MODULES {
-            for (ptx, target) in texts.iter().zip(["sm_75", "sm_80", "sm_90a"]) {
+        for (name, _) in MODULES {
+            for (level, folder, target) in
+                [(Level::Sm75, "75", "sm_75"), (Level::Sm80, "80", "sm_80"), (Level::Sm90a, "90a", "sm_90a")]
+            {
+                let ptx = module(name, level).unwrap();
                 assert!(ptx.starts_with(".version 8.0\n"), "{name}");
                 assert!(ptx.contains(&format!(".target {target}")), "{name}");
+                let committed =
+                    format!("{}/../../kernels/cuda/ptx/{folder}/{name}.ptx", env!("CARGO_MANIFEST_DIR"));
+                assert!(
+                    ptx == std::fs::read_to_string(committed).unwrap(),
+                    "{name} for {target} is not what is committed"
+                );
             }
         }
         for format in kinfer_kernels::quant::Format::all() {
@@ -165,7 +179,7 @@ mod tests {
             ] {
                 for kernel in kernels.iter().chain(gemm) {
                     let kernel = format!("{kernel}_{layout}");
-                    assert!(parameters(module(name, level).unwrap(), &kernel).is_some(), "{kernel}");
+                    assert!(parameters(&module(name, level).unwrap(), &kernel).is_some(), "{kernel}");
                 }
             }
         }

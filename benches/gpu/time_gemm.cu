@@ -72,8 +72,8 @@ struct Variant {
 };
 template <int L> static void run(const char *format, int rows, int columns, int n) {
   const Variant variants[] = {
-    {"256 rows", wide<L>, 256, 1024 + STAGES * 256 * 128 + PackedRows<L>::BYTES},
-    {"128 rows", narrow<L>, 128, 1024 + STAGES * 128 * 128 + PackedRows<L>::BYTES},
+    {"256 rows", wide<L>, 256, HOPPER_SHARED<256, PackedRows<L>>},
+    {"128 rows", narrow<L>, 128, HOPPER_SHARED<128, PackedRows<L>>},
     {"for 8.0", plain<L>, 128, 0},
   };
   const int units = columns / (Packed<L>::BLOCKS * 32);

@@ -70,11 +70,11 @@ typedef void (*K)(const Product);
 struct Launch { dim3 grid; int threads; size_t shared; };
 template <int L> Launch one(int rows, int chunks, int ahead = AHEAD) {
   const int warps = std::min(8, chunks), each = std::min(ahead, (chunks + warps - 1) / warps);
-  return {dim3(1, (rows + 15) / 16), 32 * warps, (size_t)warps * each * (Chunk<L>::BYTES + Chunk<L>::X)};
+  return {dim3(1, (rows + 15) / 16), 32 * warps, (size_t)warps * each * Chunk<L>::STAGE};
 }
 template <int L, int N> Launch several(int rows, int n) {
   using B = Batch<L, N>;
-  return {dim3((n + N - 1) / N, (rows + 31) / 32), 256, (size_t)B::SPLIT * 2 * B::STAGE + PARTS * N * 32 * 4};
+  return {dim3((n + N - 1) / N, (rows + 31) / 32), 256, B::SHARED};
 }
 static void launch(K k, Launch l, Product p, bool programmatic) {
   cudaLaunchConfig_t c = {};

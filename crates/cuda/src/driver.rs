@@ -42,6 +42,8 @@ pub(crate) struct Function {
     parameters: Arc<[usize]>,
     /// Whether it may begin before the kernel ahead of it has ended: it waits by itself.
     early: bool,
+    /// The most dynamic shared memory that it uses, bytes, where the PTX says so: it is allowed to.
+    pub shared: u32,
 }
 
 // SAFETY: a handle that lives as long as its module, which `Gpu` keeps.
@@ -232,7 +234,11 @@ impl Gpu {
         // SAFETY: the module lives as long as `self`.
         let raw = self.check(&what, unsafe { result::module::get_function(module.raw, symbol) })?;
         let early = self.overlaps && crate::ptx::waits(&module.text, name);
-        let function = Function { raw, parameters: parameters.into(), early };
+        let shared = crate::ptx::shared(&module.text, name);
+        let function = Function { raw, parameters: parameters.into(), early, shared };
+        if shared > 0 {
+            self.allow_shared(&function, shared)?;
+        }
         functions.insert(name.into(), function.clone());
         Ok(function)
     }

@@ -121,6 +121,13 @@ pub(crate) fn waits(ptx: &str, name: &str) -> bool {
     kernel.split(".entry ").next().is_some_and(|text| text.contains("griddepcontrol.wait"))
 }
 
+/// The most dynamic shared memory that a kernel uses, bytes: its constant of `SHARED_BYTES`; 0 if it has none.
+pub(crate) fn shared(ptx: &str, name: &str) -> u32 {
+    let constant =
+        ptx.split_once(&format!(".u32 shared_{name} = ")).and_then(|(_, rest)| rest.split_once(';'));
+    constant.and_then(|(bytes, _)| bytes.parse().ok()).unwrap_or(0)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -131,6 +138,33 @@ mod tests {
         assert_eq!(parameters(ptx, "a"), Some(vec![8, 4]));
         assert_eq!(parameters(ptx, "b"), Some(vec![64]));
         assert_eq!(parameters(ptx, "c"), None);
+    }
+
+    #[test]
+    fn shared_memory_of_a_constant() {
+        let ptx = ".global .align 4 .u32 shared_a_10 = 77;\n.global .align 4 .u32 shared_a_1 = 44032;";
+        assert_eq!([shared(ptx, "a_1"), shared(ptx, "a_10"), shared(ptx, "a")], [44032, 77, 0]);
+    }
+
+    /// Those with dynamic shared memory say how much, and no more than the GPUs have that run them; prompt attention's is in `stages`.
+    #[test]
+    fn kernels_say_what_they_share() {
+        for (name, _) in MODULES.iter().filter(|m| m.0 != "attention") {
+            for (level, most) in [(Level::Sm75, 64), (Level::Sm80, 99), (Level::Sm90a, 227)] {
+                let ptx = module(name, level).unwrap();
+                let arrays: Vec<String> = ptx
+                    .lines()
+                    .filter_map(|line| line.strip_prefix(".extern .shared")?.split_once("[]"))
+                    .map(|(array, _)| format!(", {};", array.split_whitespace().last().unwrap()))
+                    .collect();
+                for kernel in ptx.split(".entry ").skip(1) {
+                    let (kernel, body) = kernel.split_once('(').unwrap();
+                    let bytes = shared(&ptx, kernel);
+                    assert_eq!(bytes > 0, arrays.iter().any(|array| body.contains(array)), "{kernel}");
+                    assert!(bytes <= most << 10, "{kernel}: {bytes}");
+                }
+            }
+        }
     }
 
     /// All but those that measure a GPU wait, where it can overlap them.

@@ -1,15 +1,9 @@
 // Times and checks attention and variants of it: see kernels.sh.
 #include "attention.cu"
-#include <algorithm>
+#include "timing.cuh"
 #include <cmath>
-#include <cstdio>
-#include <cstdlib>
 #include <cstring>
 #include <cuda_fp16.h>
-#include <functional>
-#include <vector>
-
-#define CHECK(e) do { cudaError_t error = (e); if (error != cudaSuccess) { printf("%s:%d: %s\n", __FILE__, __LINE__, cudaGetErrorString(error)); exit(1); } } while (0)
 
 using PromptKernel = void (*)(const Attend, const Rows, const Cache, int, int, const Out);
 using DecodeKernel = void (*)(const Attend, const Rows, const Cache, int, float *, const Out);
@@ -63,32 +57,6 @@ template <class T> struct Device {
   ~Device() { cudaFree(p); }
   std::vector<T> read(size_t at, size_t count) const { std::vector<T> v(count); CHECK(cudaMemcpy(v.data(), p + at, count * sizeof(T), cudaMemcpyDeviceToHost)); return v; }
 };
-
-static cudaStream_t stream;
-// Median time of a launch in microseconds: a graph of `batch` launches, rotating.
-static double timed(const std::function<void(int)> &launch, int batch, int rounds) {
-  cudaGraph_t graph;
-  cudaGraphExec_t exec;
-  CHECK(cudaStreamBeginCapture(stream, cudaStreamCaptureModeGlobal));
-  for (int i = 0; i < batch; i++) launch(i);
-  CHECK(cudaStreamEndCapture(stream, &graph));
-  CHECK(cudaGraphInstantiate(&exec, graph, 0));
-  cudaEvent_t a, b;
-  CHECK(cudaEventCreate(&a)); CHECK(cudaEventCreate(&b));
-  std::vector<float> times;
-  for (int i = 0; i <= rounds; i++) {
-    CHECK(cudaEventRecord(a, stream));
-    CHECK(cudaGraphLaunch(exec, stream));
-    CHECK(cudaEventRecord(b, stream));
-    CHECK(cudaEventSynchronize(b));
-    float ms;
-    CHECK(cudaEventElapsedTime(&ms, a, b));
-    if (i) times.push_back(1000 * ms / batch);
-  }
-  std::sort(times.begin(), times.end());
-  CHECK(cudaGraphExecDestroy(exec)); CHECK(cudaGraphDestroy(graph));
-  return times[times.size() / 2];
-}
 
 static int row_bytes(int type, int n) { return type == F16 ? 2 * n : (n + n / 32 * 2 + 15) / 16 * 16; }
 
@@ -191,7 +159,7 @@ static void prompt(int heads, int kv_heads, int dim, int rows) {
     CHECK(cudaStreamSynchronize(stream));
     double error = 0;
     for (int r : {0, 1, rows / 2 + 5, rows - 1}) for (int h : {0, heads - 1}) error = std::max(error, w.error(0, r, h));
-    const double us = timed(launch, 10, rows > 1000 ? 5 : 7);
+    const double us = median_us(launch, 10, rows > 1000 ? 5 : 7);
     printf("prompt %d+%d heads of %d, %5d rows | %-42s %d resident | %8.1f us %6.1f TFLOPS | NMSE %.1e %s\n", heads, kv_heads, dim, rows, v.name, resident, us, flop / us * 1e-6, error, verdict(error, 1e-5));
   }
 }
@@ -220,7 +188,7 @@ static void decode(int heads, int kv_heads, int dim, int type, int sequences, in
     double error = 0;
     if (first || sequences == 1) for (int r : {0, sequences - 1}) for (int h : {0, heads - 1}) error = std::max(error, w.error(0, r, h));
     else error = w.error(0, sequences - 1, heads - 1);
-    const double us = timed([&](int i) { part(i); merge(i); }, 20, 5), alone = timed(part, 20, 5);
+    const double us = median_us([&](int i) { part(i); merge(i); }, 20, 5), alone = median_us(part, 20, 5);
     printf("decode %d+%d heads of %d %s, %2d of %5d | %-36s | %7.1f us, without merge %7.1f us %6.0f GB/s | NMSE %.1e %s\n", heads, kv_heads, dim, type == F16 ? "f16 " : "q8_0", sequences, length,
            v.name, us, alone, bytes / alone * 1e-3, error, verdict(error, 1e-9));
     first = false;
@@ -261,7 +229,7 @@ static void finish(int heads, int kv_heads, int dim, int rows) {
         all += turned[i] * turned[i];
       }
     }
-  const double us = timed(launch, 50, 5), bytes = rows * ((double)w.qkv_row * 4 + heads * dim * 4.0 + kv_heads * dim * 4.0);
+  const double us = median_us(launch, 50, 5), bytes = rows * ((double)w.qkv_row * 4 + heads * dim * 4.0 + kv_heads * dim * 4.0);
   printf("qkv_finish %d+%d heads of %d, %4d rows | %6.1f us %6.0f GB/s | NMSE %.1e %s\n", heads, kv_heads, dim, rows, us, bytes / us * 1e-3, wrong / all, verdict(wrong / all, 1e-6));
 }
 

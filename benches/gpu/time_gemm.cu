@@ -1,12 +1,8 @@
 // Times and checks products of prompt rows on compute capability 9.0, in both sizes of tiles, beside those for 8.0: see kernels.sh.
 #include "quantised.cu"
-#include <algorithm>
-#include <cstdio>
-#include <cstdlib>
+#include "timing.cuh"
 #include <cstring>
 #include <random>
-#include <vector>
-#define CHECK(x) do { cudaError_t e_ = (x); if (e_ != cudaSuccess) { printf("%s:%d: %s\n", __FILE__, __LINE__, cudaGetErrorString(e_)); exit(1); } } while (0)
 
 template <int L> __global__ void __launch_bounds__(256, 1) wide(const Product p, const Experts e, const Groups g) { gemm_wide<L, 256>(p, e, g); }
 template <int L> __global__ void __launch_bounds__(256, 2) narrow(const Product p, const Experts e, const Groups g) { gemm_wide<L, 128>(p, e, g); }
@@ -76,8 +72,8 @@ struct Variant {
 };
 template <int L> static void run(const char *format, int rows, int columns, int n) {
   const Variant variants[] = {
-    {"256 rows", wide<L>, 256, 1024 + STAGES * 256 * 128 + PackedRows<L>::BYTES},
-    {"128 rows", narrow<L>, 128, 1024 + STAGES * 128 * 128 + PackedRows<L>::BYTES},
+    {"256 rows", wide<L>, 256, HOPPER_SHARED<256, PackedRows<L>>},
+    {"128 rows", narrow<L>, 128, HOPPER_SHARED<128, PackedRows<L>>},
     {"for 8.0", plain<L>, 128, 0},
   };
   const int units = columns / (Packed<L>::BLOCKS * 32);
@@ -120,27 +116,13 @@ template <int L> static void run(const char *format, int rows, int columns, int 
     for (size_t i = 0; small && i < outputs; i++) error += ((double)got[i] - want[i]) * ((double)got[i] - want[i]), all += (double)want[i] * want[i];
     const bool same = first.empty() || v.shared == 0 || memcmp(first.data(), got.data(), 4 * outputs) == 0;
     if (first.empty()) first = got;
-    cudaEvent_t begin, end;
-    CHECK(cudaEventCreate(&begin));
-    CHECK(cudaEventCreate(&end));
-    std::vector<float> times;
-    const int repeat = std::max(4, copies);
-    for (int i = 0; i < 7; i++) {
-      CHECK(cudaEventRecord(begin));
-      for (int c = 0; c < repeat; c++) {
-        p.w = dw + c % copies * w.size();
-        v.kernel<<<grid, 256, v.shared>>>(p, experts, groups);
-      }
-      CHECK(cudaEventRecord(end));
-      CHECK(cudaEventSynchronize(end));
-      float ms;
-      CHECK(cudaEventElapsedTime(&ms, begin, end));
-      times.push_back(1e3f * ms / repeat);
-    }
-    std::sort(times.begin(), times.end());
+    const double us = median_us([&](int i) {
+      p.w = dw + i % copies * w.size();
+      v.kernel<<<grid, 256, v.shared, stream>>>(p, experts, groups);
+    }, std::max(4, copies), 7, false);
     const bool right = same && (!small || error < 2e-5 * all);
     wrong |= !right;
-    printf("%-6s %6d x %-5d, %4d rows | %-8s | %8.1f us %6.0f TFLOPS", format, rows, columns, n, v.name, times[3], 2e-6 * rows * columns * n / times[3]);
+    printf("%-6s %6d x %-5d, %4d rows | %-8s | %8.1f us %6.0f TFLOPS", format, rows, columns, n, v.name, us, 2e-6 * rows * columns * n / us);
     if (small) printf(" | NMSE %.1e", error / all);
     printf("%s\n", right ? "" : same ? " WRONG" : " OTHER BITS");
   }
@@ -149,6 +131,7 @@ template <int L> static void run(const char *format, int rows, int columns, int 
 }
 
 int main() {
+  CHECK(cudaStreamCreate(&stream));
   for (int n : {512, 2048}) {
     run<7>("q4_k", 28672, 4096, n);
     run<7>("q4_k", 6144, 4096, n);

@@ -1,16 +1,12 @@
 // Times and checks products of generated rows and variants of them: see kernels.sh.
-#include <algorithm>
-#include <cstdio>
-#include <cstdlib>
-#include <cmath>
-#include <vector>
 #include "quantised.cu"
+#include "timing.cuh"
+#include <cmath>
 INSTANCES(7) INSTANCES(9) INSTANCES(4) INSTANCES(0)
 // Other numbers of chunks ahead and of blocks that registers are kept for.
 template <int L, int AHEAD_, int BLOCKS_> __global__ void __launch_bounds__(256, BLOCKS_) variant(const Product p) {
   matvec<L, AHEAD_>(p, p.w, static_cast<const ActBlock *>(p.x), p.y, p.bias);
 }
-#define CHECK(x) do { cudaError_t e_ = (x); if (e_ != cudaSuccess) { printf("%s:%d: %s\n", __FILE__, __LINE__, cudaGetErrorString(e_)); exit(1); } } while (0)
 template <int L> __global__ void reference(const Product p) { // a thread an output, in double
   using T = Packed<L>;
   const int r = blockIdx.x * blockDim.x + threadIdx.x, t = blockIdx.y, blocks = p.columns / 32;
@@ -74,13 +70,12 @@ typedef void (*K)(const Product);
 struct Launch { dim3 grid; int threads; size_t shared; };
 template <int L> Launch one(int rows, int chunks, int ahead = AHEAD) {
   const int warps = std::min(8, chunks), each = std::min(ahead, (chunks + warps - 1) / warps);
-  return {dim3(1, (rows + 15) / 16), 32 * warps, (size_t)warps * each * (Chunk<L>::BYTES + Chunk<L>::X)};
+  return {dim3(1, (rows + 15) / 16), 32 * warps, (size_t)warps * each * Chunk<L>::STAGE};
 }
 template <int L, int N> Launch several(int rows, int n) {
   using B = Batch<L, N>;
-  return {dim3((n + N - 1) / N, (rows + 31) / 32), 256, (size_t)B::SPLIT * 2 * B::STAGE + PARTS * N * 32 * 4};
+  return {dim3((n + N - 1) / N, (rows + 31) / 32), 256, B::SHARED};
 }
-static cudaStream_t stream;
 static void launch(K k, Launch l, Product p, bool programmatic) {
   cudaLaunchConfig_t c = {};
   c.gridDim = l.grid; c.blockDim = dim3(l.threads); c.dynamicSmemBytes = l.shared; c.stream = stream;
@@ -144,37 +139,15 @@ template <int L> void shape(const char *name, int rows, int cols) {
       CHECK(cudaMemcpy(a.data(), y, 4 * rows, cudaMemcpyDefault));
       same = std::equal(a.begin(), a.end(), alone.begin());
     }
-    float best[3] = {};
-    for (int way = 0; way < 3; way++) { // launches; a graph; a graph of kernels that begin early
-      const int count = 64;
-      cudaGraph_t graph; cudaGraphExec_t exec = nullptr;
-      cudaEvent_t from, to; CHECK(cudaEventCreate(&from)); CHECK(cudaEventCreate(&to));
-      const auto all = [&](bool programmatic) {
-        for (int i = 0; i < count; i++) { p.w = pool + (size_t)(i % copies) * bytes; launch(k, l, p, programmatic); }
-      };
-      if (way) {
-        CHECK(cudaStreamBeginCapture(stream, cudaStreamCaptureModeRelaxed));
-        all(way == 2);
-        CHECK(cudaStreamEndCapture(stream, &graph));
-        CHECK(cudaGraphInstantiate(&exec, graph, 0));
-        CHECK(cudaGraphDestroy(graph));
-      }
-      std::vector<float> times;
-      for (int r = 0; r < 4; r++) {
-        CHECK(cudaEventRecord(from, stream));
-        if (way) CHECK(cudaGraphLaunch(exec, stream)); else all(false);
-        CHECK(cudaEventRecord(to, stream));
-        CHECK(cudaEventSynchronize(to));
-        float ms; CHECK(cudaEventElapsedTime(&ms, from, to));
-        times.push_back(ms * 1000 / count);
-      }
-      std::sort(times.begin(), times.end());
-      best[way] = times[1];
-      if (exec) CHECK(cudaGraphExecDestroy(exec));
-      CHECK(cudaEventDestroy(from)); CHECK(cudaEventDestroy(to));
-    }
+    // Launches; a graph; a graph of kernels that begin early.
+    double us[3];
+    for (int way = 0; way < 3; way++)
+      us[way] = median_us([&](int i) {
+        p.w = pool + (size_t)(i % copies) * bytes;
+        launch(k, l, p, way == 2);
+      }, 64, 3, way > 0);
     printf("layout %d %-12s %6d x %5d, %3d rows: launched %7.2f us, graph %7.2f us, early %7.2f us = %6.0f GB/s = %3.0f %%; %d blocks/SM, %zu KiB; NMSE %.1e%s%s %s\n", L, name, rows,
-           cols, n, best[0], best[1], best[2], bytes / best[2] / 1e3, bytes / best[2] / 3.04e6 * 100, resident, l.shared >> 10, error / square, error / square < 1e-9 ? "" : " WRONG",
+           cols, n, us[0], us[1], us[2], bytes / us[2] / 1e3, bytes / us[2] / 3.04e6 * 100, resident, l.shared >> 10, error / square, error / square < 1e-9 ? "" : " WRONG",
            same ? "" : " OTHER BITS", what);
   }
 }

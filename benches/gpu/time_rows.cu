@@ -3,16 +3,10 @@
 // kernel before has just written it. "chain": launches back to back that overlap (programmatic), so the time is that of a link of a decode step's chain.
 #include "rows.cu"
 #include "likeliest.cu"
-#include <algorithm>
+#include "timing.cuh"
 #include <cmath>
-#include <cstdio>
-#include <cstdlib>
-#include <functional>
 #include <random>
 #include <string>
-#include <vector>
-
-#define CHECK(x) do { cudaError_t e_ = (x); if (e_ != cudaSuccess) { printf("%s:%d %s\n", __FILE__, __LINE__, cudaGetErrorString(e_)); exit(1); } } while (0)
 
 template <int H, int T> __global__ void __launch_bounds__(T) norm_variant(const float *x, int kind, float eps, const float *__restrict__ weight, const float *__restrict__ bias, const Out o) {
   norm_row<H>(x, kind, eps, weight, bias, o);
@@ -21,7 +15,6 @@ template <int H, int T> __global__ void __launch_bounds__(T) add_variant(const f
   add_norm_row<H>(x, kind, eps, weight, bias, y, width);
 }
 
-static cudaStream_t stream;
 static bool failed = false;
 static std::mt19937 generator(7);
 
@@ -39,43 +32,15 @@ template <class... P, class... A> static void launch(void (*kernel)(P...), dim3 
   CHECK(cudaLaunchKernelEx(&config, kernel, P(a)...));
 }
 
-// Median over 9 graphs of `batch` launches each, microseconds a launch; launch i is told i.
-static double median_us(const std::function<void(int)> &one, int batch = 60) {
-  cudaGraph_t graph;
-  cudaGraphExec_t exec;
-  CHECK(cudaStreamBeginCapture(stream, cudaStreamCaptureModeRelaxed));
-  for (int i = 0; i < batch; i++) one(i);
-  CHECK(cudaStreamEndCapture(stream, &graph));
-  CHECK(cudaGraphInstantiate(&exec, graph, 0));
-  cudaEvent_t from, to;
-  CHECK(cudaEventCreate(&from));
-  CHECK(cudaEventCreate(&to));
-  std::vector<float> times;
-  for (int r = 0; r < 10; r++) {
-    CHECK(cudaEventRecord(from, stream));
-    CHECK(cudaGraphLaunch(exec, stream));
-    CHECK(cudaEventRecord(to, stream));
-    CHECK(cudaEventSynchronize(to));
-    float ms;
-    CHECK(cudaEventElapsedTime(&ms, from, to));
-    if (r) times.push_back(ms * 1e3f / batch);
-  }
-  std::sort(times.begin(), times.end());
-  CHECK(cudaGraphExecDestroy(exec));
-  CHECK(cudaGraphDestroy(graph));
-  CHECK(cudaEventDestroy(from));
-  CHECK(cudaEventDestroy(to));
-  return times[times.size() / 2];
-}
 static void report(const std::string &what, const char *how, double us, double bytes) {
   printf("%-44s %-6s %9.2f us %8.0f GB/s\n", what.c_str(), how, us, bytes / us / 1e3);
   fflush(stdout);
 }
 // All three ways.
 static void time_all(const std::string &what, double bytes, int buffers, const std::function<void(int, bool)> &one) {
-  report(what, "cold", median_us([&](int i) { one(i % buffers, false); }), bytes);
-  report(what, "warm", median_us([&](int) { one(0, false); }), bytes);
-  report(what, "chain", median_us([&](int) { one(0, true); }), bytes);
+  report(what, "cold", median_us([&](int i) { one(i % buffers, false); }, 60, 9), bytes);
+  report(what, "warm", median_us([&](int) { one(0, false); }, 60, 9), bytes);
+  report(what, "chain", median_us([&](int) { one(0, true); }, 60, 9), bytes);
 }
 
 template <class T> static T *device(size_t n) {

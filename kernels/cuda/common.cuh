@@ -112,6 +112,8 @@ __device__ __forceinline__ void let_next_begin() {}
 #endif
 
 #define KERNEL extern "C" __global__ void
+// The most dynamic shared memory that kernel NAME uses, as a constant `shared_NAME`: the host reads it in the PTX.
+#define SHARED_BYTES(constant, ...) extern "C" __device__ const unsigned int constant = __VA_ARGS__;
 #define ALL 0xffffffffu
 
 __device__ __forceinline__ float bf16_value(uint16_t bits) { return __uint_as_float((uint32_t)bits << 16); }

@@ -181,6 +181,8 @@ template <int N> __device__ __forceinline__ void gemm_wide(FloatProduct p, const
 }
 KERNEL __launch_bounds__(256, 1) float_gemm128(const FloatProduct p, const Experts e, const Groups g) { gemm_wide<128>(p, e, g); }
 KERNEL __launch_bounds__(256, 1) float_gemm256(const FloatProduct p, const Experts e, const Groups g) { gemm_wide<256>(p, e, g); }
+SHARED_BYTES(shared_float_gemm128, HOPPER_SHARED<128, HalfRows>)
+SHARED_BYTES(shared_float_gemm256, HOPPER_SHARED<256, HalfRows>)
 #endif
 #ifndef ONLY_HOPPER
 KERNEL __launch_bounds__(256) float_gemm(const FloatProduct p, const Experts e, const Groups g) { gemm<HalfTile>(p, e, g); }

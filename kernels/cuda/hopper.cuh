@@ -58,6 +58,8 @@ __device__ __forceinline__ void wgmma(float (&d)[128], const uint32_t (&a)[4], c
 
 // Columns of a step, and steps of which there is room.
 constexpr int STEP = 64, STAGES = 4;
+// Bytes of shared memory, of which the first 1024 are for alignment.
+template <int N, class W> constexpr int HOPPER_SHARED = 1024 + STAGES * N * 2 * STEP + W::BYTES;
 
 // W is what brings a block's 128 rows of a weight to bf16: BYTES of shared memory for a step and RING for what lasts longer,
 //   copy(p, step, slot)        puts what a step needs on its way

@@ -31,6 +31,7 @@ template <int L> struct Chunk {
   static constexpr int UNITS = 8 / T::BLOCKS;
   static constexpr int BYTES = UNITS * T::UNIT;
   static constexpr int X = 8 * sizeof(ActBlock); // of a row of x
+  static constexpr int STAGE = BYTES + X;
 };
 constexpr int PARTS = 8;
 // Chunks that a warp copies ahead.
@@ -168,23 +169,22 @@ template <int L, int AHEAD>
 __device__ __forceinline__ void matvec(const Product &p, const uint8_t *w, const ActBlock *x, float *y, const float *bias) {
   using T = Packed<L>;
   using C = Chunk<L>;
-  constexpr int STAGE = C::BYTES + C::X;
   DYNAMIC_SHARED(shared);
   const int lane = threadIdx.x & 31, warp = threadIdx.x >> 5, warps = blockDim.x >> 5;
   const int row = lane & 15, half = lane >> 4, blocks = p.units * T::BLOCKS, chunks = (blocks + 7) / 8;
   // No more stages than a warp has chunks: the rest is not allocated.
-  uint8_t *ring = shared + warp * min(AHEAD, (chunks + warps - 1) / warps) * STAGE;
+  uint8_t *ring = shared + warp * min(AHEAD, (chunks + warps - 1) / warps) * C::STAGE;
   const uint8_t *group = w + (size_t)blockIdx.y * p.units * T::UNIT;
   const auto copy_weights = [&](int chunk, int stage) {
     const int bytes = min(C::UNITS, p.units - chunk * C::UNITS) * T::UNIT;
     const uint8_t *from = group + (size_t)chunk * C::BYTES;
 #pragma unroll
     for (int i = 0; i < C::BYTES; i += 512)
-      if (i + 16 * lane < bytes) copy16(ring + stage * STAGE + i + 16 * lane, from + i + 16 * lane);
+      if (i + 16 * lane < bytes) copy16(ring + stage * C::STAGE + i + 16 * lane, from + i + 16 * lane);
   };
   const auto copy_x = [&](int chunk, int stage) {
     if (lane < 3 * min(8, blocks - 8 * chunk))
-      copy16(ring + stage * STAGE + C::BYTES + 16 * lane, reinterpret_cast<const uint8_t *>(x) + chunk * C::X + 16 * lane);
+      copy16(ring + stage * C::STAGE + C::BYTES + 16 * lane, reinterpret_cast<const uint8_t *>(x) + chunk * C::X + 16 * lane);
   };
 #pragma unroll
   for (int s = 0; s < AHEAD; s++)
@@ -200,7 +200,7 @@ __device__ __forceinline__ void matvec(const Product &p, const uint8_t *w, const
   for (int chunk = warp, stage = 0; chunk < chunks PLANT_LAST_UNIT; chunk += warps, stage = (stage + 1) % AHEAD) {
     copy_wait<AHEAD - 1>();
     __syncwarp();
-    const uint8_t *codes = ring + stage * STAGE;
+    const uint8_t *codes = ring + stage * C::STAGE;
     const ActBlock *of_x = reinterpret_cast<const ActBlock *>(codes + C::BYTES);
     Scales<L> scales;
 #pragma unroll
@@ -247,7 +247,8 @@ template <int L, int N> struct Batch {
   static constexpr int PIECE = Layout<L>::two_level ? T::SCALES + 4 * T::CODES : 2 * T::UNIT;
   static constexpr int X_STRIDE = Chunk<L>::X / 2 + 16;     // padded: eight rows lie in different banks
   static constexpr int STAGE = GROUPS * ROOM + N * X_STRIDE;
-  static_assert(PIECE <= ROOM, "several_grid of crates/cuda/src/weight.rs");
+  static constexpr int SHARED = SPLIT * 2 * STAGE + PARTS * N * 32 * 4; // bytes: two stages of each set, and all parts of outputs
+  static_assert(PIECE <= ROOM, "half a chunk has room");
 };
 
 // Half chunks of parts `part` up to `end`, in the order in which they are added.

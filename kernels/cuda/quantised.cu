@@ -168,7 +168,8 @@ template <int L, int N> __device__ __forceinline__ void gemm_wide(Product p, con
 #ifdef HOPPER
 #define WIDE(L) \
   KERNEL __launch_bounds__(256, 2) JOIN(gemm128, L)(const Product p, const Experts e, const Groups g) { gemm_wide<L, 128>(p, e, g); } \
-  KERNEL __launch_bounds__(256, 1) JOIN(gemm256, L)(const Product p, const Experts e, const Groups g) { gemm_wide<L, 256>(p, e, g); }
+  KERNEL __launch_bounds__(256, 1) JOIN(gemm256, L)(const Product p, const Experts e, const Groups g) { gemm_wide<L, 256>(p, e, g); } \
+  SHARED_BYTES(JOIN(shared_gemm128, L), HOPPER_SHARED<128, PackedRows<L>>) SHARED_BYTES(JOIN(shared_gemm256, L), HOPPER_SHARED<256, PackedRows<L>>)
 #else
 #define WIDE(L)
 #endif
@@ -183,7 +184,10 @@ template <int L, int N> __device__ __forceinline__ void gemm_wide(Product p, con
   } \
   KERNEL __launch_bounds__(256, 2) JOIN(batch8, L)(const Product p) { batch<L, 8>(p); } \
   KERNEL __launch_bounds__(256, 2) JOIN(batch16, L)(const Product p) { batch<L, 16>(p); } \
-  KERNEL __launch_bounds__(256, 2) JOIN(batch32, L)(const Product p) { batch<L, 32>(p); }
+  KERNEL __launch_bounds__(256, 2) JOIN(batch32, L)(const Product p) { batch<L, 32>(p); } \
+  SHARED_BYTES(JOIN(shared_matvec1, L), PARTS * AHEAD * Chunk<L>::STAGE) SHARED_BYTES(JOIN(shared_experts, L), PARTS * AHEAD * Chunk<L>::STAGE) \
+  SHARED_BYTES(JOIN(shared_batch8, L), Batch<L, 8>::SHARED) SHARED_BYTES(JOIN(shared_batch16, L), Batch<L, 16>::SHARED) \
+  SHARED_BYTES(JOIN(shared_batch32, L), Batch<L, 32>::SHARED)
 #else
 #define STAGED(L)
 #endif

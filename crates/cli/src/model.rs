@@ -138,12 +138,13 @@ pub struct OffloadArgs {
     #[arg(long, env = "KINFER_NO_GRAPHS", value_parser = clap::builder::FalseyValueParser::new())]
     no_graphs: bool,
     /// Kernels for GPUs of this kind instead of the best that are known to work: sm75, sm80, sm90a (H100 and H200; not tried on one yet)
-    #[arg(long, env = "KINFER_GPU_ISA", value_name = "NAME", value_parser = gpu_isa)]
-    gpu_isa: Option<GpuIsa>,
+    #[arg(long, env = "KINFER_GPU_ISA", value_name = "NAME")]
+    gpu_isa: Option<String>,
 }
 
-fn gpu_isa(name: &str) -> Result<GpuIsa, String> {
-    GpuIsa::parse(name)
+/// A name that was given: a variable that is set to nothing gives none, as in the library.
+pub fn given(name: &Option<String>) -> Option<&str> {
+    name.as_deref().filter(|name| !name.is_empty())
 }
 
 /// A number of layers, or how it is found.
@@ -239,8 +240,12 @@ impl LoadArgs {
             let device = self.device.to_string();
             return Err(kinfer::Error::Device { device, reason: reason.into_owned() }.into());
         }
-        if let Some(name) = &self.isa {
+        let (isa, gpu_isa) = (given(&self.isa), given(&self.offload.gpu_isa));
+        if let Some(name) = isa {
             Isa::parse(name).map_err(|e| CliError::usage(format!("--isa: {e}")))?;
+        }
+        if let Some(name) = gpu_isa {
+            GpuIsa::parse(name).map_err(|e| CliError::usage(format!("--gpu-isa: {e}")))?;
         }
         if let Some(name) = &self.pre
             && !pre_tokenizers().any(|known| known == name)
@@ -253,8 +258,8 @@ impl LoadArgs {
             offload: self.offload.options(engine),
             no_graphs: self.offload.no_graphs,
             threads: self.threads.map(usize::from),
-            isa: self.isa.clone(),
-            gpu_isa: self.offload.gpu_isa.map(|isa| isa.name().to_owned()),
+            isa: isa.map(String::from),
+            gpu_isa: gpu_isa.map(String::from),
             numerics: match self.numerics {
                 NumericsArg::Auto => Numerics::Auto,
                 NumericsArg::Int8 => Numerics::Int8,

@@ -173,5 +173,10 @@ fn by_the_environment() {
     );
     at.refuses_with(&[("KINFER_QUIET", "0"), ("KINFER_TEMP", "-1")], &["run", "m.gguf", "hi", "-v"], "temp");
     at.refuses_with(&[("KINFER_CACHE_TYPE_V", "f8")], &hi, "--cache-type-v");
+    at.refuses_with(&[("KINFER_ISA", "abacus")], &hi, "--isa: unknown ISA `abacus`");
+    at.refuses_with(&[("KINFER_GPU_ISA", "sm1")], &hi, "--gpu-isa: unknown instruction set `sm1`");
+    // One that is set to nothing is not set.
+    at.refuses_with(&[("KINFER_ISA", ""), ("KINFER_GPU_ISA", ""), ("KINFER_TEMP", "-1")], &hi, "temp");
+    at.refuses_with(&[("KINFER_ISA", "")], &["bench", "user/repo", "--gpu-isa", "sm1"], "sm1");
     at.refuses_with(&[("KINFER_JSON", "0")], &["run", "user/repo", "hi", "--logprobs", "2"], "--json");
 }

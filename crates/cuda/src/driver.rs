@@ -42,6 +42,8 @@ pub(crate) struct Function {
     parameters: Arc<[usize]>,
     /// Whether it may begin before the kernel ahead of it has ended: it waits by itself.
     early: bool,
+    /// The most dynamic shared memory that it uses, bytes, where the PTX says so: it is allowed to.
+    pub shared: u32,
 }
 
 // SAFETY: a handle that lives as long as its module, which `Gpu` keeps.
@@ -49,10 +51,10 @@ unsafe impl Send for Function {}
 // SAFETY: as above.
 unsafe impl Sync for Function {}
 
-#[derive(Clone, Copy)]
+#[derive(Clone)]
 struct Module {
     raw: sys::CUmodule,
-    text: &'static str,
+    text: Arc<str>,
 }
 
 /// A grid of blocks.
@@ -224,15 +226,19 @@ impl Gpu {
         self.current()?;
         let what = format!("loading kernel {name}");
         let module = self.module(module)?;
-        let parameters = crate::ptx::parameters(module.text, name).ok_or_else(|| Error::Unsupported {
+        let parameters = crate::ptx::parameters(&module.text, name).ok_or_else(|| Error::Unsupported {
             what: what.clone(),
             supported: "the kernels in the PTX".into(),
         })?;
         let symbol = CString::new(name).unwrap_or_default();
         // SAFETY: the module lives as long as `self`.
         let raw = self.check(&what, unsafe { result::module::get_function(module.raw, symbol) })?;
-        let early = self.overlaps && crate::ptx::waits(module.text, name);
-        let function = Function { raw, parameters: parameters.into(), early };
+        let early = self.overlaps && crate::ptx::waits(&module.text, name);
+        let shared = crate::ptx::shared(&module.text, name);
+        let function = Function { raw, parameters: parameters.into(), early, shared };
+        if shared > 0 {
+            self.allow_shared(&function, shared)?;
+        }
         functions.insert(name.into(), function.clone());
         Ok(function)
     }
@@ -240,16 +246,16 @@ impl Gpu {
     fn module(&self, name: &'static str) -> Result<Module> {
         let mut modules = self.modules.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(module) = modules.get(name) {
-            return Ok(*module);
+            return Ok(module.clone());
         }
         let what = format!("compiling kernels {name} for {}", self.name);
         let text = crate::ptx::module(name, self.level)
             .ok_or_else(|| Error::Unsupported { what: what.clone(), supported: "the embedded PTX".into() })?;
-        let image = CString::new(text).unwrap_or_default();
+        let image = CString::new(text.as_str()).unwrap_or_default();
         // SAFETY: the image is PTX, which the driver checks, and ends with a zero.
         let raw = self.check(&what, unsafe { result::module::load_data(image.as_ptr().cast()) })?;
-        let module = Module { raw, text };
-        modules.insert(name, module);
+        let module = Module { raw, text: text.into() };
+        modules.insert(name, module.clone());
         Ok(module)
     }
 

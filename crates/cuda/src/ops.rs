@@ -164,7 +164,7 @@ fn segment_product(
             let Generated { one, several, .. } = generated;
             let (kernel, grid) = match several.iter().find(|k| n <= k.0).or(several.last()) {
                 Some((at_once, kernel)) if n > 1 => {
-                    (kernel, generated.several_grid(n, segment.rows, *at_once))
+                    (kernel, generated.several_grid(kernel, n, segment.rows, *at_once))
                 }
                 _ => (one, generated.one_grid(1, segment.rows)),
             };

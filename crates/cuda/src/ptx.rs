@@ -1,4 +1,6 @@
-//! The embedded PTX of `kernels/cuda`, which `kernels/cuda/build-ptx` makes.
+//! The embedded PTX of `kernels/cuda`, which `kernels/cuda/build-ptx` makes and `build.rs` compresses: a fifth of the text.
+
+use std::io::Read;
 
 /// Which of the kernels' PTX a GPU runs: that of its own compute capability or of an earlier one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -62,16 +64,16 @@ impl Level {
     }
 }
 
-/// A module's PTX for each level.
+/// A module's PTX for each level, as deflate streams.
 macro_rules! modules {
     ($($name:literal)*) => {
         /// Name, and PTX in the order of levels.
-        static MODULES: &[(&str, [&str; 3])] = &[$((
+        static MODULES: &[(&str, [&[u8]; 3])] = &[$((
             $name,
             [
-                include_str!(concat!("../../../kernels/cuda/ptx/75/", $name, ".ptx")),
-                include_str!(concat!("../../../kernels/cuda/ptx/80/", $name, ".ptx")),
-                include_str!(concat!("../../../kernels/cuda/ptx/90a/", $name, ".ptx")),
+                include_bytes!(concat!(env!("OUT_DIR"), "/75/", $name, ".ptx")),
+                include_bytes!(concat!(env!("OUT_DIR"), "/80/", $name, ".ptx")),
+                include_bytes!(concat!(env!("OUT_DIR"), "/90a/", $name, ".ptx")),
             ],
         )),*];
     };
@@ -83,9 +85,12 @@ modules! {
     "layout_10" "layout_11" "layout_12" "layout_13" "layout_14" "layout_15" "layout_16" "layout_17" "layout_18" "layout_19"
 }
 
-/// The PTX of a module.
-pub(crate) fn module(name: &str, level: Level) -> Option<&'static str> {
-    MODULES.iter().find(|m| m.0 == name).map(|m| m.1[level as usize])
+/// The PTX of a module, decompressed: little more than a millisecond a megabyte.
+pub(crate) fn module(name: &str, level: Level) -> Option<String> {
+    let embedded = MODULES.iter().find(|m| m.0 == name)?.1[level as usize];
+    let mut text = String::new();
+    flate2::read::DeflateDecoder::new(embedded).read_to_string(&mut text).ok()?;
+    Some(text)
 }
 
 /// The module with the kernels of a packed layout.
@@ -116,6 +121,13 @@ pub(crate) fn waits(ptx: &str, name: &str) -> bool {
     kernel.split(".entry ").next().is_some_and(|text| text.contains("griddepcontrol.wait"))
 }
 
+/// The most dynamic shared memory that a kernel uses, bytes: its constant of `SHARED_BYTES`; 0 if it has none.
+pub(crate) fn shared(ptx: &str, name: &str) -> u32 {
+    let constant =
+        ptx.split_once(&format!(".u32 shared_{name} = ")).and_then(|(_, rest)| rest.split_once(';'));
+    constant.and_then(|(bytes, _)| bytes.parse().ok()).unwrap_or(0)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -128,13 +140,40 @@ mod tests {
         assert_eq!(parameters(ptx, "c"), None);
     }
 
+    #[test]
+    fn shared_memory_of_a_constant() {
+        let ptx = ".global .align 4 .u32 shared_a_10 = 77;\n.global .align 4 .u32 shared_a_1 = 44032;";
+        assert_eq!([shared(ptx, "a_1"), shared(ptx, "a_10"), shared(ptx, "a")], [44032, 77, 0]);
+    }
+
+    /// Those with dynamic shared memory say how much, and no more than the GPUs have that run them; prompt attention's is in `stages`.
+    #[test]
+    fn kernels_say_what_they_share() {
+        for (name, _) in MODULES.iter().filter(|m| m.0 != "attention") {
+            for (level, most) in [(Level::Sm75, 64), (Level::Sm80, 99), (Level::Sm90a, 227)] {
+                let ptx = module(name, level).unwrap();
+                let arrays: Vec<String> = ptx
+                    .lines()
+                    .filter_map(|line| line.strip_prefix(".extern .shared")?.split_once("[]"))
+                    .map(|(array, _)| format!(", {};", array.split_whitespace().last().unwrap()))
+                    .collect();
+                for kernel in ptx.split(".entry ").skip(1) {
+                    let (kernel, body) = kernel.split_once('(').unwrap();
+                    let bytes = shared(&ptx, kernel);
+                    assert_eq!(bytes > 0, arrays.iter().any(|array| body.contains(array)), "{kernel}");
+                    assert!(bytes <= most << 10, "{kernel}: {bytes}");
+                }
+            }
+        }
+    }
+
     /// All but those that measure a GPU wait, where it can overlap them.
     #[test]
     fn kernels_wait_for_the_one_ahead() {
         for (name, _) in MODULES.iter().filter(|m| m.0 != "peak") {
             let ptx = module(name, Level::Sm90a).unwrap();
             let names = ptx.split(".entry ").skip(1).filter_map(|rest| rest.split_once('('));
-            let without: Vec<&str> = names.map(|(name, _)| name).filter(|name| !waits(ptx, name)).collect();
+            let without: Vec<&str> = names.map(|(name, _)| name).filter(|name| !waits(&ptx, name)).collect();
             assert!(without.is_empty(), "{name}: {without:?}");
             assert!(!module(name, Level::Sm80).unwrap().contains("griddepcontrol"));
         }
@@ -145,10 +184,19 @@ mod tests {
     /// A driver of CUDA 12 takes the text, and every layout has its kernels.
     #[test]
     fn every_module_is_whole() {
-        for (name, texts) in MODULES {
-            for (ptx, target) in texts.iter().zip(["sm_75", "sm_80", "sm_90a"]) {
+        for (name, _) in MODULES {
+            for (level, folder, target) in
+                [(Level::Sm75, "75", "sm_75"), (Level::Sm80, "80", "sm_80"), (Level::Sm90a, "90a", "sm_90a")]
+            {
+                let ptx = module(name, level).unwrap();
                 assert!(ptx.starts_with(".version 8.0\n"), "{name}");
                 assert!(ptx.contains(&format!(".target {target}")), "{name}");
+                let committed =
+                    format!("{}/../../kernels/cuda/ptx/{folder}/{name}.ptx", env!("CARGO_MANIFEST_DIR"));
+                assert!(
+                    ptx == std::fs::read_to_string(committed).unwrap(),
+                    "{name} for {target} is not what is committed"
+                );
             }
         }
         for format in kinfer_kernels::quant::Format::all() {
@@ -165,7 +213,7 @@ mod tests {
             ] {
                 for kernel in kernels.iter().chain(gemm) {
                     let kernel = format!("{kernel}_{layout}");
-                    assert!(parameters(module(name, level).unwrap(), &kernel).is_some(), "{kernel}");
+                    assert!(parameters(&module(name, level).unwrap(), &kernel).is_some(), "{kernel}");
                 }
             }
         }

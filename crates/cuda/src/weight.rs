@@ -1,6 +1,5 @@
 //! Weights on the device: packed as on the CPU and turned for GPUs, or floats.
 
-use crate::act::BLOCK_BYTES;
 use crate::driver::{Function, Gpu, Grid};
 use crate::gemm::Gemm;
 use crate::memory::Buffer;
@@ -54,60 +53,37 @@ pub(crate) struct Generated {
     pub several: Vec<(usize, Function)>,
     /// Chunks of 256 columns.
     pub chunks: usize,
-    /// Bytes of a chunk of a group, which kernels copy to shared memory; 0 where they read in place.
-    pub chunk_bytes: usize,
 }
 
 impl Generated {
-    fn new(
-        gpu: &Gpu,
-        function: impl Fn(&str) -> Result<Function>,
-        cols: usize,
-        bytes: usize,
-    ) -> Result<Generated> {
+    fn new(gpu: &Gpu, function: impl Fn(&str) -> Result<Function>, cols: usize) -> Result<Generated> {
         let chunks = cols.div_ceil(CHUNK);
         if !gpu.has_bf16() {
             let several = vec![(8, function("direct8")?)];
             let (one, experts) = (function("direct1")?, function("direct_experts")?);
-            return Ok(Generated { one, experts, several, chunks, chunk_bytes: 0 });
+            return Ok(Generated { one, experts, several, chunks });
         }
         let several = [8, 16, 32].map(|n| Ok((n, function(&format!("batch{n}"))?)));
         let several = several.into_iter().collect::<Result<Vec<_>>>()?;
         let (one, experts) = (function("matvec1")?, function("experts")?);
-        let all = Generated { one, experts, several, chunks, chunk_bytes: bytes };
-        for (n, kernel) in &all.several {
-            gpu.allow_shared(kernel, all.several_grid(1, 1, *n).shared)?;
-        }
-        // A function is of all weights of its layout: the most that any of them needs.
-        for kernel in [&all.one, &all.experts] {
-            gpu.allow_shared(kernel, all.stages(PARTS, AHEAD))?;
-        }
-        Ok(all)
-    }
-
-    fn stages(&self, warps: usize, each: usize) -> u32 {
-        match self.chunk_bytes {
-            0 => 0,
-            bytes => (warps * each * (bytes + CHUNK / 32 * BLOCK_BYTES)) as u32,
-        }
+        Ok(Generated { one, experts, several, chunks })
     }
 
     /// Blocks for `n` rows, each times `rows` rows of a weight or of its own expert's.
     pub fn one_grid(&self, n: usize, rows: usize) -> Grid {
         let warps = self.chunks.min(PARTS);
-        let shared = self.stages(warps, self.chunks.div_ceil(warps).min(AHEAD));
-        Grid { shared, ..Grid::new(n, rows.div_ceil(ROWS), 32 * warps) }
+        // Of a weight of few columns, fewer stages than the kernel has at most.
+        let stages = warps * self.chunks.div_ceil(warps).min(AHEAD);
+        let shared = self.one.shared as usize / (PARTS * AHEAD) * stages;
+        Grid { shared: shared as u32, ..Grid::new(n, rows.div_ceil(ROWS), 32 * warps) }
     }
 
-    /// Blocks for `n` rows with the kernel that takes `at_once`: `Batch` of `matvec.cuh`.
-    pub fn several_grid(&self, n: usize, rows: usize, at_once: usize) -> Grid {
-        if self.chunk_bytes == 0 {
-            return self.one_grid(n.div_ceil(at_once), rows);
+    /// Blocks for `n` rows with `kernel`, which takes `at_once`: `Batch` of `matvec.cuh`, or where nothing is copied to shared memory `direct`.
+    pub fn several_grid(&self, kernel: &Function, n: usize, rows: usize, at_once: usize) -> Grid {
+        match kernel.shared {
+            0 => self.one_grid(n.div_ceil(at_once), rows),
+            shared => Grid { shared, ..Grid::new(n.div_ceil(at_once), rows.div_ceil(2 * ROWS), 256) },
         }
-        let sides = if at_once == 8 { 1 } else { at_once / 16 };
-        let stage = 2 * (self.chunk_bytes / 2 + 160) + at_once * (CHUNK / 64 * BLOCK_BYTES + 16);
-        let shared = 4 / sides * 2 * stage + PARTS * at_once * 2 * ROWS * 4;
-        Grid { shared: shared as u32, ..Grid::new(n.div_ceil(at_once), rows.div_ceil(2 * ROWS), 256) }
     }
 }
 
@@ -175,9 +151,9 @@ fn packed(
     let function = |kernel: &str| gpu.function(module, &format!("{kernel}_{index}"));
     let kernels = Kernels::Packed {
         units: layout.units(cols),
-        generated: Generated::new(gpu, function, cols, packing.group_bytes(CHUNK))?,
+        generated: Generated::new(gpu, function, cols)?,
         embed: function("embed")?,
-        gemm: Gemm::new(gpu, module, |kernel| format!("{kernel}_{index}"), Gemm::packed_bytes(layout))?,
+        gemm: Gemm::new(gpu, module, |kernel| format!("{kernel}_{index}"))?,
     };
     let groups: Vec<&[&[u8]]> = rows.chunks(ROWS).collect();
     let data = upload(gpu, &groups, packing.group_bytes(cols), threads, |group, out, scratch| {
@@ -203,7 +179,7 @@ fn floats(gpu: &Arc<Gpu>, float: Float, rows: &[&[u8]], cols: usize, threads: us
         // Rounding weights of 24 bits would lose what they were stored for.
         gemm: match float {
             Float::F32 => None,
-            _ => Gemm::new(gpu, "floats", |kernel| format!("float_{kernel}"), Gemm::FLOAT_BYTES)?,
+            _ => Gemm::new(gpu, "floats", |kernel| format!("float_{kernel}"))?,
         },
     };
     let bytes = cols.next_multiple_of(FLOAT_PAD) * float.bytes();

@@ -254,7 +254,7 @@ impl BenchArgs {
     }
 
     fn instruction_set(&self) -> anyhow::Result<Isa> {
-        match &self.isa {
+        match model::given(&self.isa) {
             Some(name) => Ok(Isa::parse(name).map_err(CliError::usage)?),
             None => Ok(Isa::best()),
         }

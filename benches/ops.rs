@@ -60,6 +60,7 @@ impl Cache {
             window: None,
             scale: 1.0 / (self.layout.head_dim as f32).sqrt(),
             softcap: None,
+            alibi: None,
             sinks: None,
         }
     }

@@ -11,10 +11,11 @@ use kinfer_core::backend::{
 };
 use kinfer_core::{
     Activation, AttnSpec, Backend, Batch, ConvSpec, ExpertSpec, FfnSpec, Format, KvTypes, LayerSpec, Mask,
-    Mixer, ModelSpec, NormKind, NormSpec, Role, RopeSpec, Routing, RunnerLimits, Scores,
+    Mixer, ModelSpec, NormKind, NormSpec, QkNorm, Role, RopeSpec, Routing, RunnerLimits, Scores,
 };
 use kinfer_cuda::{Cuda, Options};
 use kinfer_models::synthetic::Blocks;
+use std::sync::Arc;
 
 const NORM: NormSpec = NormSpec { kind: NormKind::Rms, eps: 1e-6 };
 
@@ -28,6 +29,8 @@ fn spec(vocab: usize, dim: usize, heads: usize, head_dim: usize, experts: Option
         mask: Mask::Causal,
         window: None,
         softcap: None,
+        alibi: None,
+        qk_norm: None,
         rope: None,
         norm: NORM,
         latent: None,
@@ -43,7 +46,7 @@ fn spec(vocab: usize, dim: usize, heads: usize, head_dim: usize, experts: Option
         logit_softcap: None,
         ropes: Vec::new(),
         long: None,
-        layers: vec![LayerSpec { mixer: Mixer::Attention(attn), ffn, parallel: false }],
+        layers: vec![LayerSpec { mixer: Mixer::Attention(attn), ffn, parallel: false, renormed: false }],
         pooling: None,
     }
 }
@@ -366,6 +369,7 @@ fn operations_on_rows() {
             let mut s = Scratch {
                 x: act(DIM),
                 norm: act(DIM),
+                kept: act(1),
                 qkv: act(1),
                 attn: act(64),
                 proj: act(DIM),
@@ -531,6 +535,16 @@ fn what_a_gpu_cannot_do_is_said() {
     assert!(error.to_string().contains("f32, f16, bf16 and q8_0"), "{error}");
     let Err(error) = cuda.step(&spec(8, 192, 1, 512, None).whole(), 1, 1) else { panic!("heads of 512") };
     assert!(error.to_string().contains("512"), "{error}");
+    let refused = |change: fn(&mut AttnSpec)| {
+        let mut spec = spec(8, 192, 1, 64, None);
+        spec.layers[0].mixer.attn_mut().into_iter().for_each(change);
+        cuda.step(&spec.whole(), 1, 1).err().map(|e| e.to_string()).unwrap_or_default()
+    };
+    let biases = refused(|a| a.alibi = Some(Arc::from([0.5])));
+    assert!(biases.contains("linear biases (ALiBi) on CUDA"), "{biases}");
+    let norms =
+        [refused(|a| a.qk_norm = Some(QkNorm::LayerHeads)), refused(|a| a.qk_norm = Some(QkNorm::LayerRows))];
+    assert!(norms.iter().all(|e| e.contains("layer norms of queries and keys on CUDA")), "{norms:?}");
     let mut spec = spec(8, 192, 1, 64, None);
     spec.layers[0].mixer = Mixer::Convolution(ConvSpec { width: 192, taps: 3, norm: NORM });
     let Err(error) = cuda.step(&spec.whole(), 1, 1) else { panic!("a convolution") };

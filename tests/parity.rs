@@ -12,7 +12,7 @@ use kinfer_candle::Candle;
 use kinfer_core::batch::BLOCK_LEN;
 use kinfer_core::{
     Activation, AttnSpec, Backend, Batch, ConvSpec, Error, Format, KvType, LayerSpec, Mask, Model, NormKind,
-    Role, RunnerLimits, Scores,
+    QkNorm, Role, RunnerLimits, Scores,
 };
 use kinfer_cpu::{Cpu, Isa, Numerics};
 use kinfer_load::gguf::{Gguf, Value, write::Writer};
@@ -86,6 +86,7 @@ impl Toy {
         let columns = shape[shape.len() - 1];
         let (scale, mean) = match shape.len() {
             1 => (0.5, if name.ends_with(".weight") { 1.0 } else { 0.0 }),
+            _ if name.ends_with("_norm.weight") => (0.5, 1.0),
             _ if name.starts_with("token_embd") || name.starts_with("position_embd") => (1.0, 0.0),
             _ => (2f32.powi(1 - columns.ilog2() as i32 / 2), 0.0),
         };
@@ -108,10 +109,10 @@ impl Toy {
             let shape: Vec<usize> =
                 shape.as_array().unwrap().iter().map(|n| n.as_u64().unwrap() as usize).collect();
             let values = self.weights(name, &shape);
-            // Routers are left as they are, as quantisers do.
-            let router = name.contains("ffn_gate_inp");
+            // Routers and norms are left as they are, as quantisers do.
+            let small = name.contains("ffn_gate_inp") || name.ends_with("_norm.weight");
             let quantised =
-                !router && shape.len() > 1 && shape[shape.len() - 1].is_multiple_of(format.block_len());
+                !small && shape.len() > 1 && shape[shape.len() - 1].is_multiple_of(format.block_len());
             let format = if quantised { format } else { Format::F32 };
             let dims: Vec<u64> = shape.iter().rev().map(|&n| n as u64).collect();
             writer.tensor(name, &dims, format.tensor_type()).unwrap();
@@ -317,7 +318,7 @@ fn every_class_of_safetensors_has_a_toy() {
 /// An encoder's texts are whole, and what one is does not depend on those beside it.
 #[test]
 fn encoders_see_whole_texts() {
-    for name in ["bert", "modern-bert", "gemma-embedding"] {
+    for name in ["bert", "modern-bert", "gemma-embedding", "jina-bert-v2", "jina-bert-v2-code"] {
         let toy = Toy::all().into_iter().find(|toy| toy.name == name).unwrap();
         let model =
             kinfer_models::load(cpu(Numerics::Auto), &toy.gguf(Format::Q8_0), &mut |_, _| {}).unwrap();
@@ -404,6 +405,33 @@ const CHANGES: &[(&str, Change)] = &[
         })
     }),
     ("soft cap of scores", |b| attn(b, |a| a.softcap.as_mut().map(|cap| *cap *= 1.1))),
+    ("slopes", |b| {
+        attn(b, |a| {
+            let slopes = a.alibi.as_mut()?;
+            *slopes = slopes.iter().map(|s| s * 1.01).collect();
+            Some(())
+        })
+    }),
+    ("no slopes", |b| attn(b, |a| a.alibi.take().map(drop))),
+    ("slopes of other heads", |b| {
+        attn(b, |a| {
+            let slopes = a.alibi.as_mut()?;
+            *slopes = slopes.iter().rev().copied().collect();
+            Some(())
+        })
+    }),
+    ("norms of queries and keys", |b| {
+        attn(b, |a| {
+            // Those of weights of another shape are not loaded: felt, too.
+            a.qk_norm = Some(match a.qk_norm? {
+                QkNorm::Heads => QkNorm::LayerHeads,
+                QkNorm::Rows => QkNorm::LayerRows,
+                QkNorm::LayerHeads | QkNorm::LayerRows => QkNorm::Rows,
+            });
+            Some(())
+        })
+    }),
+    ("no norms of queries and keys", |b| attn(b, |a| a.qk_norm.take().map(drop))),
     ("no positions", |b| attn(b, |a| a.rope.take().map(drop))),
     ("positions", |b| {
         let any = (!b.spec.ropes.is_empty()).then_some(0)?;
@@ -445,6 +473,7 @@ const CHANGES: &[(&str, Change)] = &[
         })
     }),
     ("epsilon of the feed-forward's norm", |b| layer(b, |l| times(&mut l.ffn.norm.eps, 4.0))),
+    ("a second norm after attention", |b| layer(b, |l| l.renormed.then(|| l.renormed = false))),
     ("parallel blocks", |b| layer(b, |l| flip(&mut l.parallel))),
 ];
 

@@ -20,6 +20,8 @@ struct Case {
     window: Option<usize>,
     softcap: Option<f32>,
     /// `[kv_heads * group]`
+    slopes: Option<Vec<f32>>,
+    /// `[kv_heads * group]`
     sinks: Option<Vec<f32>>,
     scale: f32,
     /// `[len, kv_heads * group * head_dim]`
@@ -68,6 +70,7 @@ struct Shape {
     whole: bool,
     window: Option<usize>,
     softcap: Option<f32>,
+    alibi: bool,
     sinks: bool,
 }
 
@@ -79,12 +82,13 @@ const SMALL: Shape = Shape {
     whole: false,
     window: None,
     softcap: None,
+    alibi: false,
     sinks: false,
 };
 
 impl Case {
     fn new(kind: impl Into<KvTypes>, s: Shape) -> Case {
-        let Shape { head_dim, kv_heads, group, len, whole, window, softcap, sinks } = s;
+        let Shape { head_dim, kv_heads, group, len, whole, window, softcap, alibi, sinks } = s;
         let mut rng = Rng::new((head_dim * 1000 + group * 100 + len) as u64);
         let layout = KvLayout { kv_heads, head_dim, types: kind.into() };
         let q = rng.normals(len * kv_heads * group * head_dim);
@@ -99,8 +103,10 @@ impl Case {
         let scale = 1.0 / (head_dim as f32).sqrt();
         // About as large as the scores, so that neither side is lost.
         let sinks = sinks.then(|| rng.normals(kv_heads * group));
+        // From one that leaves the nearest keys only to one that is hardly felt.
+        let slopes = alibi.then(|| (0..kv_heads * group).map(|h| 0.5f32.powi(h as i32)).collect());
         let mut case =
-            Case { layout, group, len, whole, window, softcap, sinks, scale, q, k, v, table, cache };
+            Case { layout, group, len, whole, window, softcap, slopes, sinks, scale, q, k, v, table, cache };
         case.write(all_ops()[0], 0..len);
         case
     }
@@ -143,6 +149,7 @@ impl Case {
             window: self.window,
             scale: self.scale,
             softcap: self.softcap,
+            alibi: self.slopes.as_ref().map(|s| &s[kv_head * self.group..(kv_head + 1) * self.group]),
             sinks: self.sinks.as_ref().map(|s| &s[kv_head * self.group..(kv_head + 1) * self.group]),
         }
     }
@@ -197,7 +204,8 @@ impl Case {
                     .map(|key| {
                         let dot: f64 = (0..hd).map(|d| f64::from(q[d]) * row(&k, key, d)).sum();
                         let s = dot * f64::from(self.scale);
-                        self.softcap.map_or(s, |c| f64::from(c) * (s / f64::from(c)).tanh())
+                        let s = self.softcap.map_or(s, |c| f64::from(c) * (s / f64::from(c)).tanh());
+                        self.slopes.as_ref().map_or(s, |all| s - f64::from(all[h]) * p.abs_diff(key) as f64)
                     })
                     .collect();
                 let sink = self.sinks.as_ref().map(|sinks| f64::from(sinks[h]));
@@ -231,8 +239,8 @@ fn check(kind: impl Into<KvTypes>, s: Shape, chunks: &[usize]) {
     let types = kind.into();
     let case = Case::new(types, s);
     let what = format!(
-        "{types}, head_dim {}, group {}, {} keys, whole {}, window {:?}, softcap {:?}, sinks {}",
-        s.head_dim, s.group, s.len, s.whole, s.window, s.softcap, s.sinks
+        "{types}, head_dim {}, group {}, {} keys, whole {}, window {:?}, softcap {:?}, alibi {}, sinks {}",
+        s.head_dim, s.group, s.len, s.whole, s.window, s.softcap, s.alibi, s.sinks
     );
     let want = case.run(all_ops()[0], chunks[0]);
     let oracle = case.oracle(true);
@@ -334,6 +342,24 @@ fn softcaps() {
         for kind in [KvType::F32, KvType::Q8_0] {
             check(kind, Shape { softcap: Some(cap), window: Some(40), ..SMALL }, &[70, 1, 9]);
         }
+    }
+}
+
+#[test]
+fn linear_biases() {
+    for kind in [KvType::F16, KvType::F32, KvType::Q8_0] {
+        check(kind, Shape { alibi: true, len: 300, ..SMALL }, &[300, 1, 9]);
+        check(kind, Shape { alibi: true, whole: true, len: 300, kv_heads: 1, group: 5, ..SMALL }, &[300, 40]);
+    }
+    let all = Shape { alibi: true, softcap: Some(2.0), sinks: true, window: Some(40), group: 1, ..SMALL };
+    check(KvType::F16, all, &[70, 1, 9]);
+    // The slopes of fewer heads than there are: nothing is read, and nothing written.
+    let case = Case::new(KvType::F16, Shape { alibi: true, ..SMALL });
+    let a = Attend { alibi: Some(&[0.5]), ..case.attend(0, 0..1) };
+    if cfg!(not(debug_assertions)) {
+        let mut partials = vec![7.0; a.queries() * partial_len(64)];
+        all_ops()[0].attend(&a, 0, &mut partials, None);
+        assert!(partials.iter().all(|&x| x == 7.0));
     }
 }
 

@@ -96,6 +96,27 @@ fn rms_norm_heads_equals_rms_norm() {
 }
 
 #[test]
+fn layer_norm_heads_equals_layer_norm() {
+    for width in [1, 15, 64, 80, 130] {
+        let mut rng = Rng::new(width as u64);
+        let (x, w, b) = (rng.normals(5 * width), rng.normals(5 * width), rng.normals(5 * width));
+        for bias in [None, Some(&b[..])] {
+            let got = on_all("layer_norm_heads", |o| {
+                let mut x = x.clone();
+                o.layer_norm_heads(&mut x, width, &w, bias, 1e-6);
+                x
+            });
+            let mut want = vec![0.0; x.len()];
+            for (i, out) in want.chunks_mut(width).enumerate() {
+                let of = |all: &'_ [f32]| all[i * width..(i + 1) * width].to_vec();
+                all_ops()[0].layer_norm(&of(&x), &of(&w), bias.map(of).as_deref(), 1e-6, out);
+            }
+            assert!(same_bits(&got, &want));
+        }
+    }
+}
+
+#[test]
 fn add_and_scale() {
     for n in SIZES {
         let mut rng = Rng::new(n as u64);

@@ -1,6 +1,6 @@
 //! A file's tensors to the weights of layers on a device: shapes checked, parts fused.
 
-use crate::arch::{Names, QkNorm};
+use crate::arch::Names;
 use crate::loading::Loading;
 use crate::source::Stored;
 use kinfer_core::backend::{
@@ -9,7 +9,7 @@ use kinfer_core::backend::{
 };
 use kinfer_core::{
     AttnSpec, Backend, ConvSpec, Error, ExpertSpec, FfnSpec, LatentSpec, LayerSpec, Mixer, NormKind,
-    NormSpec, Result, dequantize,
+    NormSpec, QkNorm, Result, dequantize,
 };
 use std::borrow::Cow;
 
@@ -63,7 +63,7 @@ impl<B: Backend> Builder<'_, '_, B> {
         has: [bool; 2],
         dim: usize,
     ) -> Result<Layer<B>> {
-        let LayerSpec { mixer, ffn, parallel: _ } = spec;
+        let LayerSpec { mixer, ffn, parallel: _, renormed } = spec;
         let name = |part: &str| format!("blk.{i}.{part}");
         let before_mixer = match names.stream_norms {
             _ if !has[0] => None,
@@ -72,7 +72,15 @@ impl<B: Backend> Builder<'_, '_, B> {
             None => None,
         };
         let before_mixer = before_mixer.map(|name| self.norm(&name, mixer.norm(), dim, 1.0)).transpose()?;
-        let before_ffn = names.stream_norms.filter(|_| has[1]).map(|[after_attn, _]| after_attn);
+        let after_attn = names.stream_norms.map(|[after_attn, _]| after_attn);
+        let renorms = match after_attn.filter(|_| *renormed && has[0]) {
+            Some(first) => {
+                let mut norm = |part: &str, spec| self.norm(&name(part), spec, dim, 1.0);
+                Some([norm(first, mixer.norm())?, norm(SECOND_NORM, ffn.norm)?])
+            }
+            None => None,
+        };
+        let before_ffn = after_attn.filter(|_| !*renormed && has[1]);
         // What was just normed may go without another norm.
         let attn_norm = match names.attn_norm {
             Some(part) if before_mixer.is_some() && !self.has(&weight(&name(part)))? => None,
@@ -80,6 +88,7 @@ impl<B: Backend> Builder<'_, '_, B> {
         };
         Ok(Layer {
             stream_norms: [before_mixer, self.block_norm(before_ffn, &name, ffn.norm, dim)?],
+            renorms,
             mixer: match mixer {
                 _ if !has[0] => None,
                 Mixer::Attention(attn) => Some(MixerWeights::Attention(
@@ -106,25 +115,48 @@ impl<B: Backend> Builder<'_, '_, B> {
         norm: Option<&str>,
         dim: usize,
     ) -> Result<AttnWeights<B>> {
-        let qk_norm = |b: &mut Self, part: &str, width| match names.qk_norm {
-            Some(QkNorm::Heads) => b.vector(&name(part), attn.head_dim).map(Some),
-            Some(QkNorm::Rows) => b.vector(&name(part), width).map(Some),
-            None => Ok(None),
-        };
         let (qkv, qkv_bias) = self.projection(name, names.fused_qkv, &qkv_parts(names, attn), dim)?;
         let latent = attn.latent.map(|latent| self.latent(name, attn, latent)).transpose()?;
         Ok(AttnWeights {
             norm: self.block_norm(norm, name, attn.norm, dim)?,
             qkv,
             qkv_bias,
-            q_norm: qk_norm(self, "attn_q_norm", attn.q_dim())?,
-            k_norm: qk_norm(self, "attn_k_norm", attn.kv_dim())?,
+            q_norm: self.qk_norm(names, &name("attn_q_norm"), attn, attn.heads)?,
+            k_norm: self.qk_norm(names, &name("attn_k_norm"), attn, attn.kv_heads)?,
             sinks: names.attn_sinks.map(|part| self.vector(&name(part), attn.heads)).transpose()?,
             latent,
             out: self.weight(&[Part::whole(&name(names.attn_out), dim, attn.out_dim())])?,
             out_bias: self.bias(&name(names.attn_out), dim)?,
             post_norm: self.block_norm(names.attn_post_norm, name, attn.norm, dim)?,
         })
+    }
+
+    /// The norm of the queries, or keys, of `heads` heads. Its elements are taken in the order of their rows.
+    fn qk_norm(
+        &mut self,
+        names: &Names,
+        name: &str,
+        attn: &AttnSpec,
+        heads: usize,
+    ) -> Result<Option<NormWeights<B>>> {
+        let Some(kind) = attn.qk_norm else { return Ok(None) };
+        let all = heads * attn.head_dim;
+        let shape = match kind {
+            QkNorm::Heads => vec![attn.head_dim],
+            QkNorm::Rows | QkNorm::LayerRows => vec![all],
+            QkNorm::LayerHeads => vec![heads, attn.head_dim],
+        };
+        let order = names.qk_rows.order(attn.head_dim);
+        let ordered =
+            |values: &[f32]| -> Vec<f32> { (0..values.len()).map(|r| values[order.stored_row(r)]).collect() };
+        let values = self.values(&weight(name), &shape)?;
+        let weight = self.upload(&ordered(&values))?;
+        let bias = match kind {
+            QkNorm::LayerRows => self.bias_values(name, all)?,
+            QkNorm::Heads | QkNorm::Rows | QkNorm::LayerHeads => None,
+        };
+        let bias = bias.map(|values| self.upload(&ordered(&values))).transpose()?;
+        Ok(Some(NormWeights { weight, bias }))
     }
 
     fn convolution(
@@ -451,6 +483,9 @@ impl<B: Backend> Builder<'_, '_, B> {
         self.backend.vector(values)
     }
 }
+
+/// The second norm after attention where there are two.
+pub(crate) const SECOND_NORM: &str = "attn_norm_2";
 
 /// The weights of a layer's convolution, `[width, taps]`.
 pub(crate) const SHORT_CONV: &str = "shortconv.conv";

@@ -2,7 +2,7 @@
 
 use crate::parts::{Block, Has, Part, PartRunner};
 use kinfer_core::backend::{
-    Ffn, HeadWeights, LatentScratch, Layer, MixerWeights, NormWeights, Read, Scratch,
+    Ffn, HeadWeights, Heads, LatentScratch, Layer, MixerWeights, NormWeights, Read, Scratch,
 };
 use kinfer_core::{
     AttnSpec, Backend, Batch, DeviceMemory, FfnSpec, LatentSpec, ModelSpec, NormSpec, Outputs, PartSpec,
@@ -53,14 +53,20 @@ impl<B: Backend> PartState<B> {
     fn layer(&mut self, i: usize, cached: usize, blocks: [bool; 2]) -> Result<()> {
         let Self { decoder, kv, step, scratch: s, .. } = self;
         let (b, spec, w) = (&decoder.backend, &decoder.spec.layers[i], &decoder.layers[i]);
-        let [before_mixer, before_ffn] = &w.stream_norms;
+        let Layer { stream_norms: [before_mixer, before_ffn], renorms, .. } = w;
         let ffn = |step: &mut B::Step, s: &mut Scratch<B>| match &w.ffn {
             Some(Ffn::Dense(w)) => b.ffn(step, &spec.ffn, w, s),
             Some(Ffn::Mixture(w)) => b.moe(step, &spec.ffn, w, s),
             None => Ok(()),
         };
         if let Some(w) = w.mixer.as_ref().filter(|_| blocks[0]) {
-            norm_stream(b, step, spec.mixer.norm(), before_mixer, s)?;
+            if let Some(w) = before_mixer {
+                norm_stream(b, step, spec.mixer.norm(), w, s)?;
+            }
+            if renorms.is_some() {
+                let all = Heads::Columns { first: 0, stride: 0, width: decoder.spec.dim };
+                b.rearrange(step, &s.x, all, &mut s.kept, all, 1, decoder.spec.dim)?;
+            }
             match w {
                 MixerWeights::Attention(spec, w) => {
                     b.attn_in(step, spec, w, kv, cached, s)?;
@@ -76,9 +82,16 @@ impl<B: Backend> PartState<B> {
                 MixerWeights::Attention(spec, w) => b.attn_out(step, spec, w, s)?,
                 MixerWeights::Convolution(spec, w) => b.conv_out(step, spec, w, s)?,
             }
+            if let Some([first, second]) = renorms {
+                norm_stream(b, step, spec.mixer.norm(), first, s)?;
+                b.add(step, &mut s.x, &s.kept)?;
+                norm_stream(b, step, spec.ffn.norm, second, s)?;
+            }
         }
         if blocks[1] && !spec.parallel {
-            norm_stream(b, step, spec.ffn.norm, before_ffn, s)?;
+            if let Some(w) = before_ffn {
+                norm_stream(b, step, spec.ffn.norm, w, s)?;
+            }
             ffn(step, s)?;
         }
         Ok(())
@@ -185,18 +198,16 @@ fn norm_stream<B: Backend>(
     b: &B,
     step: &B::Step,
     spec: NormSpec,
-    w: &Option<NormWeights<B>>,
+    NormWeights { weight, bias }: &NormWeights<B>,
     s: &mut Scratch<B>,
 ) -> Result<()> {
-    if let Some(NormWeights { weight, bias }) = w {
-        b.norm(step, &s.x, spec, weight, bias.as_ref(), &mut s.norm)?;
-        std::mem::swap(&mut s.x, &mut s.norm);
-    }
+    b.norm(step, &s.x, spec, weight, bias.as_ref(), &mut s.norm)?;
+    std::mem::swap(&mut s.x, &mut s.norm);
     Ok(())
 }
 
 /// `(rows, width)` of each buffer of [`Scratch`], in the order of its fields, for the blocks that a part has.
-fn scratch_shapes(spec: &ModelSpec, has: &Has, limits: &RunnerLimits) -> [(usize, usize); 18] {
+fn scratch_shapes(spec: &ModelSpec, has: &Has, limits: &RunnerLimits) -> [(usize, usize); 19] {
     let rows = limits.rows;
     let outputs = if has.head { limits.outputs.max(1) } else { 0 };
     let part = has.part(spec);
@@ -207,9 +218,11 @@ fn scratch_shapes(spec: &ModelSpec, has: &Has, limits: &RunnerLimits) -> [(usize
     let latents = || part.attn.iter().filter_map(|a| Some((a, a.latent.as_ref()?)));
     let latent = |f: fn(&AttnSpec, &LatentSpec) -> usize| latents().map(|(a, l)| f(a, l)).max().unwrap_or(0);
     let heads = latents().map(|(a, _)| a.heads).max().unwrap_or(0);
+    let kept = spec.layers.iter().any(|layer| layer.renormed);
     [
         (rows, spec.dim),
         (rows, spec.dim),
+        (rows, if kept { spec.dim } else { 0 }),
         (rows, attn(AttnSpec::qkv_dim).max(3 * conv)),
         (rows, attn(AttnSpec::q_dim).max(conv)),
         (rows, spec.dim),
@@ -239,6 +252,7 @@ fn scratch<B: Backend>(
     let [
         x,
         norm,
+        kept,
         qkv,
         attn,
         proj,
@@ -257,6 +271,7 @@ fn scratch<B: Backend>(
     Ok(Scratch {
         x: act(x)?,
         norm: act(norm)?,
+        kept: act(kept)?,
         qkv: act(qkv)?,
         attn: act(attn)?,
         proj: act(proj)?,

@@ -5,6 +5,7 @@
 //! [`kinfer_core::Backend`]'s.
 #![forbid(unsafe_code)]
 
+mod alibi;
 pub mod arch;
 mod build;
 pub mod catalog;

@@ -2,7 +2,7 @@
 
 use kinfer_core::backend::RowOrder;
 use kinfer_core::{
-    Activation, AttnSpec, Error, ExpertSpec, Format, Mask, Mixer, ModelSpec, Pooling, Routing, Scores,
+    Activation, AttnSpec, Error, ExpertSpec, Format, Mask, Mixer, ModelSpec, Pooling, QkNorm, Routing, Scores,
 };
 use kinfer_load::gguf::{Gguf, Value, write::Writer};
 use kinfer_models::SamplingDefaults;
@@ -310,6 +310,35 @@ fn lfm2_has_convolutions_where_there_are_no_key_heads() {
     assert!(message.contains("a positive count"), "{message}");
 }
 
+/// ALiBi's slopes are of each layer's heads; further details show in the tensors.
+#[test]
+fn linear_biases_and_norms_of_queries_and_keys() {
+    let b = decoder("bloom", 2).set("bloom.attention.head_count_kv", 4u32).read();
+    assert_eq!(attn(&b.spec, 1).alibi.as_deref(), Some(&[0.25, 0.0625, 0.015625, 0.00390625][..]));
+    assert_eq!((attn(&b.spec, 0).rope, attn(&b.spec, 0).qk_norm), (None, None));
+    let b = decoder("mpt", 2).set("mpt.attention.max_alibi_bias", 4f32).read();
+    assert_eq!(attn(&b.spec, 0).alibi.as_deref(), Some(&[0.5, 0.25, 0.125, 0.0625][..]));
+    let plain = decoder("jina-bert-v2", 2).read();
+    assert!(!plain.spec.layers[0].renormed && !plain.spec.layers[0].ffn.gated);
+    assert_eq!((attn(&plain.spec, 1).mask, attn(&plain.spec, 1).qk_norm), (Mask::Bidirectional, None));
+    let of_code = decoder("jina-bert-v2", 2)
+        .tensor("blk.0.attn_q_norm.weight", &[1.0; 64])
+        .tensor("blk.0.attn_norm_2.weight", &[1.0; 64])
+        .tensor("blk.0.ffn_up.weight", &[0.0; 192])
+        .read();
+    assert!(of_code.spec.layers[1].renormed && of_code.spec.layers[1].ffn.gated);
+    assert_eq!(attn(&of_code.spec, 1).qk_norm, Some(QkNorm::LayerRows));
+    for (arch, key) in [("command-r", "logit_scale"), ("stablelm", "use_parallel_residual")] {
+        let file = || match key {
+            "logit_scale" => decoder(arch, 2).set("command-r.logit_scale", 0.5f32),
+            _ => decoder(arch, 2).set("stablelm.use_parallel_residual", true),
+        };
+        assert_eq!(attn(&file().read().spec, 0).qk_norm, None);
+        let normed = file().tensor("blk.0.attn_q_norm.weight", &[1.0; 64]).read();
+        assert_eq!(attn(&normed.spec, 0).qk_norm, Some(QkNorm::LayerHeads));
+    }
+}
+
 #[test]
 fn encoders_and_poolings() {
     let poolings =
@@ -329,7 +358,7 @@ fn encoders_and_poolings() {
 
 #[test]
 fn refusals_name_key_and_value() {
-    let refused: [(File, &[&str]); 24] = [
+    let refused: [(File, &[&str]); 26] = [
         (llama().set("llama.pooling_type", 4u32), &["llama.pooling_type", "rank", "reranker"]),
         (llama().set("llama.pooling_type", 9u32), &["llama.pooling_type", "9", "cls"]),
         (
@@ -339,6 +368,11 @@ fn refusals_name_key_and_value() {
         (
             decoder("stablelm", 2).set("stablelm.attention.layer_norm_epsilon", 1e-5f32),
             &["stablelm.use_parallel_residual", "missing"],
+        ),
+        (decoder("mpt", 2), &["mpt.attention.max_alibi_bias", "missing"]),
+        (
+            decoder("mpt", 2).set("mpt.attention.max_alibi_bias", 8f32).set("mpt.attention.clamp_kqv", 6f32),
+            &["mpt.attention.clamp_kqv", "within limits", "6"],
         ),
         (decoder("mamba", 2), &["mamba", "gemma3, gemma-embedding, glm4", "llama"]),
         (llama().without("general.architecture"), &["general.architecture", "missing"]),

@@ -5,7 +5,8 @@ transformers gives in float32.
     make_toys.py CONVERTER [NAME...]
 
 CONVERTER is the folder of llama.cpp with convert_hf_to_gguf.py, as it lies in the source package of llama-cpp-python
-(vendor/llama.cpp). Needs torch, transformers and safetensors, and accelerate for the toy in MXFP4.
+(vendor/llama.cpp). Needs torch, transformers and safetensors, accelerate for the toy in MXFP4, and llama-cpp-python for Jina's BERT, which
+transformers does not have: its hidden states are those of jina_bert.py, which have to be near llama.cpp's.
 
 No weights are stored: element i of a tensor is a hash of the tensor's name in the GGUF file and i, see `weights`, and
 tests/parity.rs computes the same. To give transformers the same model, the converter is run on a model whose elements
@@ -24,6 +25,8 @@ import safetensors
 import safetensors.torch
 import torch
 import transformers
+
+import jina_bert
 
 OUT = Path(__file__).parent / "toys"
 VOCAB, TOKENS = 48, 40
@@ -80,6 +83,8 @@ HUB = {
     "deepseek2-sigmoid": dict(scoring_func="sigmoid"),
     "deepseek2-sigmoid-groups": dict(scoring_func="sigmoid"),
     "modern-bert": dict(global_attn_every_n_layers=3),
+    "jina-bert-v3": dict(architectures=["XLMRobertaModel"], lora_adaptations=["retrieval.query"], lora_alpha=1),
+    "mpt": dict(architectures=["MPTForCausalLM"]),
     "nomic-bert": dict(n_positions=8192, max_trained_positions=2048, activation_function="swiglu", causal=False,
                        qkv_proj_bias=False, mlp_fc1_bias=False, mlp_fc2_bias=False, prenorm=False,
                        rotary_emb_fraction=1.0, rotary_emb_interleaved=False, rotary_emb_scale_base=None,
@@ -98,6 +103,7 @@ MORE = {
 KEYS = {
     "mistral": {"llama.attention.sliding_window": 12},
     "starcoder2": {"starcoder2.attention.sliding_window": 12},
+    "mpt": {"mpt.attention.layer_norm_epsilon": EPS},  # the converter writes 1e-5
     "olmoe": {"olmoe.attention.layer_norm_rms_epsilon": EPS},  # the converter writes 1e-5
     "lfm2moe": {"lfm2moe.expert_weights_scale": 1.5},
     # It is half as wide, and 1, in the configuration that transformers saves.
@@ -106,6 +112,7 @@ KEYS = {
 # Models that embed, and how sentence-transformers pools their hidden states.
 EMBEDDERS = {
     "bert": "mean_tokens", "roberta": "mean_tokens", "xlm-roberta": "cls_token", "nomic-bert": "mean_tokens",
+    "jina-bert-v2": "mean_tokens", "jina-bert-v2-code": "mean_tokens", "jina-bert-v3": "mean_tokens",
     "modern-bert": "cls_token", "gemma-embedding": "mean_tokens", "qwen3-embedding": "lasttoken",
 }  # fmt: skip
 
@@ -158,6 +165,10 @@ FAMILIES = {
         "Cohere",
         LAYER | dict(logit_scale=0.25, use_qk_norm=False, tie_word_embeddings=True) | rope(500.0),
     ),
+    "cohere-norms": (
+        "Cohere",
+        LAYER | dict(logit_scale=0.25, use_qk_norm=True, tie_word_embeddings=True) | rope(500.0),
+    ),
     "cohere2": (
         "Cohere2",
         LAYER | WINDOW | dict(logit_scale=0.25, num_hidden_layers=5, sliding_window_pattern=4,
@@ -170,6 +181,21 @@ FAMILIES = {
     "stablelm-parallel": (
         "StableLm",
         LAYER | dict(use_parallel_residual=True) | rope(partial_rotary_factor=0.5),
+    ),
+    "stablelm-norms": (
+        "StableLm",
+        LAYER | dict(use_parallel_residual=True, qk_layernorm=True) | rope(partial_rotary_factor=0.25),
+    ),
+    # Heads that are no power of two. Of MPT's largest bias transformers knows the usual one, 8, only.
+    "bloom": (
+        "Bloom",
+        dict(vocab_size=VOCAB, hidden_size=96, n_layer=3, n_head=6, layer_norm_epsilon=EPS, bos_token_id=0,
+             eos_token_id=1, tie_word_embeddings=True),
+    ),
+    "mpt": (
+        "Mpt",
+        dict(vocab_size=VOCAB, d_model=96, n_layers=3, n_heads=6, max_seq_len=64, layer_norm_epsilon=EPS,
+             tie_word_embeddings=True),
     ),
     "starcoder2": ("Starcoder2", LAYER | WINDOW | dict(norm_epsilon=EPS, use_bias=True) | rope(500.0)),
     "phi2": (
@@ -289,6 +315,9 @@ FAMILIES = {
     "roberta": ("Roberta", ENCODER | dict(layer_norm_eps=EPS, type_vocab_size=1, pad_token_id=1)),
     "xlm-roberta": ("XLMRoberta", ENCODER | dict(layer_norm_eps=EPS, type_vocab_size=1, pad_token_id=1)),
     "nomic-bert": ("NomicBert", ENCODER | dict(layer_norm_eps=EPS) | rope(500.0)),
+    "jina-bert-v2": ("JinaBert", ENCODER | dict(num_attention_heads=6, layer_norm_eps=EPS)),
+    "jina-bert-v2-code": ("JinaBert", ENCODER | dict(num_attention_heads=6, layer_norm_eps=EPS, code=True)),
+    "jina-bert-v3": ("JinaEmbeddingsV3", ENCODER | dict(layer_norm_eps=EPS, type_vocab_size=1, pad_token_id=1) | rope(500.0)),
     "modern-bert": (
         "ModernBert",
         ENCODER | dict(num_hidden_layers=5, norm_eps=EPS, local_attention=12, bos_token_id=0, eos_token_id=1,
@@ -373,8 +402,8 @@ def weights(name, shape):
     Multiples of 2^-11 of a power of two; matrices make outputs of about the size of their inputs, norms lie around 1.
     """
     unit = bits12(name, shape).astype(np.float32) / np.float32(2048) - np.float32(1)
-    if len(shape) == 1:
-        return unit / 2 + (1 if name.endswith(".weight") else 0)
+    if len(shape) == 1 or name.endswith("_norm.weight"):
+        return unit.reshape(shape) / 2 + (1 if name.endswith(".weight") else 0)
     embedding = name.startswith(("token_embd", "position_embd"))
     scale = 1.0 if embedding else 2.0 ** (1 - (int(shape[-1]).bit_length() - 1) // 2)
     return (unit * np.float32(scale)).reshape(shape)
@@ -390,6 +419,13 @@ def converted(converter, folder, name):
     cls.set_vocab = lambda self: None  # toys have no tokenizer
     if hasattr(cls, "undo_permute"):  # the class is that of other toys, too
         cls.undo_permute = name != "exaone"
+    if name == "stablelm-norms":  # it returns the norms of heads where it has to yield them
+
+        def modify(self, *tensor, own=cls.modify_tensors):
+            last = yield from own(self, *tensor)
+            yield from last or []
+
+        cls.modify_tensors = modify
     out = folder / "toy.gguf"
     converting = cls(folder, gguf.LlamaFileType.ALL_F32, out, eager=True)
     converting.hparams |= HUB.get(name, {})
@@ -405,9 +441,10 @@ def convert(converter, model, name):
         # Gemma's converter counts the tokens in it.
         vocabulary = {"model": {"type": "WordPiece", "vocab": {str(i): i for i in range(VOCAB)}}, "added_tokens": []}
         (folder / "tokenizer.json").write_text(json.dumps(vocabulary))
-        if name in EMBEDDERS:
+        if name in EMBEDDERS or "architectures" in HUB.get(name, {}):
             config = json.loads((folder / "config.json").read_text()) | HUB.get(name, {})
             (folder / "config.json").write_text(json.dumps(config))
+        if name in EMBEDDERS:
             (folder / "modules.json").write_text(json.dumps([{"type": "Pooling", "path": "1_Pooling"}]))
             (folder / "1_Pooling").mkdir()
             pooling = {f"pooling_mode_{EMBEDDERS[name]}": True}
@@ -507,12 +544,13 @@ def reopened(converter, model, packed, config):
 
 
 def make(converter, name, kind, config):
-    config_class = getattr(transformers, kind + ("TextConfig" if kind == "Gemma3" else "Config"))
+    library = jina_bert if kind == "JinaBert" else transformers
+    config_class = getattr(library, kind + ("TextConfig" if kind == "Gemma3" else "Config"))
     embeds = name in EMBEDDERS
     heads = [kind + end for end in (["Model"] if embeds else ["ForCausalLM", "LMHeadModel"])]
-    model_class = next(getattr(transformers, h) for h in heads if hasattr(transformers, h))
+    model_class = next(getattr(library, h) for h in heads if hasattr(library, h))
     # BERT's pooler is for its training.
-    without = dict(add_pooling_layer=False) if name in ("bert", "roberta", "xlm-roberta", "nomic-bert") else {}
+    without = dict(add_pooling_layer=False) if name in ("bert", "roberta", "xlm-roberta", "nomic-bert", "jina-bert-v3") else {}
     config = config_class(**config, attn_implementation="eager", experts_implementation="eager")
     model = model_class(config, **without).eval().to(torch.float32)
     count = sum(p.numel() for p in parameters(model))
@@ -553,11 +591,13 @@ def make(converter, name, kind, config):
         model.double()
         exact = compute()
     error = ((logits - exact) ** 2).sum() / (exact**2).sum()
+    if library is jina_bert:
+        check(metadata, tensors, exact, name)
     arch = metadata["general.architecture"]
     keys = {k: v for k, v in metadata.items() if k.startswith(arch + ".") or k == "general.architecture"}
     keys |= KEYS.get(name, {})
     toy = {
-        "model": f"{model_class.__name__}, transformers {transformers.__version__}",
+        "model": f"{model_class.__name__}, {library.__name__} {getattr(library, '__version__', '')}".strip(),
         "metadata": keys,
         "tensors": tensors,
         "fixed": fixed,
@@ -573,6 +613,32 @@ def make(converter, name, kind, config):
     top = np.sort(exact, axis=1)
     print(f"{name}: {arch}, {count} weights, outputs rms {np.sqrt((exact**2).mean()):.2f}, "
           f"smallest lead {np.min(top[:, -1] - top[:, -2]):.4f}, float32 off by {error:.1e}")  # fmt: skip
+
+
+def check(metadata, tensors, exact, name):
+    """Asks llama.cpp for the hidden states, too. Its GELU is the approximation by tanh, from a table of halves."""
+    import gguf
+
+    with tempfile.TemporaryDirectory() as folder:
+        path, arch = Path(folder) / "toy.gguf", metadata["general.architecture"]
+        writer = gguf.GGUFWriter(path, arch)
+        for key, value in metadata.items():
+            if key.startswith(f"{arch}.") and key != f"{arch}.vocab_size":
+                add = {bool: writer.add_bool, int: writer.add_uint32, float: writer.add_float32}
+                add[type(value)](key, value)
+        writer.add_vocab_size(VOCAB)
+        writer.add_tokenizer_model("none")
+        writer.add_token_type_count(2)
+        for tensor, shape in tensors.items():
+            writer.add_tensor(tensor, weights(tensor, shape).astype(np.float32).reshape(shape))
+        writer.write_header_to_file()
+        writer.write_kv_data_to_file()
+        writer.write_tensors_to_file()
+        writer.close()
+        got = jina_bert.states(path, IDS, exact.shape[1])
+    error = ((got - exact) ** 2).sum() / (exact**2).sum()
+    print(f"{name}: llama.cpp's hidden states differ by {error:.1e}")
+    assert error < 1e-5, name
 
 
 def dump(value):

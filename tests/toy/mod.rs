@@ -4,11 +4,11 @@
 use crate::common::Random;
 use kinfer_core::{
     Activation, AttnSpec, Backend, ConvSpec, DeviceMemory, ExpertSpec, FfnSpec, Format, LatentSpec,
-    LayerSpec, Mask, Mixer, Model, ModelSpec, NormKind, NormSpec, RopeSpec, Routing, RunnerLimits, Scores,
-    dequantize,
+    LayerSpec, Mask, Mixer, Model, ModelSpec, NormKind, NormSpec, QkNorm, RopeSpec, Routing, RunnerLimits,
+    Scores, dequantize,
 };
 use kinfer_load::gguf::{Gguf, write::Writer};
-use kinfer_models::arch::{Blueprint, Names, QkNorm, QkRows};
+use kinfer_models::arch::{Blueprint, Names, QkRows};
 use kinfer_models::synthetic::Blocks;
 use kinfer_models::{Place, Placement};
 use std::sync::Arc;
@@ -97,6 +97,7 @@ pub fn features() -> Vec<Toy> {
             act: Activation::GeluTanh,
             embed_scale: 16.0,
             norms: true,
+            qk_norm: Some(QkNorm::Heads),
             tied: true,
             pairs: false,
             ..Shape::default()
@@ -104,7 +105,14 @@ pub fn features() -> Vec<Toy> {
         .build(&[Format::Q8_0, Format::Q5_0, Format::Q4_K]),
     ];
     toys.extend([
-        Shape { name: "post-norms only", norms: true, pre_norms: false, ..Shape::default() }.build(&legacy),
+        Shape {
+            name: "post-norms only",
+            norms: true,
+            qk_norm: Some(QkNorm::Rows),
+            pre_norms: false,
+            ..Shape::default()
+        }
+        .build(&legacy),
         Shape {
             name: "layer norms, no gate, parallel blocks",
             norm: NormKind::Layer,
@@ -174,7 +182,7 @@ pub fn some() -> Vec<Toy> {
     features().into_iter().take(3).collect()
 }
 
-/// Those, what CUDA lacks (latent attention, convolutions), and one per stored format.
+/// Those, what CUDA lacks (latent attention, convolutions, linear biases, layer norms of queries and keys), and one per stored format.
 pub fn all() -> Vec<Toy> {
     let mut toys = features();
     for (name, q_rank) in [("latent keys and values", None), ("latent queries, too", Some(128))] {
@@ -195,6 +203,11 @@ pub fn all() -> Vec<Toy> {
     toys.push(convolution("convolutions of 3 taps", 3, false).build(&k_quants));
     toys.push(convolution("convolutions of 32 taps", 32, false).build(&[Format::Q8_0, Format::Q5_0]));
     toys.push(convolution("parallel convolutions", 2, true).build(&[Format::Q8_0]));
+    let norms = |name, qk_norm| Shape { name, qk_norm: Some(qk_norm), alibi: true, ..Shape::default() };
+    toys.push(norms("linear biases, layer norms of heads", QkNorm::LayerHeads).build(&k_quants));
+    let narrow =
+        Shape { head_dim: 32, heads: 6, kv_heads: 6, ..norms("layer norms of all heads", QkNorm::LayerRows) };
+    toys.push(narrow.build(&[Format::Q8_0]));
     toys.extend(Format::all().map(|f| Shape { name: f.name(), ..Shape::default() }.build(&[f])));
     toys
 }
@@ -210,14 +223,17 @@ struct Shape {
     /// Of the even layers.
     window: Option<usize>,
     softcap: Option<f32>,
+    /// Linear biases.
+    alibi: bool,
     logit_softcap: Option<f32>,
     act: Activation,
     embed_scale: f32,
     bias: bool,
-    /// q, k and post norms.
+    /// Norms of the blocks' outputs.
     norms: bool,
     norm: NormKind,
-    /// Norms before the blocks; without them, q and k norms run over all heads.
+    qk_norm: Option<QkNorm>,
+    /// Norms before the blocks.
     pre_norms: bool,
     gated: bool,
     parallel: bool,
@@ -246,12 +262,14 @@ impl Default for Shape {
             rope_dim: 0,
             window: None,
             softcap: None,
+            alibi: false,
             logit_softcap: None,
             act: Activation::Silu,
             embed_scale: 1.0,
             bias: false,
             norms: false,
             norm: NormKind::Rms,
+            qk_norm: None,
             pre_norms: true,
             gated: true,
             parallel: false,
@@ -286,6 +304,8 @@ impl Shape {
                 mask: Mask::Causal,
                 window: self.window.filter(|_| i.is_multiple_of(2)),
                 softcap: self.softcap,
+                alibi: self.alibi.then(|| (0..self.heads).map(|h| 0.5f32.powi(h as i32 + 1)).collect()),
+                qk_norm: self.qk_norm,
                 rope: (!self.unturned_layer || i + 1 < LAYERS).then_some(i % 2),
                 norm: NormSpec { kind: self.norm, eps: 1e-6 },
                 latent: self.latent,
@@ -301,6 +321,7 @@ impl Shape {
                 experts: self.experts,
             },
             parallel: self.parallel,
+            renormed: false,
         };
         let spec = ModelSpec {
             arch: "toy".into(),
@@ -321,7 +342,6 @@ impl Shape {
             attn_norm: self.pre_norms.then_some("attn_norm"),
             ffn_norm: self.pre_norms.then_some("ffn_norm"),
             attn_sinks: self.sinks.then_some("attn_sinks"),
-            qk_norm: self.norms.then_some(if self.pre_norms { QkNorm::Heads } else { QkNorm::Rows }),
             attn_post_norm: self.norms.then_some("post_attention_norm"),
             ffn_post_norm: self.norms.then_some("post_ffw_norm"),
             ..Names::GGUF
@@ -367,13 +387,18 @@ impl Shape {
                     product(&mut file, &name("shortconv.out_proj"), DIM, conv.width, 1.0);
                 }
                 Mixer::Attention(attn) => {
-                    for (part, width) in [("attn_q_norm", attn.q_dim()), ("attn_k_norm", attn.kv_dim())] {
-                        let width = match names.qk_norm {
-                            Some(QkNorm::Heads) => attn.head_dim,
-                            Some(QkNorm::Rows) => width,
-                            None => continue,
-                        };
-                        file.vector(&format!("{}.weight", name(part)), width, 1.0);
+                    for (part, heads) in [("attn_q_norm", attn.heads), ("attn_k_norm", attn.kv_heads)] {
+                        let (all, weight) = (heads * attn.head_dim, format!("{}.weight", name(part)));
+                        match attn.qk_norm {
+                            Some(QkNorm::Heads) => file.vector(&weight, attn.head_dim, 1.0),
+                            Some(QkNorm::Rows) => file.vector(&weight, all, 1.0),
+                            Some(QkNorm::LayerHeads) => file.vectors(&weight, heads, attn.head_dim),
+                            Some(QkNorm::LayerRows) => {
+                                file.vector(&weight, all, 1.0);
+                                file.vector(&format!("{}.bias", name(part)), all, 0.0);
+                            }
+                            None => {}
+                        }
                     }
                     if let Some(latent) = attn.latent {
                         let q = if latent.q_rank.is_some() { "attn_q_a" } else { "attn_q" };

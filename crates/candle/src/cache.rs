@@ -166,8 +166,10 @@ fn attend_run(
         mask,
         window,
         softcap: cap,
+        alibi,
         rope: _,
         norm: _,
+        qk_norm: _,
         latent: _,
     } = spec;
     let (rows, group) = (run.rows.len(), heads / kv_heads);
@@ -203,7 +205,13 @@ fn attend_run(
         row[oldest(p) - first..=newest(p) - first].fill(0.0);
     }
     let mask = Tensor::from_vec(mask, (1, rows, 1, keys), device)?;
-    let scores = scores.reshape((*kv_heads, rows, group, keys))?.broadcast_add(&mask)?;
+    let mut scores = scores.reshape((*kv_heads, rows, group, keys))?.broadcast_add(&mask)?;
+    if let Some(slopes) = alibi {
+        let distance = (run.start..end).flat_map(|p| (first..end).map(move |key| -(p.abs_diff(key) as f32)));
+        let distance = Tensor::from_iter(distance, device)?.reshape((1, rows, 1, keys))?;
+        let slopes = Tensor::new(&slopes[..], device)?.reshape((*kv_heads, 1, group, 1))?;
+        scores = scores.broadcast_add(&distance.broadcast_mul(&slopes)?)?;
+    }
     // A sink is one more key, whose value is nothing.
     let scores = match sinks {
         Some(sinks) => {

@@ -252,6 +252,28 @@ impl Backend for Candle {
         })
     }
 
+    fn layer_norm_heads(
+        &self,
+        _step: &Step,
+        x: &mut Act,
+        cols: Range<usize>,
+        width: usize,
+        weight: &Tensor,
+        bias: Option<&Tensor>,
+        eps: f32,
+    ) -> Result<()> {
+        self.map_cols(x, cols, |x| {
+            let (rows, all) = x.dims2()?;
+            let heads = |t: &Tensor| t.reshape((all / width, width));
+            let x = x.contiguous()?.reshape((rows, all / width, width))?;
+            let y = norm(&x.broadcast_sub(&x.mean_keepdim(D::Minus1)?)?, &heads(weight)?, eps)?;
+            match bias {
+                Some(bias) => y.broadcast_add(&heads(bias)?),
+                None => Ok(y),
+            }
+        })
+    }
+
     fn linear(&self, _step: &Step, weight: &Weight, x: &Act, out: &mut Act) -> Result<()> {
         let x = x.get()?;
         self.put(out, || weight.product(x))

@@ -9,7 +9,7 @@
 
 use crate::{
     Activation, AttnSpec, Batch, ConvSpec, ExpertSpec, FfnSpec, Format, KvTypes, LatentSpec, Likely,
-    ModelSpec, NormSpec, PartSpec, Result, RopeSpec,
+    ModelSpec, NormSpec, PartSpec, QkNorm, Result, RopeSpec,
 };
 use std::ops::Range;
 
@@ -204,6 +204,18 @@ pub trait Backend: Send + Sync + Sized + 'static {
         weight: &Self::Vector,
         eps: f32,
     ) -> Result<()>;
+    /// Layer norm in place over each `width` elements of `x[r][cols]`, which weight and bias are as long as.
+    #[allow(clippy::too_many_arguments)]
+    fn layer_norm_heads(
+        &self,
+        step: &Self::Step,
+        x: &mut Self::Act,
+        cols: Range<usize>,
+        width: usize,
+        weight: &Self::Vector,
+        bias: Option<&Self::Vector>,
+        eps: f32,
+    ) -> Result<()>;
     /// `out[r] = weight * x[r]`.
     fn linear(
         &self,
@@ -348,11 +360,17 @@ pub trait Backend: Send + Sync + Sized + 'static {
             self.add_bias(step, &mut s.qkv, bias)?;
         }
         let (q, k) = (0..spec.q_dim(), spec.q_dim()..spec.q_dim() + spec.kv_dim());
-        if let Some(weight) = &w.q_norm {
-            self.rms_norm_heads(step, &mut s.qkv, q.clone(), weight, spec.norm.eps)?;
-        }
-        if let Some(weight) = &w.k_norm {
-            self.rms_norm_heads(step, &mut s.qkv, k.clone(), weight, spec.norm.eps)?;
+        for (norm, cols) in [(&w.q_norm, q.clone()), (&w.k_norm, k.clone())] {
+            let (Some(NormWeights { weight, bias }), Some(kind)) = (norm, spec.qk_norm) else { continue };
+            match kind {
+                QkNorm::Heads | QkNorm::Rows => {
+                    self.rms_norm_heads(step, &mut s.qkv, cols, weight, spec.norm.eps)?;
+                }
+                QkNorm::LayerHeads | QkNorm::LayerRows => {
+                    let (width, bias) = (spec.qk_norm_width(cols.len()), bias.as_ref());
+                    self.layer_norm_heads(step, &mut s.qkv, cols, width, weight, bias, spec.norm.eps)?;
+                }
+            }
         }
         if let Some(rope) = spec.rope {
             self.rope(step, &mut s.qkv, q.start..k.end, spec.head_dim, rope)?;

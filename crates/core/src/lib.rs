@@ -21,6 +21,6 @@ pub use kinfer_kernels::quant::{Format, MAX_VALUE, Quant, dequantize, encode};
 pub use model::{DeviceMemory, Likely, Model, Outputs, Runner, RunnerLimits};
 pub use spec::{
     Activation, AttnSpec, ConvSpec, ExpertSpec, FfnSpec, LatentSpec, LayerSpec, LongContext, Mask, Mixer,
-    ModelSpec, NormKind, NormSpec, PartSpec, Pooling, RopeSpec,
+    ModelSpec, NormKind, NormSpec, PartSpec, Pooling, QkNorm, RopeSpec,
 };
 pub use unfused::Unfused;

@@ -42,6 +42,8 @@ pub struct LayerSpec {
     pub ffn: FfnSpec,
     /// Both blocks read the layer's input: `x + attn(x) + ffn(x)` instead of `y + ffn(y)` with `y = x + attn(x)`.
     pub parallel: bool,
+    /// After attention the residual stream is normed twice, the second time with what attention has read: `norm(norm(x + attn(x)) + x)`.
+    pub renormed: bool,
 }
 
 /// The first block of a layer, in which a position takes in others.
@@ -165,10 +167,28 @@ pub struct AttnSpec {
     pub softcap: Option<f32>,
     /// Index into [`ModelSpec::ropes`]; `None`: no position encoding in this layer.
     pub rope: Option<usize>,
-    /// This block's norms. Those of q and k are always RMS norms, with this epsilon.
+    /// ALiBi (Press et al. 2021, arXiv 2108.12409): a score of head `h` loses `alibi[h]`, of `[heads]`, for each position between query
+    /// and key, whichever comes first.
+    pub alibi: Option<Arc<[f32]>>,
+    /// This block's norms. Those of q and k have its epsilon, too.
     pub norm: NormSpec,
+    /// Norms of q and k, before they turn.
+    pub qk_norm: Option<QkNorm>,
     /// Keys and values are made of one vector per position; `kv_heads` is then 1, and `head_dim` that vector's width.
     pub latent: Option<LatentSpec>,
+}
+
+/// A norm of queries or of keys.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum QkNorm {
+    /// An RMS norm of each head by itself, by one weight, `[head_dim]`.
+    Heads,
+    /// An RMS norm of all heads of a position together, `[heads * head_dim]`.
+    Rows,
+    /// A layer norm of each head by itself, by a weight of its own, `[heads, head_dim]`.
+    LayerHeads,
+    /// A layer norm of all heads of a position together, `[heads * head_dim]`; it may have a bias.
+    LayerRows,
 }
 
 /// Which keys a query sees.
@@ -275,6 +295,13 @@ impl ModelSpec {
 }
 
 impl AttnSpec {
+    /// What a norm runs over, of queries or keys that are `width` wide.
+    pub fn qk_norm_width(&self, width: usize) -> usize {
+        match self.qk_norm {
+            Some(QkNorm::Rows | QkNorm::LayerRows) => width,
+            Some(QkNorm::Heads | QkNorm::LayerHeads) | None => self.head_dim,
+        }
+    }
     /// Width of all query heads together.
     pub fn q_dim(&self) -> usize {
         self.heads * self.head_dim

@@ -77,6 +77,18 @@ impl<B: Backend> Backend for Unfused<B> {
     ) -> Result<()> {
         self.0.rms_norm_heads(step, x, cols, weight, eps)
     }
+    fn layer_norm_heads(
+        &self,
+        step: &Self::Step,
+        x: &mut Self::Act,
+        cols: Range<usize>,
+        width: usize,
+        weight: &Self::Vector,
+        bias: Option<&Self::Vector>,
+        eps: f32,
+    ) -> Result<()> {
+        self.0.layer_norm_heads(step, x, cols, width, weight, bias, eps)
+    }
     fn linear(
         &self,
         step: &Self::Step,

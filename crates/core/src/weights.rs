@@ -18,10 +18,10 @@ pub struct AttnWeights<B: Backend> {
     pub qkv: B::Weight,
     /// Its bias, `[qkv_dim]`.
     pub qkv_bias: Option<B::Vector>,
-    /// Norm of each query head, `[head_dim]`, or of all together, `[q_dim]`.
-    pub q_norm: Option<B::Vector>,
-    /// Norm of each key head, `[head_dim]`, or of all together, `[kv_dim]`.
-    pub k_norm: Option<B::Vector>,
+    /// Norm of queries, `[head_dim]` or `[q_dim]`, see [`crate::QkNorm`].
+    pub q_norm: Option<NormWeights<B>>,
+    /// Norm of keys, `[head_dim]` or `[kv_dim]`.
+    pub k_norm: Option<NormWeights<B>>,
     /// Attention sinks, `[heads]`: a score of each head that takes up a part of the softmax (Xiao et al. 2023, arXiv 2309.17453;
     /// learned as in gpt-oss).
     pub sinks: Option<B::Vector>,
@@ -137,6 +137,8 @@ pub struct HeadWeights<'a, B: Backend> {
 pub struct Layer<B: Backend> {
     /// Norms that the residual stream itself goes through, before the mixer and before the feed-forward.
     pub stream_norms: [Option<NormWeights<B>>; 2],
+    /// The two after the mixer where [`crate::LayerSpec::renormed`] says so, in place of the one before the feed-forward.
+    pub renorms: Option<[NormWeights<B>; 2]>,
     /// Attention or convolution.
     pub mixer: Option<MixerWeights<B>>,
     /// Feed-forward.
@@ -157,6 +159,8 @@ pub struct Scratch<B: Backend> {
     pub x: B::Act,
     /// Output of a norm, `[rows, dim]`.
     pub norm: B::Act,
+    /// Residual stream as a mixer has read it, `[rows, dim]`, where a layer needs it again.
+    pub kept: B::Act,
     /// Fused projection of attention or convolution, `[rows, max qkv_dim or 3 * width]`.
     pub qkv: B::Act,
     /// Output of attention or convolution, `[rows, max q_dim or width]`.

@@ -192,6 +192,21 @@ impl Backend for Cpu {
         Ok(())
     }
 
+    fn layer_norm_heads(
+        &self,
+        _step: &Step,
+        x: &mut Act,
+        cols: Range<usize>,
+        width: usize,
+        weight: &Vec<f32>,
+        bias: Option<&Vec<f32>>,
+        eps: f32,
+    ) -> Result<()> {
+        let bias = bias.map(Vec::as_slice);
+        self.rows_mut(x, cols, |row, _| self.ops.layer_norm_heads(row, width, weight, bias, eps));
+        Ok(())
+    }
+
     fn linear(&self, step: &Step, weight: &Weight, x: &Act, out: &mut Act) -> Result<()> {
         self.product(weight, x, step.roles_of(x.rows()), out);
         Ok(())

@@ -7,7 +7,7 @@ use crate::weight::{Input, Weight};
 use crate::{Act, Cpu, Kv, Step};
 use kinfer_core::backend::{AttnWeights, FfnWeights, NormWeights, Scratch};
 use kinfer_core::batch::{BLOCK_LEN, Role};
-use kinfer_core::{AttnSpec, FfnSpec, Mask, NormSpec};
+use kinfer_core::{AttnSpec, FfnSpec, Mask, NormSpec, QkNorm};
 use kinfer_kernels::amx::TileAttend;
 use kinfer_kernels::ops::{Attend, KvRows, partial_len};
 use kinfer_kernels::pack::ROWS;
@@ -41,8 +41,10 @@ pub(crate) fn attn_in(
         mask: _,
         window: _,
         softcap: _,
+        alibi: _,
         rope,
         norm: norm_spec,
+        qk_norm,
         latent: _,
     } = spec;
     let AttnWeights {
@@ -64,9 +66,8 @@ pub(crate) fn attn_in(
     let (x, out) = (s.x.view(), s.qkv.view_mut());
     let normed = s.norm.view_mut();
     let input = Input { float: normed, rounded: rounded!(s.norm, guard) };
-    let (q_norm, k_norm) = (q_norm.as_deref(), k_norm.as_deref());
-    // Norms over all heads together come before the work is split by heads.
-    let whole = [q_norm, k_norm].iter().flatten().any(|w| w.len() != *head_dim);
+    // Norms but the most common ones come before the work is split by heads.
+    let by_row = qk_norm.filter(|&kind| kind != QkNorm::Heads && (q_norm.is_some() || k_norm.is_some()));
     let (kv, roles) = (&*kv, step.roles_of(rows));
     cpu.team.run(|worker| {
         // SAFETY: rows are normed each by one worker, output columns written each by the worker that has their group,
@@ -82,14 +83,23 @@ pub(crate) fn attn_in(
                 }
             }
             worker.barrier();
-            let (q_norm, k_norm) = match whole {
-                false => (q_norm, k_norm),
-                true => {
+            let (q_norm, k_norm) = match by_row {
+                None => {
+                    let [q, k] = [q_norm, k_norm].map(|norm| norm.as_ref().map(|n| n.weight.as_slice()));
+                    (q, k)
+                }
+                Some(kind) => {
                     let k = spec.q_dim()..spec.q_dim() + spec.kv_dim();
                     for r in worker.share(rows) {
                         for (norm, cols) in [(q_norm, 0..k.start), (k_norm, k.clone())] {
-                            if let Some(weight) = norm {
-                                cpu.ops.rms_norm_heads(out.row_mut(r, cols), weight, norm_spec.eps);
+                            let Some(NormWeights { weight, bias }) = norm else { continue };
+                            let (x, eps) = (out.row_mut(r, cols.clone()), norm_spec.eps);
+                            match kind {
+                                QkNorm::Heads | QkNorm::Rows => cpu.ops.rms_norm_heads(x, weight, eps),
+                                QkNorm::LayerHeads | QkNorm::LayerRows => {
+                                    let width = spec.qk_norm_width(cols.len());
+                                    cpu.ops.layer_norm_heads(x, width, weight, bias.as_deref(), eps);
+                                }
                             }
                         }
                     }
@@ -189,8 +199,20 @@ pub(crate) fn attend(
     qkv: &Act,
     out: &mut Act,
 ) {
-    let AttnSpec { heads, kv_heads, head_dim, scale, mask, window, softcap, rope: _, norm: _, latent: _ } =
-        *spec;
+    let AttnSpec {
+        heads,
+        kv_heads,
+        head_dim,
+        scale,
+        mask,
+        window,
+        softcap,
+        ref alibi,
+        rope: _,
+        norm: _,
+        qk_norm: _,
+        latent: _,
+    } = *spec;
     out.shape(qkv.rows(), spec.q_dim());
     let cache = kv.layer(layer);
     // SAFETY: nobody writes the cache in this stage.
@@ -216,6 +238,7 @@ pub(crate) fn attend(
             window,
             scale,
             softcap,
+            alibi: alibi.as_ref().map(|slopes| &slopes[kv_head * group..(kv_head + 1) * group]),
             sinks: sinks.map(|s| &s[kv_head * group..(kv_head + 1) * group]),
         };
         (a, first)

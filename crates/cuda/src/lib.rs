@@ -273,6 +273,19 @@ impl Backend for Cuda {
         ops::norm_heads(self, step, x, cols, weight, eps)
     }
 
+    fn layer_norm_heads(
+        &self,
+        _step: &Step,
+        _x: &mut Act,
+        _cols: Range<usize>,
+        _width: usize,
+        _weight: &Vector,
+        _bias: Option<&Vector>,
+        _eps: f32,
+    ) -> Result<()> {
+        Err(step::no_layer_norms())
+    }
+
     fn linear(&self, step: &Step, weight: &Weight, x: &Act, out: &mut Act) -> Result<()> {
         out.shape(x.rows(), weight.rows)?;
         ops::product(self, step, weight, x, out, None, false)

@@ -102,8 +102,21 @@ pub(crate) fn attend(
     qkv: &Act,
     out: &mut Act,
 ) -> Result<()> {
-    let AttnSpec { heads, kv_heads, head_dim, scale, mask: _, window, softcap, rope: _, norm: _, latent: _ } =
-        *spec;
+    // Making a step refuses what attention of this kind does without.
+    let AttnSpec {
+        heads,
+        kv_heads,
+        head_dim,
+        scale,
+        mask: _,
+        window,
+        softcap,
+        alibi: _,
+        rope: _,
+        norm: _,
+        qk_norm: _,
+        latent: _,
+    } = *spec;
     out.shape(qkv.rows(), spec.q_dim())?;
     let group = heads / kv_heads;
     let cache = kv.cache(layer, spec, step.blocks());
@@ -226,6 +239,8 @@ pub(crate) fn attn_in(
         mask: _,
         window: _,
         softcap: _,
+        alibi: _,
+        qk_norm: _,
         latent: _,
     } = spec;
     let AttnWeights {
@@ -246,8 +261,9 @@ pub(crate) fn attn_in(
     // Norms over all heads together come first.
     let (q_dim, kv_dim) = (spec.q_dim(), spec.kv_dim());
     let (mut by_head, cols) = ([0, 0], [0..q_dim, q_dim..q_dim + kv_dim]);
-    for ((weight, to), cols) in [q_norm, k_norm].into_iter().zip(&mut by_head).zip(cols) {
-        match weight {
+    for ((norm, to), cols) in [q_norm, k_norm].into_iter().zip(&mut by_head).zip(cols) {
+        // Making a step refuses layer norms; RMS norms have no bias.
+        match norm.as_ref().map(|n| &n.weight) {
             Some(weight) if weight.len == *head_dim => *to = weight.data.pointer(),
             Some(weight) => crate::ops::norm_heads(cuda, step, &mut s.qkv, cols, weight, block_norm.eps)?,
             None => {}

@@ -7,7 +7,7 @@ use crate::kv::MAX_HEAD_DIM;
 use crate::likeliest::Ranks;
 use crate::memory::{Buffer, Pinned};
 use kinfer_core::batch::Role;
-use kinfer_core::{Batch, Error, Mask, PartSpec, Result, RopeSpec, Run};
+use kinfer_core::{Batch, Error, Mask, PartSpec, QkNorm, Result, RopeSpec, Run};
 use std::cell::Cell;
 use std::collections::HashMap;
 use std::ops::Range;
@@ -123,6 +123,12 @@ impl Step {
         }
         if attn().any(|a| a.mask != Mask::Causal) {
             return Err(no_encoders());
+        }
+        if attn().any(|a| a.alibi.is_some()) {
+            return Err(no_alibi());
+        }
+        if attn().any(|a| matches!(a.qk_norm, Some(QkNorm::LayerHeads | QkNorm::LayerRows))) {
+            return Err(no_layer_norms());
         }
         if part.ffn.iter().filter_map(|ffn| ffn.experts).any(|e| e.routing.groups.is_some()) {
             return Err(Error::Unsupported {
@@ -424,6 +430,21 @@ pub(crate) fn no_convolutions() -> Error {
     Error::Unsupported {
         what: "convolutions in place of attention on CUDA".into(),
         supported: "attention; `--device cpu` has both".into(),
+    }
+}
+
+/// Nor for such a one.
+pub(crate) fn no_layer_norms() -> Error {
+    Error::Unsupported {
+        what: "layer norms of queries and keys on CUDA".into(),
+        supported: "RMS norms of them; `--device cpu` has both".into(),
+    }
+}
+
+fn no_alibi() -> Error {
+    Error::Unsupported {
+        what: "attention with linear biases (ALiBi) on CUDA".into(),
+        supported: "attention without; `--device cpu` has both".into(),
     }
 }
 

@@ -83,11 +83,11 @@ pub(super) unsafe fn attend(a: &Attend<'_>, partition: usize, partials: &mut [f3
             while query < end {
                 let n = QUERIES.min(end - query);
                 for r in 0..n {
-                    t.seen[r] = a.seen((query + r) / group, position);
+                    t.place(a, r, (query + r) / group, (query + r) % group, position);
                 }
                 t.partials = partials.as_mut_ptr().add(query * stride);
                 scores(q.add(query * q_len).cast(), 2 * q_len, k, k_tiles, t.weights.as_mut_ptr().cast());
-                softmax::<S>(&mut t, n, a.softcap);
+                softmax::<S>(&mut t, n, a);
                 for (r, w) in t.weights.iter().enumerate() {
                     let w = w.as_ptr();
                     let w = _mm512_cvtne2ps_pbh(_mm512_loadu_ps(w.add(16)), _mm512_loadu_ps(w));

@@ -125,6 +125,8 @@ ops! {
     pub fn rms_norm_heads(x: &mut [f32], weight: &[f32], eps: f32) = norm::rms_norm_heads;
     /// `out = (x - mean(x)) / sqrt(mean((x - mean(x))^2) + eps) * weight + bias` (Ba et al. 2016) for one row. All `[dim]`.
     pub fn layer_norm(x: &[f32], weight: &[f32], bias: Option<&[f32]>, eps: f32, out: &mut [f32]) = norm::layer_norm;
+    /// [`Ops::layer_norm`] in place over each `width` elements of `x`, which `weight` and `bias` are as long as.
+    pub fn layer_norm_heads(x: &mut [f32], width: usize, weight: &[f32], bias: Option<&[f32]>, eps: f32) = norm::layer_norm_heads;
     /// `x += y`.
     pub fn add(x: &mut [f32], y: &[f32]) = elementwise::add;
     /// `x *= factor`.

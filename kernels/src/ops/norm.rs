@@ -74,8 +74,40 @@ pub unsafe fn layer_norm<S: Simd>(
     debug_assert!(x.len() == weight.len() && x.len() == out.len());
     debug_assert!(bias.is_none_or(|b| b.len() == x.len()));
     let n = x.len().min(weight.len()).min(out.len()).min(bias.map_or(usize::MAX, <[f32]>::len));
-    let (x, out) = (x.as_ptr(), out.as_mut_ptr());
     // SAFETY: `n` is within all of them.
+    unsafe { centred::<S>(x.as_ptr(), weight.as_ptr(), bias, eps, out.as_mut_ptr(), n) }
+}
+
+#[inline(always)]
+pub unsafe fn layer_norm_heads<S: Simd>(
+    x: &mut [f32],
+    width: usize,
+    weight: &[f32],
+    bias: Option<&[f32]>,
+    eps: f32,
+) {
+    debug_assert!(width > 0 && x.len().is_multiple_of(width) && weight.len() == x.len());
+    debug_assert!(bias.is_none_or(|b| b.len() == x.len()));
+    let width = width.max(1);
+    for (h, (head, weight)) in x.chunks_exact_mut(width).zip(weight.chunks_exact(width)).enumerate() {
+        let bias = bias.and_then(|b| b.get(h * width..(h + 1) * width));
+        let p = head.as_mut_ptr();
+        // SAFETY: all are `width` long.
+        unsafe { centred::<S>(p, weight.as_ptr(), bias, eps, p, width) }
+    }
+}
+
+/// [`layer_norm`]; `out` may be `x`. A bias has `n` elements.
+#[inline(always)]
+unsafe fn centred<S: Simd>(
+    x: *const f32,
+    weight: *const f32,
+    bias: Option<&[f32]>,
+    eps: f32,
+    out: *mut f32,
+    n: usize,
+) {
+    // SAFETY: every access lies below `n`.
     unsafe {
         let mean = S::splat(sum::<S, false>(x, n) / n as f32);
         let mut i = 0;
@@ -83,7 +115,7 @@ pub unsafe fn layer_norm<S: Simd>(
             store_n::<S>(out.add(i), S::sub(load_n::<S>(x.add(i), n - i), mean), n - i);
             i += LANES;
         }
-        norm::<S>(out, weight.as_ptr(), eps, out, n);
+        norm::<S>(out, weight, eps, out, n);
         let Some(bias) = bias else { return };
         super::elementwise::add::<S>(std::slice::from_raw_parts_mut(out, n), &bias[..n]);
     }

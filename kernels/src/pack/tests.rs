@@ -234,7 +234,10 @@ fn extreme_codes_do_not_saturate() {
                 for isa in Isa::ALL.into_iter().filter(|i| i.available()) {
                     let m = Matmul::new(Packing::of(format), isa).unwrap();
                     for y in product(&m, &packed, 1, cols, &x, rows) {
-                        assert!((f64::from(y) - o).abs() <= 1e-5 * o.abs().max(1.0), "{format} {isa}: {y} {o}");
+                        assert!(
+                            (f64::from(y) - o).abs() <= 1e-5 * o.abs().max(1.0),
+                            "{format} {isa}: {y} {o}"
+                        );
                     }
                 }
             }

@@ -4,7 +4,7 @@ use super::{Blueprint, Names};
 use crate::source::{Config, Value};
 use kinfer_core::{
     Activation, AttnSpec, ConvSpec, Error, ExpertGroups, ExpertSpec, FfnSpec, LatentSpec, LayerSpec, Mask,
-    Mixer, ModelSpec, NormKind, NormSpec, Pooling, Result, RopeSpec, Routing, Scores,
+    Mixer, ModelSpec, NormKind, NormSpec, Pooling, QkNorm, Result, RopeSpec, Routing, Scores,
 };
 
 /// Far beyond any model; keeps a corrupt file from asking for gigabytes of rotary frequencies.
@@ -31,6 +31,8 @@ pub(super) struct Common {
     /// Which keys a query sees; encoders whose files need not say so set it.
     pub mask: Mask,
     pooling: Option<Pooling>,
+    /// Norms of queries and keys.
+    pub qk_norm: Option<QkNorm>,
     /// Where keys and values are made of one vector.
     pub latent: Option<LatentSpec>,
     /// The mixture of experts that each layer but the first few is, see [`Common::experts`].
@@ -49,6 +51,8 @@ pub(super) struct Layer {
     pub ffn: FfnSpec,
     /// [`LayerSpec::parallel`].
     pub parallel: bool,
+    /// [`LayerSpec::renormed`].
+    pub renormed: bool,
 }
 
 impl Common {
@@ -149,6 +153,7 @@ impl Common {
             scale: scale as f32,
             mask: mask(config)?,
             pooling: pooling(config)?,
+            qk_norm: None,
             latent: None,
             experts: None,
             dense: 0,
@@ -299,8 +304,10 @@ impl Common {
                     mask: self.mask,
                     window: None,
                     softcap: None,
+                    alibi: None,
                     rope: (!ropes.is_empty()).then_some(0),
                     norm: self.norm,
+                    qk_norm: self.qk_norm,
                     latent: self.latent,
                 },
                 conv: None,
@@ -312,10 +319,12 @@ impl Common {
                     experts: self.experts.filter(|_| i >= self.dense),
                 },
                 parallel: false,
+                renormed: false,
             };
             detail(i, &mut layer);
-            let Layer { attn, conv, ffn, parallel } = layer;
-            LayerSpec { mixer: conv.map_or(Mixer::Attention(attn), Mixer::Convolution), ffn, parallel }
+            let Layer { attn, conv, ffn, parallel, renormed } = layer;
+            let mixer = conv.map_or(Mixer::Attention(attn), Mixer::Convolution);
+            LayerSpec { mixer, ffn, parallel, renormed }
         };
         let layers = (0..self.layers).map(layer).collect();
         let spec = ModelSpec {

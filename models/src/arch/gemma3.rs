@@ -4,9 +4,9 @@
 //! The files store norm weights with their offset of 1 added. The embedding scale is the f32 root: engines that run
 //! in bf16 round it to bf16 (25.25 for 25.298 at 640), which is not part of the model.
 
-use super::{Blueprint, Names, QkNorm, ROPE_FACTORS, common::Common};
+use super::{Blueprint, Names, ROPE_FACTORS, common::Common};
 use crate::{rope, source::Config};
-use kinfer_core::{Activation, Mask, NormKind, Result};
+use kinfer_core::{Activation, Mask, NormKind, QkNorm, Result};
 
 /// Layers of the 27B model, the only one that scales its queries by `dim / heads` instead of `head_dim`
 /// (`query_pre_attn_scalar` 168); the file format has no key for it.
@@ -39,8 +39,8 @@ fn of(config: &Config<'_>, mut c: Common) -> Result<Blueprint> {
     let logit_softcap = config.opt_positive("final_logit_softcapping")?.map(|cap| cap as f32);
     config.refuse("attn_logit_softcapping", "a soft cap on attention scores")?;
     config.ignore(&["vision.", "mm."]);
+    c.qk_norm = Some(QkNorm::Heads);
     let names = Names {
-        qk_norm: Some(QkNorm::Heads),
         attn_post_norm: Some("post_attention_norm"),
         ffn_post_norm: Some("post_ffw_norm"),
         ignored: &["v.", "mm."],

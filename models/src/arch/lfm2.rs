@@ -2,10 +2,10 @@
 //!
 //! The files call the final norm what others call the embeddings'.
 
-use super::{Blueprint, Names, QkNorm, ROPE_FACTORS, common::Common};
+use super::{Blueprint, Names, ROPE_FACTORS, common::Common};
 use crate::{rope, source::Config};
 use kinfer_core::batch::BLOCK_LEN;
-use kinfer_core::{ConvSpec, Mask, NormKind, Result, Scores};
+use kinfer_core::{ConvSpec, Mask, NormKind, QkNorm, Result, Scores};
 
 pub(super) fn read(config: &Config<'_>) -> Result<Blueprint> {
     let c = Common::with_convolutions(config, NormKind::Rms)?;
@@ -19,7 +19,7 @@ pub(super) fn mixture(config: &Config<'_>) -> Result<Blueprint> {
     of(config, c)
 }
 
-fn of(config: &Config<'_>, c: Common) -> Result<Blueprint> {
+fn of(config: &Config<'_>, mut c: Common) -> Result<Blueprint> {
     const TAPS: &str = "shortconv.l_cache";
     let taps = config.size(TAPS)?;
     if !(2..=BLOCK_LEN).contains(&taps) {
@@ -32,7 +32,8 @@ fn of(config: &Config<'_>, c: Common) -> Result<Blueprint> {
     }
     let conv = ConvSpec { width: c.dim, taps, norm: c.norm };
     let is_conv: Vec<bool> = c.kv_heads.iter().map(|&n| n == 0).collect();
-    let names = Names { norm: "token_embd_norm", qk_norm: Some(QkNorm::Heads), ..Names::GGUF };
+    c.qk_norm = Some(QkNorm::Heads);
+    let names = Names { norm: "token_embd_norm", ..Names::GGUF };
     let ropes = vec![rope::read(config, c.rope_dim, 1_000_000.0, ROPE_FACTORS)?];
     c.blueprint(config, ropes, names, |i, layer| layer.conv = is_conv[i].then_some(conv))
 }

@@ -20,8 +20,9 @@ macro_rules! architectures {
 
 architectures! {
     "bert": bert, "BERT, RoBERTa, XLM-RoBERTa: BGE, E5, MiniLM, mxbai-embed";
+    "bloom": bloom, "BLOOM, BLOOMZ";
     "cohere2": cohere2, "Command R7B";
-    "command-r": command_r, "Command R, Aya Expanse";
+    "command-r": command_r, "Command R and R+, Aya Expanse";
     "deepseek2": deepseek2, "DeepSeek V2 and V3, Kanana 2, Moonlight, GLM-4.7-Flash";
     "exaone": exaone, "EXAONE 3 and 3.5";
     "exaone4": exaone4, "EXAONE 4";
@@ -39,8 +40,11 @@ architectures! {
     "granitemoe": granitemoe, "Granite 3 with experts";
     "lfm2": lfm2, "LFM2 and LFM2.5, 350M to 2.6B";
     "lfm2moe": lfm2moe, "LFM2-8B-A1B";
+    "jina-bert-v2": jina_bert_v2, "Jina Embeddings 2";
+    "jina-bert-v3": jina_bert_v3, "Jina Embeddings 3";
     "llama": llama, "Llama 1 to 3, Mistral, Mixtral, SmolLM2, Yi, Vicuna";
     "modern-bert": modern_bert, "ModernBERT: gte-modernbert, granite-embedding-r2";
+    "mpt": mpt, "MPT, SEA-LION 1";
     "nomic-bert": nomic_bert, "nomic-embed-text 1 and 1.5";
     "olmo2": olmo2, "OLMo 2 and 3";
     "olmoe": olmoe, "OLMoE";
@@ -108,8 +112,6 @@ pub struct Names {
     pub fused_qkv: &'static str,
     /// How the rows of query and key heads are stored.
     pub qk_rows: QkRows,
-    /// What the norms of queries and keys, `attn_q_norm` and `attn_k_norm`, run over.
-    pub qk_norm: Option<QkNorm>,
     /// Attention sinks, `[heads]`.
     pub attn_sinks: Option<&'static str>,
     /// Attention's output projection.
@@ -142,15 +144,6 @@ pub enum QkRows {
     },
 }
 
-/// What a norm of queries or keys runs over.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum QkNorm {
-    /// Each head by itself; all share a weight of `head_dim` values.
-    Heads,
-    /// All heads of a position together.
-    Rows,
-}
-
 impl QkRows {
     /// The order in which the rows of heads of `head_dim` rows are to be taken.
     pub fn order(self, head_dim: usize) -> RowOrder {
@@ -179,7 +172,6 @@ impl Names {
         qkv: ["attn_q", "attn_k", "attn_v"],
         fused_qkv: "attn_qkv",
         qk_rows: QkRows::Halves,
-        qk_norm: None,
         attn_sinks: None,
         attn_out: "attn_output",
         attn_post_norm: None,

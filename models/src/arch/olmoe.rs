@@ -1,13 +1,13 @@
 //! OLMoE: Llama with rotary halves as stored, norms over all queries and all keys of a position, and mixtures of experts.
 
-use super::{Blueprint, Names, QkNorm, ROPE_FACTORS, common::Common};
+use super::{Blueprint, Names, ROPE_FACTORS, common::Common};
 use crate::{rope, source::Config};
-use kinfer_core::{NormKind, Result, Scores};
+use kinfer_core::{NormKind, QkNorm, Result, Scores};
 
 pub(super) fn read(config: &Config<'_>) -> Result<Blueprint> {
     let mut c = Common::read(config, NormKind::Rms)?;
     c.experts(config, Scores::Softmax, false)?;
-    let names = Names { qk_norm: Some(QkNorm::Rows), ..Names::GGUF };
+    c.qk_norm = Some(QkNorm::Rows);
     let ropes = vec![rope::read(config, c.rope_dim, 10_000.0, ROPE_FACTORS)?];
-    c.blueprint(config, ropes, names, |_, _| {})
+    c.blueprint(config, ropes, Names::GGUF, |_, _| {})
 }

@@ -1,12 +1,12 @@
 //! Qwen 3: each query and key head is normed before it turns.
 
-use super::{Blueprint, Names, QkNorm, ROPE_FACTORS, common::Common};
+use super::{Blueprint, Names, ROPE_FACTORS, common::Common};
 use crate::{rope, source::Config};
-use kinfer_core::{NormKind, Result};
+use kinfer_core::{NormKind, QkNorm, Result};
 
 pub(super) fn read(config: &Config<'_>) -> Result<Blueprint> {
-    let c = Common::read(config, NormKind::Rms)?;
-    let names = Names { qk_norm: Some(QkNorm::Heads), ..Names::GGUF };
+    let mut c = Common::read(config, NormKind::Rms)?;
+    c.qk_norm = Some(QkNorm::Heads);
     let ropes = vec![rope::read(config, c.rope_dim, 10_000.0, ROPE_FACTORS)?];
-    c.blueprint(config, ropes, names, |_, _| {})
+    c.blueprint(config, ropes, Names::GGUF, |_, _| {})
 }

@@ -16,6 +16,8 @@ fn model(layers: usize, mixtures: std::ops::Range<usize>) -> ModelSpec {
             scale: 1.0,
             window: None,
             softcap: None,
+            alibi: None,
+            qk_norm: None,
             rope: None,
             norm,
             latent: None,
@@ -29,6 +31,7 @@ fn model(layers: usize, mixtures: std::ops::Range<usize>) -> ModelSpec {
             experts: mixtures.contains(&i).then_some(experts),
         },
         parallel: false,
+        renormed: false,
     };
     ModelSpec {
         arch: "test".into(),

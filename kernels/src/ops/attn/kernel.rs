@@ -99,6 +99,16 @@ macro_rules! by_count {
     };
 }
 
+/// Places of a tile's keys.
+static PLACES: [f32; BLOCK_LEN] = {
+    let (mut places, mut i) = ([0.0; BLOCK_LEN], 0);
+    while i < BLOCK_LEN {
+        places[i] = i as f32;
+        i += 1;
+    }
+    places
+};
+
 /// Up to [`MAX_QUERIES`] queries at work on one tile of 32 keys.
 #[repr(align(64))]
 pub(crate) struct Tile {
@@ -112,6 +122,8 @@ pub(crate) struct Tile {
     q: [*const f32; MAX_QUERIES],
     /// The keys that each query sees: `from..to` within the tile, never empty.
     pub(crate) seen: [(usize, usize); MAX_QUERIES],
+    /// Where scores have a bias ([`Attend::alibi`]): its slope of each query, negated, and the query's place, counted from the tile's first.
+    bias: [(f32, f32); MAX_QUERIES],
     /// First query's partial result, and floats from one to the next.
     pub(crate) partials: *mut f32,
     stride: usize,
@@ -136,6 +148,7 @@ impl Tile {
             decay: [0.0; LANES],
             q: [a.q.as_ptr(); MAX_QUERIES],
             seen: [(0, 0); MAX_QUERIES],
+            bias: [(0.0, 0.0); MAX_QUERIES],
             partials: std::ptr::null_mut(),
             stride,
             head: std::ptr::null(),
@@ -144,6 +157,14 @@ impl Tile {
             values: a.layout.keys_bytes(),
             v_stride: a.layout.v_stride(),
             scale: a.scale,
+        }
+    }
+
+    /// Sets what query `r`, head `g` of row `row`, sees of the tile at `position`, and its bias.
+    pub(crate) fn place(&mut self, a: &Attend<'_>, r: usize, row: usize, g: usize, position: usize) {
+        self.seen[r] = a.seen(row, position);
+        if let Some(slopes) = a.alibi {
+            self.bias[r] = (-slopes[g], (a.start + row) as f32 - position as f32);
         }
     }
 }
@@ -276,9 +297,10 @@ unsafe fn sums<S: Simd, V: KvFormat, const N: usize, const C: usize>(
     }
 }
 
-/// Turns scores into weights and updates `m` and `l` of `n` queries.
+/// Turns scores into weights and updates `m` and `l` of `n` queries of `a`.
 #[inline(always)]
-pub(crate) unsafe fn softmax<S: Simd>(t: &mut Tile, n: usize, softcap: Option<f32>) {
+pub(crate) unsafe fn softmax<S: Simd>(t: &mut Tile, n: usize, a: &Attend<'_>) {
+    let (softcap, has_bias) = (a.softcap, a.alibi.is_some());
     // SAFETY: `n <= MAX_QUERIES`; a partial starts with a vector of which `m` is the first, and the vector `l`.
     unsafe {
         for r in 0..n {
@@ -289,6 +311,14 @@ pub(crate) unsafe fn softmax<S: Simd>(t: &mut Tile, n: usize, softcap: Option<f3
                 let c = S::splat(cap);
                 for p in [p, p.add(LANES)] {
                     S::store(p, S::mul(tanh::<S>(S::div(S::load(p), c)), c));
+                }
+            }
+            if has_bias {
+                let (slope, place) = (S::splat(t.bias[r].0), S::splat(t.bias[r].1));
+                for half in [0, LANES] {
+                    let (p, key) = (p.add(half), S::load(PLACES.as_ptr().add(half)));
+                    let distance = S::max(S::sub(place, key), S::sub(key, place));
+                    S::store(p, S::fma(slope, distance, S::load(p)));
                 }
             }
             let whole = to - from == BLOCK_LEN;
@@ -390,7 +420,7 @@ pub unsafe fn attend<S: Width>(
             let n = left.div_ceil(tiles);
             for r in 0..n {
                 t.q[r] = a.q[row * a.q_stride + g * layout.head_dim..].as_ptr();
-                t.seen[r] = a.seen(row, tile);
+                t.place(a, r, row, g, tile);
                 g += 1;
                 if g == group {
                     (row, g) = (row + 1, 0);
@@ -399,7 +429,7 @@ pub unsafe fn attend<S: Width>(
             // SAFETY: by `begin`, queries and partials have their elements; `keys` starts a head of a block.
             unsafe {
                 scores(&mut t, n);
-                softmax::<S>(&mut t, n, a.softcap);
+                softmax::<S>(&mut t, n, a);
                 weigh(&mut t, n);
             }
             t.partials = t.partials.wrapping_add(n * stride);

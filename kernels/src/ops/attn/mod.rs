@@ -64,6 +64,9 @@ pub struct Attend<'a> {
     pub scale: f32,
     /// Scores become `cap * tanh(score / cap)`.
     pub softcap: Option<f32>,
+    /// One slope for each head of the group: a score loses that much for each position between query and key, whichever comes first
+    /// (Press et al. 2021, arXiv 2108.12409), after the cap.
+    pub alibi: Option<&'a [f32]>,
     /// One for each head of the group: a score that the softmax takes into account and no value belongs to (attention sinks, as
     /// in gpt-oss).
     pub sinks: Option<&'a [f32]>,
@@ -132,6 +135,7 @@ impl Attend<'_> {
         let small = [kv_heads, head_dim, self.group, self.rows, self.start].iter().all(|&n| n <= LIMIT);
         small
             && self.kv_head < kv_heads
+            && self.alibi.is_none_or(|slopes| slopes.len() == self.group)
             && self.rows > 0
             && self
                 .q_stride

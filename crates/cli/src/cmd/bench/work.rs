@@ -65,7 +65,7 @@ impl Work {
 
 /// Weights of a layer's products.
 fn layer_weights(layer: &LayerSpec, dim: usize) -> usize {
-    let LayerSpec { mixer, ffn, parallel: _ } = layer;
+    let LayerSpec { mixer, ffn, parallel: _, renormed: _ } = layer;
     let mixer = match mixer {
         Mixer::Attention(attn) => dim * attn.qkv_dim() + attn.q_dim() * dim,
         Mixer::Convolution(conv) => 4 * dim * conv.width,
@@ -92,12 +92,15 @@ mod tests {
                 mask: Mask::Causal,
                 window,
                 softcap: None,
+                alibi: None,
+                qk_norm: None,
                 rope: None,
                 norm: NORM,
                 latent: None,
             }),
             ffn: FfnSpec { hidden: 32, gated: true, act: Activation::Silu, norm: NORM, experts: None },
             parallel: false,
+            renormed: false,
         };
         ModelSpec {
             arch: "test".into(),

@@ -7,11 +7,11 @@ use common::Random;
 use kinfer::{Device, KvType, LoadOptions, Model};
 use kinfer_candle::Candle;
 use kinfer_core::backend::{
-    AttnWeights, ExpertWeights, LatentScratch, Matrix, NormWeights, Read, RowOrder, Scratch,
+    AttnWeights, ExpertWeights, FfnWeights, LatentScratch, Matrix, NormWeights, Read, RowOrder, Scratch,
 };
 use kinfer_core::{
-    Activation, AttnSpec, Backend, Batch, ConvSpec, ExpertSpec, FfnSpec, Format, KvTypes, LayerSpec, Mask,
-    Mixer, ModelSpec, NormKind, NormSpec, Role, RopeSpec, Routing, RunnerLimits, Scores,
+    Activation, AttnSpec, Backend, Batch, ConvSpec, ExpertSpec, FfnSpec, Format, KvTypes, LayerSpec,
+    Mask, Mixer, ModelSpec, NormKind, NormSpec, Role, RopeSpec, Routing, RunnerLimits, Scores,
 };
 use kinfer_cuda::{Cuda, Options};
 use kinfer_models::synthetic::Blocks;
@@ -84,6 +84,33 @@ fn nmse(a: &[f32], b: &[f32]) -> f64 {
     error / b.iter().map(|&b| square(f64::from(b))).sum::<f64>()
 }
 
+/// Room for a block's rows.
+fn scratch<B: Backend>(b: &B, rows: usize, dim: usize, attn: usize, hidden: usize) -> Scratch<B> {
+    let act = |width| b.act(rows, width).unwrap();
+    Scratch {
+        x: act(dim),
+        norm: act(dim),
+        qkv: act(1),
+        attn: act(attn),
+        proj: act(dim),
+        gate_up: act(2 * hidden),
+        hidden: act(hidden),
+        router: act(1),
+        shared: act(1),
+        shared_gate: act(1),
+        latent: LatentScratch {
+            down: act(1),
+            q_down: act(1),
+            queries: act(1),
+            head_in: act(1),
+            head_out: act(1),
+        },
+        last: act(1),
+        last_norm: act(1),
+        logits: act(1),
+    }
+}
+
 /// The embedded rows and their product with `weights`, of which the rows are concatenated.
 fn embed_and_multiply<B: Backend>(
     b: &B,
@@ -137,6 +164,79 @@ fn products_and_embeddings_of_every_format() {
         let [got, _] = embed_and_multiply(&cuda, &table, &weights, Role::Generated, 21);
         let [truth, _] = embed_and_multiply(&Candle::cpu(), &table, &weights, Role::Generated, 21);
         assert_eq!(got, truth, "{format}: embedding");
+    }
+}
+
+/// Where all rows are generated ones a product ends with the activation, beside prompts it does not: that must not show.
+#[test]
+fn activated_products_have_the_bits_of_both_kernels() {
+    struct Case {
+        format: Format,
+        act: Activation,
+        gated: bool,
+        biased: bool,
+        /// Of the hidden rows, and of what reads them.
+        hidden: usize,
+        down: Format,
+    }
+    fn run<B: Backend>(b: &B, case: &Case, n: usize, beside: bool) -> Vec<f32> {
+        let Case { format, act, gated, biased, hidden, down } = *case;
+        let dim = if format.block_len() == 256 { 768 } else { 224 };
+        let vector = |seed, n| {
+            let mut random = Random::new(seed);
+            let values: Vec<f32> = (0..n).map(|_| random.uniform() - 0.5).collect();
+            biased.then(|| b.vector(&values).unwrap())
+        };
+        let table = b.weight(&[Stored::new(Format::F32, 60, dim, 1).matrix()]).unwrap();
+        let up = [Stored::new(format, hidden, dim, 2), Stored::new(format, hidden, dim, 3)];
+        let up: Vec<_> = up[usize::from(!gated)..].iter().map(Stored::matrix).collect();
+        let weights = FfnWeights {
+            norm: None,
+            gate_up: b.weight(&up).unwrap(),
+            gate_up_bias: vector(4, up.len() * hidden),
+            down: b.weight(&[Stored::new(down, dim, hidden, 5).matrix()]).unwrap(),
+            down_bias: vector(6, dim),
+            post_norm: None,
+        };
+        let mut spec = spec(60, dim, 1, 64, None);
+        spec.layers[0].ffn = FfnSpec { hidden, gated, act, norm: NORM, experts: None };
+        let mut batch = batch(Role::Generated, n);
+        if beside {
+            batch.push(Role::Prompt, &[50, 51, 52], 0, &[2], true);
+        }
+        let rows = batch.rows();
+        let mut step = b.step(&spec.whole(), rows, 4).unwrap();
+        let mut s = scratch(b, rows, dim, 1, hidden);
+        b.begin(&mut step, &[], &batch).unwrap();
+        b.embed(&step, &table, 20.0, &mut s.x).unwrap();
+        b.ffn(&mut step, &spec.layers[0].ffn, &weights, &mut s).unwrap();
+        b.read(&mut step, &s.x).unwrap()[..n * dim].to_vec()
+    }
+    let case = |format, act, gated, biased, hidden, down| Case { format, act, gated, biased, hidden, down };
+    let mut cases = Vec::new();
+    for format in Format::all() {
+        cases.push(case(format, Activation::Silu, true, false, 96, Format::Q8_0));
+    }
+    for act in [Activation::Silu, Activation::GeluTanh, Activation::Gelu, Activation::SwigluOai] {
+        cases.push(case(Format::Q4_K, act, true, true, 160, Format::Q8_0));
+        // Neither whole groups nor read by integers alone.
+        cases.push(case(Format::Q8_0, act, false, true, 72, Format::F16));
+        cases.push(case(Format::Q6_K, act, true, true, 40, Format::F32));
+        cases.push(case(Format::Q4_0, act, false, false, 96, Format::Q5_0));
+    }
+    let cuda = common::gpu();
+    for case in &cases {
+        let Case { format, act, gated, biased, hidden, .. } = case;
+        let name = format!("{format}, {act:?} of {hidden}, gated: {gated}, biased: {biased}");
+        let alone = run(&cuda, case, 1, false);
+        for n in [1, 5, 11, 40] {
+            let got = run(&cuda, case, n, false);
+            assert!(got == run(&cuda, case, n, true), "{name}: {n} rows beside a prompt");
+            assert!(got[..alone.len()] == alone, "{name}: one of {n} rows");
+        }
+        let error = nmse(&alone, &run(&Candle::cpu(), case, 1, false));
+        println!("{name}: NMSE {error:.1e}");
+        assert!(error < 1e-3, "{name}: NMSE {error:.1e}");
     }
 }
 
@@ -362,29 +462,7 @@ fn operations_on_rows() {
                 out_bias: Some(vector(11, DIM)),
                 post_norm,
             };
-            let act = |width| b.act(ROWS, width).unwrap();
-            let mut s = Scratch {
-                x: act(DIM),
-                norm: act(DIM),
-                qkv: act(1),
-                attn: act(64),
-                proj: act(DIM),
-                gate_up: act(1),
-                hidden: act(1),
-                router: act(1),
-                shared: act(1),
-                shared_gate: act(1),
-                latent: LatentScratch {
-                    down: act(1),
-                    q_down: act(1),
-                    queries: act(1),
-                    head_in: act(1),
-                    head_out: act(1),
-                },
-                last: act(1),
-                last_norm: act(1),
-                logits: act(1),
-            };
+            let mut s = scratch(b, ROWS, DIM, 64, 1);
             b.embed(&step, &table, 2.0, &mut s.x).unwrap();
             b.embed(&step, &wide, 2.0, &mut s.attn).unwrap();
             b.attn_out(&mut step, &spec.whole().attn[0], &weights, &mut s).unwrap();

@@ -1,9 +1,8 @@
 // Operations on rows of activations: norms, rotary embedding, activations, routing. All are bound by launching and by reading their
 // input once; a decode step has a few thousand bytes of each.
-#include "common.cuh"
+#include "activation.cuh"
 
 enum Norm : int { RMS = 0, LAYER = 1 };
-enum Activation : int { SILU = 0, GELU_TANH = 1, GELU = 2, SWIGLU_OAI = 3 };
 
 // What a norm subtracts from a row, and multiplies it by.
 struct Moments {
@@ -155,21 +154,6 @@ KERNEL rope_rows(float *x, int stride, int first, int head_dim, const float *cos
     head[i] = a * c - b * s;
     head[half + i] = b * c + a * s;
   }
-}
-
-__device__ __forceinline__ float activated(int kind, float x) {
-  if (kind == SILU) return x / (1.f + expf(-x));
-  if (kind == SWIGLU_OAI) {
-    x = fminf(x, 7.f);
-    return x / (1.f + expf(-1.702f * x));
-  }
-  if (kind == GELU_TANH) return x / (1.f + expf(-1.5957691216f * x * (1.f + 0.044715f * x * x)));
-  return 0.5f * x * (1.f + erff(x * 0.70710678118f));
-}
-
-__device__ __forceinline__ float activated(int kind, float x, float up) {
-  if (kind == SWIGLU_OAI) up = fmaxf(-7.f, fminf(7.f, up)) + 1.f;
-  return activated(kind, x) * up;
 }
 
 // o = act(gate) * up of rows laid out gate | up; without `gated`, o = act(x). Grid (blocks of columns, rows).

@@ -1,7 +1,7 @@
 //! Attention, experts, and the fused stages: a product ends with its bias and residual, and what follows q, k and v is one launch.
 
 use crate::driver::{Argument, Grid};
-use crate::ops::{activate, arguments, norm, norm_code, norm_threads, product};
+use crate::ops::{activate, activated_product, arguments, norm, norm_code, norm_threads, product};
 use crate::step::Field;
 use crate::{Act, Cuda, Kv, Step, Vector, Weight};
 use kinfer_core::backend::{AttnWeights, FfnWeights, NormWeights, Scratch};
@@ -190,7 +190,7 @@ fn decode(
 
 /// What a block multiplies with `weight`: the norm of `x`, or `x` itself.
 #[allow(clippy::too_many_arguments)]
-fn input<'a>(
+pub(crate) fn input<'a>(
     cuda: &Cuda,
     step: &Step,
     spec: NormSpec,
@@ -334,11 +334,14 @@ pub(crate) fn ffn(
     let FfnSpec { hidden, gated, act, norm: block_norm, experts: _ } = *spec;
     let FfnWeights { norm: input_norm, gate_up, gate_up_bias, down, down_bias, post_norm } = w;
     let x = input(cuda, step, block_norm, input_norm.as_ref(), &s.x, &mut s.norm, gate_up)?;
-    let up = if gated { &mut s.gate_up } else { &mut s.hidden };
-    up.shape(x.rows(), gate_up.rows)?;
-    product(cuda, step, gate_up, x, up, gate_up_bias.as_ref(), false)?;
-    let from = up.floats();
+    let bias = gate_up_bias.as_ref();
     s.hidden.shape(x.rows(), hidden)?;
-    activate(cuda, step, act, from, gated, &mut s.hidden, Some(down))?;
+    if !activated_product(cuda, step, gate_up, x, &mut s.hidden, bias, act, gated, down)? {
+        let up = if gated { &mut s.gate_up } else { &mut s.hidden };
+        up.shape(x.rows(), gate_up.rows)?;
+        product(cuda, step, gate_up, x, up, bias, false)?;
+        let from = up.floats();
+        activate(cuda, step, act, from, gated, &mut s.hidden, Some(down))?;
+    }
     residual(cuda, step, down, s, From::Hidden, down_bias.as_ref(), block_norm, post_norm.as_ref())
 }

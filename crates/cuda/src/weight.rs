@@ -76,7 +76,7 @@ impl Generated {
         let (one, experts) = (function("matvec1")?, function("experts")?);
         let all = Generated { one, experts, several, chunks, chunk_bytes: bytes };
         for (n, kernel) in &all.several {
-            gpu.allow_shared(kernel, all.several_grid(1, 1, *n).shared)?;
+            gpu.allow_shared(kernel, all.several_grid(1, 1, *n, 1).shared)?;
         }
         // A function is of all weights of its layout: the most that any of them needs.
         for kernel in [&all.one, &all.experts] {
@@ -92,17 +92,17 @@ impl Generated {
         }
     }
 
-    /// Blocks for `n` rows, each times `rows` rows of a weight or of its own expert's.
-    pub fn one_grid(&self, n: usize, rows: usize) -> Grid {
+    /// Blocks for `n` rows, each times `rows` rows of a weight or of its own expert's. A block has a group of each of so many `pieces`.
+    pub fn one_grid(&self, n: usize, rows: usize, pieces: usize) -> Grid {
         let warps = self.chunks.min(PARTS);
-        let shared = self.stages(warps, self.chunks.div_ceil(warps).min(AHEAD));
-        Grid { shared, ..Grid::new(n, rows.div_ceil(ROWS), 32 * warps) }
+        let shared = self.stages(warps, (pieces * self.chunks.div_ceil(warps)).min(AHEAD));
+        Grid { shared, ..Grid::new(n, rows.div_ceil(pieces * ROWS), 32 * warps) }
     }
 
     /// Blocks for `n` rows with the kernel that takes `at_once`: `Batch` of `matvec.cuh`.
-    pub fn several_grid(&self, n: usize, rows: usize, at_once: usize) -> Grid {
+    pub fn several_grid(&self, n: usize, rows: usize, at_once: usize, pieces: usize) -> Grid {
         if self.chunk_bytes == 0 {
-            return self.one_grid(n.div_ceil(at_once), rows);
+            return self.one_grid(n.div_ceil(at_once), rows, pieces);
         }
         let sides = if at_once == 8 { 1 } else { at_once / 16 };
         let stage = 2 * (self.chunk_bytes / 2 + 160) + at_once * (CHUNK / 64 * BLOCK_BYTES + 16);
@@ -146,6 +146,17 @@ impl Weight {
             first += stored.len();
         }
         Ok(Weight { rows: first, cols, segments })
+    }
+
+    /// What a kernel multiplies rows of these roles by and activates at once: all of the weight, where gate and up are whole groups.
+    pub(crate) fn activates(&self, roles: &[Role], gated: bool) -> Option<&Segment> {
+        match self.segments.as_slice() {
+            [segment] if matches!(segment.kernels, Kernels::Packed { .. }) => {
+                let groups = !gated || self.rows.is_multiple_of(2 * ROWS);
+                (groups && !roles.contains(&Role::Prompt)).then_some(segment)
+            }
+            _ => None,
+        }
     }
 
     /// Whether products with rows of these roles read floats; if not, rounded rows alone.

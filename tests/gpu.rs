@@ -10,7 +10,7 @@ use kinfer_core::backend::{
     AttnWeights, ExpertWeights, FfnWeights, LatentScratch, Matrix, NormWeights, Read, RowOrder, Scratch,
 };
 use kinfer_core::{
-    Activation, AttnSpec, Backend, Batch, ConvSpec, ExpertSpec, FfnSpec, Format, KvTypes, LayerSpec,
+    Activation, AttnSpec, Backend, Batch, ExpertGroups, ExpertSpec, FfnSpec, Format, KvTypes, LayerSpec,
     Mask, Mixer, ModelSpec, NormKind, NormSpec, Role, RopeSpec, Routing, RunnerLimits, Scores,
 };
 use kinfer_cuda::{Cuda, Options};
@@ -317,6 +317,57 @@ fn experts_of_every_format() {
     }
 }
 
+/// The experts of the best groups, by the sums of their best ones; of few and of as many as there may be.
+#[test]
+fn experts_in_groups() {
+    fn mixed<B: Backend>(b: &B, experts: ExpertSpec, biased: bool) -> Vec<f32> {
+        const ROWS: usize = 9;
+        let mut spec = spec(60, 64, 1, 64, Some(experts));
+        spec.layers[0].ffn.hidden = 32;
+        let stored =
+            |rows, cols, seed| b.weight(&[Stored::new(Format::F32, rows, cols, seed).matrix()]).unwrap();
+        let mut random = Random::new(3);
+        let bias: Vec<f32> = (0..experts.count).map(|_| random.uniform() - 0.5).collect();
+        let bias = biased.then(|| b.vector(&bias).unwrap());
+        let expert = |i: usize| [stored(64, 64, 10 + i as u64), stored(64, 32, 500 + i as u64)];
+        let weights = ExpertWeights {
+            products: (0..experts.count).map(expert).collect(),
+            gate_up_bias: None,
+            down_bias: None,
+        };
+        let (table, router) = (stored(60, 64, 1), stored(experts.count, 64, 2));
+        let mut step = b.step(&spec.whole(), ROWS, 1).unwrap();
+        let act = |width| b.act(ROWS, width).unwrap();
+        let (mut x, mut logits, mut out) = (act(64), act(experts.count), act(64));
+        b.begin(&mut step, &[], &batch(Role::Prompt, ROWS)).unwrap();
+        b.embed(&step, &table, 3.0, &mut x).unwrap();
+        b.linear(&step, &router, &x, &mut logits).unwrap();
+        b.route(&mut step, experts, bias.as_ref(), &logits).unwrap();
+        b.experts(&mut step, &spec.layers[0].ffn, &weights, &x, &mut out).unwrap();
+        b.read(&mut step, &out).unwrap().to_vec()
+    }
+    let cuda = common::gpu();
+    for (count, used, groups) in [
+        (24, 3, ExpertGroups { count: 4, used: 2, judged_by: 2 }),
+        (160, 6, ExpertGroups { count: 8, used: 3, judged_by: 1 }),
+        (256, 8, ExpertGroups { count: 8, used: 4, judged_by: 2 }),
+        (80, 2, ExpertGroups { count: 40, used: 1, judged_by: 2 }),
+    ] {
+        for scores in [Scores::Softmax, Scores::Sigmoid] {
+            let routing = Routing { used, scores, renormalise: false, scale: 2.0, groups: Some(groups) };
+            let experts = ExpertSpec { count, routing, shared: None };
+            let biased = scores == Scores::Sigmoid;
+            let truth = mixed(&Candle::cpu(), experts, biased);
+            let error = nmse(&mixed(&cuda, experts, biased), &truth);
+            println!("{used} of {count} in {groups:?}, {scores:?}: NMSE {error:.1e}");
+            assert!(error < 1e-6, "{used} of {count} in {groups:?}, {scores:?}: NMSE {error:.1e}");
+            // That there are groups matters.
+            let routing = Routing { groups: None, ..routing };
+            assert!(nmse(&mixed(&cuda, ExpertSpec { routing, ..experts }, biased), &truth) > 1e-3);
+        }
+    }
+}
+
 /// Of sizes that take one to three passes, with logits that are equal, infinite and none.
 #[test]
 fn the_likeliest_tokens_are_those_of_the_logits() {
@@ -609,8 +660,4 @@ fn what_a_gpu_cannot_do_is_said() {
     assert!(error.to_string().contains("f32, f16, bf16 and q8_0"), "{error}");
     let Err(error) = cuda.step(&spec(8, 192, 1, 512, None).whole(), 1, 1) else { panic!("heads of 512") };
     assert!(error.to_string().contains("512"), "{error}");
-    let mut spec = spec(8, 192, 1, 64, None);
-    spec.layers[0].mixer = Mixer::Convolution(ConvSpec { width: 192, taps: 3, norm: NORM });
-    let Err(error) = cuda.step(&spec.whole(), 1, 1) else { panic!("a convolution") };
-    assert!(error.to_string().contains("convolutions in place of attention on CUDA"), "{error}");
 }

@@ -9,7 +9,7 @@ use crate::weight::Kernels;
 use crate::{Act, Cuda, Step, Vector, Weight};
 use kinfer_core::backend::ExpertWeights;
 use kinfer_core::batch::Role;
-use kinfer_core::{Error, ExpertSpec, FfnSpec, PartSpec, Result, Routing, Scores};
+use kinfer_core::{Error, ExpertGroups, ExpertSpec, FfnSpec, PartSpec, Result, Routing, Scores};
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -68,7 +68,9 @@ struct Route {
     sigmoid: i32,
     renormalise: i32,
     scale: f32,
-    pad: i32,
+    groups: i32,
+    groups_used: i32,
+    judged_by: i32,
 }
 
 /// `Groups` of `gemm.cuh`; all 0 for a product with one weight.
@@ -88,8 +90,8 @@ pub(crate) fn route(
     bias: Option<&Vector>,
     x: &Act,
 ) -> Result<()> {
-    let ExpertSpec { count, routing: Routing { used, scores, renormalise, scale, groups: _ }, shared: _ } =
-        spec;
+    let ExpertSpec { count, routing: Routing { used, scores, renormalise, scale, groups }, shared: _ } = spec;
+    let groups = groups.unwrap_or(ExpertGroups { count: 0, used: 0, judged_by: 0 });
     let mixture =
         step.mixture.as_ref().ok_or_else(|| Error::Batch("a model without experts routes".into()))?;
     let route = Route {
@@ -99,7 +101,9 @@ pub(crate) fn route(
         sigmoid: i32::from(scores == Scores::Sigmoid),
         renormalise: i32::from(renormalise),
         scale,
-        pad: 0,
+        groups: groups.count as i32,
+        groups_used: groups.used as i32,
+        judged_by: groups.judged_by as i32,
     };
     let (from, chosen, weights) = (x.floats(), mixture.chosen.pointer(), mixture.weights.pointer());
     let (roles, pairs) = (step.roles_of(x.rows()).1, mixture.roles.pointer());

@@ -118,17 +118,8 @@ impl Step {
         if attn().any(|a| a.latent.is_some()) {
             return Err(no_latents());
         }
-        if !part.conv.is_empty() {
-            return Err(no_convolutions());
-        }
         if attn().any(|a| a.mask != Mask::Causal) {
             return Err(no_encoders());
-        }
-        if part.ffn.iter().filter_map(|ffn| ffn.experts).any(|e| e.routing.groups.is_some()) {
-            return Err(Error::Unsupported {
-                what: "experts in groups on CUDA".into(),
-                supported: "experts in one; `--device cpu` has groups".into(),
-            });
         }
         if let Some(wide) = attn().find(|a| a.head_dim > MAX_HEAD_DIM) {
             return Err(Error::Unsupported {
@@ -416,14 +407,6 @@ pub(crate) fn no_latents() -> Error {
     Error::Unsupported {
         what: "latent attention on CUDA".into(),
         supported: "the other kinds; `--device cpu` has this one".into(),
-    }
-}
-
-/// Nor for such a one.
-pub(crate) fn no_convolutions() -> Error {
-    Error::Unsupported {
-        what: "convolutions in place of attention on CUDA".into(),
-        supported: "attention; `--device cpu` has both".into(),
     }
 }
 

@@ -10,8 +10,8 @@ use kinfer_core::backend::{
     AttnWeights, ExpertWeights, FfnWeights, LatentScratch, Matrix, NormWeights, Read, RowOrder, Scratch,
 };
 use kinfer_core::{
-    Activation, AttnSpec, Backend, Batch, ExpertGroups, ExpertSpec, FfnSpec, Format, KvTypes, LayerSpec,
-    Mask, Mixer, ModelSpec, NormKind, NormSpec, Role, RopeSpec, Routing, RunnerLimits, Scores,
+    Activation, AttnSpec, Backend, Batch, ConvSpec, ExpertGroups, ExpertSpec, FfnSpec, Format, KvTypes,
+    LayerSpec, Mask, Mixer, ModelSpec, NormKind, NormSpec, Role, RopeSpec, Routing, RunnerLimits, Scores,
 };
 use kinfer_cuda::{Cuda, Options};
 use kinfer_models::synthetic::Blocks;
@@ -257,8 +257,9 @@ fn a_row_has_the_same_bits_in_tiles_of_every_size() {
 fn experts_of_every_format() {
     fn mixed<B: Backend>(b: &B, format: Format, batch: &Batch) -> Vec<f32> {
         let rows = batch.rows();
-        // Prompts are routed in the other way, by a bias and with biases of the experts.
-        let biased = batch.runs[0].role == Role::Prompt;
+        // Several rows are routed in the other way, by a bias and with biases of the experts.
+        let biased = rows > 1;
+        let prompt = batch.runs[0].role == Role::Prompt;
         let routing = match biased {
             false => {
                 Routing { used: 2, scores: Scores::Softmax, renormalise: true, scale: 1.0, groups: None }
@@ -277,7 +278,9 @@ fn experts_of_every_format() {
         let table = b.weight(&[Stored::new(Format::F32, 300, 256, 1).matrix()]).unwrap();
         let router = b.weight(&[Stored::new(Format::F32, 5, 256, 2).matrix()]).unwrap();
         let expert = |i: u64| {
-            let up = [Stored::new(format, 256, 256, 10 + i), Stored::new(Format::Q8_0, 256, 256, 20 + i)];
+            // Products of generated rows with gate and up of one format end with the activation.
+            let second = if prompt { Format::Q8_0 } else { format };
+            let up = [Stored::new(format, 256, 256, 10 + i), Stored::new(second, 256, 256, 20 + i)];
             let down = Stored::new(format, 256, 256, 30 + i);
             [b.weight(&[up[0].matrix(), up[1].matrix()]).unwrap(), b.weight(&[down.matrix()]).unwrap()]
         };
@@ -314,6 +317,7 @@ fn experts_of_every_format() {
     }
     for format in [Format::Q4_K, Format::Q8_0, Format::BF16, Format::F32] {
         check(format, "several prompts and generated rows", &several);
+        check(format, "5 generated rows", &batch(Role::Generated, 5));
     }
 }
 
@@ -587,6 +591,98 @@ fn attention_of_every_shape() {
                 let error = nmse(&got[role as usize], &truth[role as usize]);
                 println!("{heads} heads of {head_dim}, {kv}, {role:?}: NMSE {error:.1e}");
                 assert!(error < bound, "{heads} heads of {head_dim}, {kv}, {role:?}: NMSE {error:.1e}");
+            }
+        }
+    }
+}
+
+/// Chunks of prompts and generated rows of three sequences, in blocks that are not in order.
+#[test]
+fn convolutions() {
+    fn convolve<B: Backend>(b: &B, width: usize, taps: usize) -> Vec<f32> {
+        let conv = ConvSpec { width, taps, norm: NORM };
+        let mut spec = spec(61, 3 * width, 1, 64, None);
+        spec.layers[0].mixer = Mixer::Convolution(conv);
+        let part = spec.whole();
+        let table = b.weight(&[Stored::new(Format::F32, spec.vocab, spec.dim, 1).matrix()]).unwrap();
+        let mut random = Random::new(2);
+        let weights: Vec<f32> = (0..taps * width).map(|_| random.uniform() - 0.5).collect();
+        let weights = b.vector(&weights).unwrap();
+        let mut cache = b.kv(&part, 12, KvTypes::default()).unwrap();
+        let mut step = b.step(&part, 80, 12).unwrap();
+        let (mut bcx, mut out) = (b.act(80, spec.dim).unwrap(), b.act(80, width).unwrap());
+        let blocks: Vec<u32> = (0..12).rev().collect();
+        let (mut all, mut starts) = (Vec::new(), [0; 3]);
+        for lengths in [[40, 1, 2], [1, 1, 1], [1, 1, 1], [1, 30, 30], [7, 33, 40], [1, 1, 1], [1, 1, 1]] {
+            let mut batch = Batch::default();
+            for (i, (start, n)) in starts.iter_mut().zip(lengths).enumerate() {
+                let role = if n == 1 { Role::Generated } else { Role::Prompt };
+                let tokens: Vec<u32> =
+                    (*start..*start + n).map(|t| ((t * 3 + i) % spec.vocab) as u32).collect();
+                let own = &blocks[4 * i..4 * i + (*start + n).div_ceil(32)];
+                batch.push(role, &tokens, *start, own, true);
+                *start += n;
+            }
+            b.begin(&mut step, &[], &batch).unwrap();
+            b.embed(&step, &table, 20.0, &mut bcx).unwrap();
+            b.short_conv(&mut step, &mut cache, 0, &conv, &weights, &bcx, &mut out).unwrap();
+            all.extend_from_slice(b.read(&mut step, &out).unwrap());
+        }
+        all
+    }
+    let cuda = common::gpu();
+    for (width, taps) in [(320, 3), (40, 2), (64, 32)] {
+        let (got, truth) = (convolve(&cuda, width, taps), convolve(&Candle::cpu(), width, taps));
+        let error = nmse(&got, &truth);
+        println!("{taps} taps of {width}: NMSE {error:.1e}");
+        assert!(got.len() == truth.len() && error < 1e-12, "{taps} taps of {width}: NMSE {error:.1e}");
+    }
+}
+
+/// Encoders: each row sees all keys of its run, or those of a window on both sides. Texts of which some are short enough to have the other role.
+#[test]
+fn attention_to_what_follows() {
+    fn attend<B: Backend>(b: &B, spec: &ModelSpec, kv: KvType) -> [Vec<f32>; 2] {
+        let part = spec.whole();
+        let attn = &part.attn[0];
+        let table = b.weight(&[Stored::new(Format::F32, spec.vocab, spec.dim, 1).matrix()]).unwrap();
+        let texts = [(Role::Prompt, 70), (Role::Generated, 19), (Role::Prompt, 300), (Role::Generated, 1)];
+        let rows = texts.iter().map(|t| t.1).sum();
+        let mut cache = b.kv(&part, 32, KvTypes { k: kv, v: kv }).unwrap();
+        let mut step = b.step(&part, rows, 32).unwrap();
+        let (mut qkv, mut out) = (b.act(rows, spec.dim).unwrap(), b.act(rows, attn.q_dim()).unwrap());
+        let (mut batch, mut blocks) = (Batch::default(), (0..32).rev());
+        for (role, n) in texts {
+            let tokens: Vec<u32> = (0..n).map(|t| ((t * 7 + n) % spec.vocab) as u32).collect();
+            let own: Vec<u32> = blocks.by_ref().take(n.div_ceil(32)).collect();
+            batch.push(role, &tokens, 0, &own, true);
+        }
+        b.begin(&mut step, &[], &batch).unwrap();
+        b.embed(&step, &table, 20.0, &mut qkv).unwrap();
+        b.kv_write(&step, &mut cache, 0, attn, &qkv).unwrap();
+        b.attend(&mut step, &cache, 0, attn, None, &qkv, &mut out).unwrap();
+        let all = b.read(&mut step, &out).unwrap();
+        let mut by_role = [Vec::new(), Vec::new()];
+        for run in &batch.runs {
+            let values = &all[run.rows.start * attn.q_dim()..run.rows.end * attn.q_dim()];
+            by_role[run.role as usize].extend_from_slice(values);
+        }
+        by_role
+    }
+    let cuda = common::gpu();
+    for (heads, head_dim, window) in
+        [(2, 64, None), (3, 80, Some(70)), (2, 256, Some(33)), (1, 128, Some(5)), (2, 32, Some(1000))]
+    {
+        let mut spec = spec(61, (heads + 2) * head_dim, heads, head_dim, None);
+        let attn = spec.layers[0].mixer.attn_mut().unwrap();
+        (attn.window, attn.mask) = (window, Mask::Bidirectional);
+        for kv in [KvType::F32, KvType::F16] {
+            let (got, truth) = (attend(&cuda, &spec, kv), attend(&Candle::cpu(), &spec, kv));
+            for (role, bound) in [(Role::Prompt, 1e-4), (Role::Generated, 1e-10)] {
+                let error = nmse(&got[role as usize], &truth[role as usize]);
+                let name = format!("{heads} heads of {head_dim}, window {window:?}, {kv}, {role:?}");
+                println!("{name}: NMSE {error:.1e}");
+                assert!(error < bound, "{name}: NMSE {error:.1e}");
             }
         }
     }

@@ -6,7 +6,7 @@ use crate::step::Field;
 use crate::{Act, Cuda, Kv, Step, Vector, Weight};
 use kinfer_core::backend::{AttnWeights, FfnWeights, NormWeights, Scratch};
 use kinfer_core::batch::Role;
-use kinfer_core::{AttnSpec, FfnSpec, NormSpec, Result};
+use kinfer_core::{AttnSpec, FfnSpec, Mask, NormSpec, Result};
 
 /// Heads of a block of the kernels that write the cache.
 const HEADS_AT_ONCE: usize = 4;
@@ -31,6 +31,11 @@ pub(crate) const TILES: [Tile; 3] = [
 ];
 
 impl Tile {
+    /// Whether queries may see keys behind their own: the widest heads leave no register for it.
+    fn sees_ahead(&self) -> bool {
+        self.dim < 256
+    }
+
     /// Bytes of shared memory: two tiles of keys and values, and the queries, of 16 bits.
     pub fn shared(&self) -> u32 {
         let queries = if self.shares_queries { self.queries } else { 0 };
@@ -44,6 +49,7 @@ impl Tile {
 struct Rows {
     positions: u64,
     tables: u64,
+    ends: u64,
 }
 
 /// `Turn` of `attention.cu`.
@@ -72,8 +78,13 @@ struct Attend {
     sinks: u64,
 }
 
-fn rows(step: &Step) -> Rows {
-    Rows { positions: step.field(Field::Positions), tables: step.field(Field::Tables) }
+/// Where the rows stand that see keys by this mask; to write keys, any.
+fn rows(step: &Step, mask: Mask) -> Rows {
+    let ends = match mask {
+        Mask::Causal => 0,
+        Mask::Bidirectional => step.field(Field::Ends),
+    };
+    Rows { positions: step.field(Field::Positions), tables: step.field(Field::Tables), ends }
 }
 
 pub(crate) fn kv_write(
@@ -85,7 +96,7 @@ pub(crate) fn kv_write(
     qkv: &Act,
 ) -> Result<()> {
     let cache = kv.cache(layer, spec, step.blocks());
-    let (from, heads, rows) = (qkv.floats(), spec.heads as i32, rows(step));
+    let (from, heads, rows) = (qkv.floats(), spec.heads as i32, rows(step, spec.mask));
     let grid = Grid::new((2 * spec.kv_heads).div_ceil(HEADS_AT_ONCE), qkv.rows(), 32 * HEADS_AT_ONCE);
     // SAFETY: the batch was checked: every position has a block of the cache.
     unsafe { cuda.launch(step, &cuda.kernels()?.kv_write, grid, arguments![from, heads, rows, cache]) }
@@ -102,7 +113,7 @@ pub(crate) fn attend(
     qkv: &Act,
     out: &mut Act,
 ) -> Result<()> {
-    let AttnSpec { heads, kv_heads, head_dim, scale, mask: _, window, softcap, rope: _, norm: _, latent: _ } =
+    let AttnSpec { heads, kv_heads, head_dim, scale, mask, window, softcap, rope: _, norm: _, latent: _ } =
         *spec;
     out.shape(qkv.rows(), spec.q_dim())?;
     let group = heads / kv_heads;
@@ -113,20 +124,20 @@ pub(crate) fn attend(
         group: group as i32,
         scale,
         cap: softcap.unwrap_or(0.0),
-        // A window longer than every position that fits 31 bits is none.
-        window: window.and_then(|w| i32::try_from(w).ok()).unwrap_or(0),
+        // A window longer than every position is none.
+        window: window.filter(|&w| w < 1 << 30).map_or(0, |w| w as i32),
         pad: 0,
         sinks: sinks.map_or(0, |s| s.data.pointer()),
     };
-    let rows = rows(step);
+    let rows = rows(step, mask);
     // Prompts are rounded, and generated rows where heads are whole blocks; the rest is left to the product.
     let to = out.out(step.roles_of(qkv.rows()).1)?;
     let mut all_rounded = true;
     for (role, range) in step.runs() {
         let on_tiles = match &cuda.kernels()?.attend_prompt {
-            Some(kernels) if role == Role::Prompt => {
-                kernels.iter().find(|(tile, _)| head_dim <= tile.dim && group <= tile.queries)
-            }
+            Some(kernels) if role == Role::Prompt => kernels.iter().find(|(tile, _)| {
+                head_dim <= tile.dim && group <= tile.queries && (mask == Mask::Causal || tile.sees_ahead())
+            }),
             _ => None,
         };
         if let Some((tile, kernel)) = on_tiles {
@@ -223,7 +234,7 @@ pub(crate) fn attn_in(
         rope,
         norm: block_norm,
         scale: _,
-        mask: _,
+        mask,
         window: _,
         softcap: _,
         latent: _,
@@ -260,7 +271,7 @@ pub(crate) fn attn_in(
     let [q_norm, k_norm] = by_head;
     let turn = Turn { q_norm, k_norm, cosines, sines, eps: block_norm.eps, half };
     let cache = kv.cache(layer, spec, step.blocks());
-    let (at, query_heads, rows) = (s.qkv.floats(), *heads as i32, rows(step));
+    let (at, query_heads, rows) = (s.qkv.floats(), *heads as i32, rows(step, *mask));
     s.qkv.set_rounded(false);
     let blocks = (heads + 2 * kv_heads).div_ceil(HEADS_AT_ONCE);
     let grid = Grid::new(blocks, s.qkv.rows(), 32 * HEADS_AT_ONCE);

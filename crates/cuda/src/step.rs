@@ -7,7 +7,7 @@ use crate::kv::MAX_HEAD_DIM;
 use crate::likeliest::Ranks;
 use crate::memory::{Buffer, Pinned};
 use kinfer_core::batch::Role;
-use kinfer_core::{Batch, Error, Mask, PartSpec, Result, RopeSpec, Run};
+use kinfer_core::{Batch, Error, PartSpec, Result, RopeSpec, Run};
 use std::cell::Cell;
 use std::collections::HashMap;
 use std::ops::Range;
@@ -100,11 +100,13 @@ pub(crate) enum Field {
     Positions,
     /// First entry of the row's block table.
     Tables,
+    /// Last position of the row's run.
+    Ends,
     Roles,
     Outputs,
     OutputRoles,
 }
-const FIELDS: usize = 6;
+const FIELDS: usize = 7;
 
 impl Step {
     pub(crate) fn new(
@@ -117,9 +119,6 @@ impl Step {
         let attn = || part.attn.iter();
         if attn().any(|a| a.latent.is_some()) {
             return Err(no_latents());
-        }
-        if attn().any(|a| a.mask != Mask::Causal) {
-            return Err(no_encoders());
         }
         if let Some(wide) = attn().find(|a| a.head_dim > MAX_HEAD_DIM) {
             return Err(Error::Unsupported {
@@ -270,6 +269,7 @@ impl Step {
             for (i, row) in run.rows.clone().enumerate() {
                 put(Field::Positions as usize, row, (run.start + i) as u32);
                 put(Field::Tables as usize, row, run.blocks.start as u32);
+                put(Field::Ends as usize, row, (run.start + run.rows.len() - 1) as u32);
             }
         }
         self.roles.iter().enumerate().for_each(|(i, r)| put(Field::Roles as usize, i, role(r)));
@@ -407,12 +407,5 @@ pub(crate) fn no_latents() -> Error {
     Error::Unsupported {
         what: "latent attention on CUDA".into(),
         supported: "the other kinds; `--device cpu` has this one".into(),
-    }
-}
-
-fn no_encoders() -> Error {
-    Error::Unsupported {
-        what: "bidirectional attention on CUDA".into(),
-        supported: "causal attention; `--device cpu` has both".into(),
     }
 }

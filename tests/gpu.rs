@@ -2,16 +2,21 @@
 #![cfg(feature = "gpu-tests")]
 
 mod common;
+#[path = "gpu/feed_forwards.rs"]
+mod feed_forwards;
+#[path = "gpu/mixers.rs"]
+mod mixers;
 
 use common::Random;
 use kinfer::{Device, KvType, LoadOptions, Model};
 use kinfer_candle::Candle;
 use kinfer_core::backend::{
-    AttnWeights, ExpertWeights, LatentScratch, Matrix, NormWeights, Read, RowOrder, Scratch,
+    AttnWeights, ExpertWeights, FfnWeights, LatentScratch, Matrix, NormWeights, Read, RowOrder, Scratch,
 };
 use kinfer_core::{
-    Activation, AttnSpec, Backend, Batch, ConvSpec, ExpertSpec, FfnSpec, Format, KvTypes, LayerSpec, Mask,
-    Mixer, ModelSpec, NormKind, NormSpec, QkNorm, Role, RopeSpec, Routing, RunnerLimits, Scores,
+    Activation, AttnSpec, Backend, Batch, ConvSpec, ExpertGroups, ExpertSpec, FfnSpec, Format, KvTypes,
+    LayerSpec, Mask, Mixer, ModelSpec, NormKind, NormSpec, QkNorm, Role, RopeSpec, Routing, RunnerLimits,
+    Scores,
 };
 use kinfer_cuda::{Cuda, Options};
 use kinfer_models::synthetic::Blocks;
@@ -87,6 +92,33 @@ fn nmse(a: &[f32], b: &[f32]) -> f64 {
     error / b.iter().map(|&b| square(f64::from(b))).sum::<f64>()
 }
 
+/// Room for a block's rows.
+fn scratch<B: Backend>(b: &B, rows: usize, dim: usize, attn: usize, hidden: usize) -> Scratch<B> {
+    let act = |width| b.act(rows, width).unwrap();
+    Scratch {
+        x: act(dim),
+        norm: act(dim),
+        qkv: act(1),
+        attn: act(attn),
+        proj: act(dim),
+        gate_up: act(2 * hidden),
+        hidden: act(hidden),
+        router: act(1),
+        shared: act(1),
+        shared_gate: act(1),
+        latent: LatentScratch {
+            down: act(1),
+            q_down: act(1),
+            queries: act(1),
+            head_in: act(1),
+            head_out: act(1),
+        },
+        last: act(1),
+        last_norm: act(1),
+        logits: act(1),
+    }
+}
+
 /// The embedded rows and their product with `weights`, of which the rows are concatenated.
 fn embed_and_multiply<B: Backend>(
     b: &B,
@@ -154,70 +186,6 @@ fn a_row_has_the_same_bits_in_tiles_of_every_size() {
     assert!(many[..few.len()] == few);
     let [_, truth] = embed_and_multiply(&Candle::cpu(), &table, &weights, Role::Prompt, 300);
     assert!(nmse(&many, &truth) < 1e-4);
-}
-
-#[test]
-fn experts_of_every_format() {
-    fn mixed<B: Backend>(b: &B, format: Format, batch: &Batch) -> Vec<f32> {
-        let rows = batch.rows();
-        // Prompts are routed in the other way, by a bias and with biases of the experts.
-        let biased = batch.runs[0].role == Role::Prompt;
-        let routing = match biased {
-            false => {
-                Routing { used: 2, scores: Scores::Softmax, renormalise: true, scale: 1.0, groups: None }
-            }
-            true => {
-                Routing { used: 2, scores: Scores::Sigmoid, renormalise: false, scale: 1.5, groups: None }
-            }
-        };
-        let experts = ExpertSpec { count: 5, routing, shared: None };
-        let vector = |n: usize| {
-            let values: Vec<f32> = (0..n).map(|i| (i * 7 % 11) as f32 / 11.0 - 0.4).collect();
-            biased.then(|| b.vector(&values).unwrap())
-        };
-        let spec = spec(300, 256, 1, 64, Some(experts));
-        let ffn = &spec.layers[0].ffn;
-        let table = b.weight(&[Stored::new(Format::F32, 300, 256, 1).matrix()]).unwrap();
-        let router = b.weight(&[Stored::new(Format::F32, 5, 256, 2).matrix()]).unwrap();
-        let expert = |i: u64| {
-            let up = [Stored::new(format, 256, 256, 10 + i), Stored::new(Format::Q8_0, 256, 256, 20 + i)];
-            let down = Stored::new(format, 256, 256, 30 + i);
-            [b.weight(&[up[0].matrix(), up[1].matrix()]).unwrap(), b.weight(&[down.matrix()]).unwrap()]
-        };
-        let weights = ExpertWeights {
-            products: (0..5).map(expert).collect(),
-            gate_up_bias: vector(5 * 512),
-            down_bias: vector(5 * 256),
-        };
-        let mut step = b.step(&spec.whole(), rows, 16).unwrap();
-        let act = |width| b.act(rows, width).unwrap();
-        let (mut x, mut logits, mut out) = (act(256), act(5), act(256));
-        b.begin(&mut step, &[], batch).unwrap();
-        b.embed(&step, &table, 3.0, &mut x).unwrap();
-        b.linear(&step, &router, &x, &mut logits).unwrap();
-        b.route(&mut step, experts, vector(5).as_ref(), &logits).unwrap();
-        b.experts(&mut step, ffn, &weights, &x, &mut out).unwrap();
-        b.read(&mut step, &out).unwrap().to_vec()
-    }
-    let cuda = common::gpu();
-    let check = |format, what: &str, batch: &Batch| {
-        let error = nmse(&mixed(&cuda, format, batch), &mixed(&Candle::cpu(), format, batch));
-        println!("{format}: {what}: NMSE {error:.1e}");
-        assert!(error < 1e-3, "{format}: {what}: NMSE {error:.1e}");
-    };
-    for format in Format::all() {
-        check(format, "a generated row", &batch(Role::Generated, 1));
-        check(format, "7 rows of a prompt", &batch(Role::Prompt, 7));
-    }
-    // More than a tile of an expert, and prompts on both sides of generated rows.
-    let mut several = batch(Role::Prompt, 180);
-    for (role, tokens) in [(Role::Generated, 200), (Role::Generated, 201), (Role::Prompt, 202)] {
-        let tokens: Vec<u32> = (tokens..tokens + if role == Role::Prompt { 70 } else { 1 }).collect();
-        several.push(role, &tokens, 0, &[6, 7, 8], true);
-    }
-    for format in [Format::Q4_K, Format::Q8_0, Format::BF16, Format::F32] {
-        check(format, "several prompts and generated rows", &several);
-    }
 }
 
 /// Of sizes that take one to three passes, with logits that are equal, infinite and none.
@@ -365,30 +333,7 @@ fn operations_on_rows() {
                 out_bias: Some(vector(11, DIM)),
                 post_norm,
             };
-            let act = |width| b.act(ROWS, width).unwrap();
-            let mut s = Scratch {
-                x: act(DIM),
-                norm: act(DIM),
-                kept: act(1),
-                qkv: act(1),
-                attn: act(64),
-                proj: act(DIM),
-                gate_up: act(1),
-                hidden: act(1),
-                router: act(1),
-                shared: act(1),
-                shared_gate: act(1),
-                latent: LatentScratch {
-                    down: act(1),
-                    q_down: act(1),
-                    queries: act(1),
-                    head_in: act(1),
-                    head_out: act(1),
-                },
-                last: act(1),
-                last_norm: act(1),
-                logits: act(1),
-            };
+            let mut s = scratch(b, ROWS, DIM, 64, 1);
             b.embed(&step, &table, 2.0, &mut s.x).unwrap();
             b.embed(&step, &wide, 2.0, &mut s.attn).unwrap();
             b.attn_out(&mut step, &spec.whole().attn[0], &weights, &mut s).unwrap();
@@ -402,68 +347,6 @@ fn operations_on_rows() {
         let bound = if name == "end of a block" { 1e-4 } else { 1e-10 };
         println!("{name}: NMSE {error:.1e}");
         assert!(got.len() == truth.len() && error < bound, "{name}: NMSE {error:.1e}");
-    }
-}
-
-/// Widths of heads, numbers of heads and lengths that fill no tile; several partitions; windows, caps and sinks.
-#[test]
-fn attention_of_every_shape() {
-    /// Outputs of prompt chunks of these lengths, and of three generated rows after them.
-    fn attend<B: Backend>(b: &B, spec: &ModelSpec, kv: KvType, prompts: [usize; 2]) -> [Vec<f32>; 2] {
-        let part = spec.whole();
-        let attn = &part.attn[0];
-        let sinks: Vec<f32> = (0..attn.heads).map(|h| h as f32 / 2.0).collect();
-        // Where there is a soft cap, too.
-        let sinks = attn.softcap.map(|_| b.vector(&sinks).unwrap());
-        let table = b.weight(&[Stored::new(Format::F32, spec.vocab, spec.dim, 1).matrix()]).unwrap();
-        let rows = prompts[0].max(prompts[1]);
-        let mut cache = b.kv(&spec.whole(), 32, KvTypes { k: kv, v: kv }).unwrap();
-        let mut step = b.step(&spec.whole(), rows, 32).unwrap();
-        let (mut qkv, mut out) = (b.act(rows, spec.dim).unwrap(), b.act(rows, attn.q_dim()).unwrap());
-        let blocks: Vec<u32> = (0..32).rev().collect();
-        let (mut all, mut start) = ([Vec::new(), Vec::new()], 0);
-        for n in [prompts[0], prompts[1], 1, 1, 1] {
-            let mut batch = Batch::default();
-            let tokens: Vec<u32> = (start..start + n).map(|t| (t % spec.vocab) as u32).collect();
-            let role = if n == 1 { Role::Generated } else { Role::Prompt };
-            batch.push(role, &tokens, start, &blocks[..(start + n).div_ceil(32)], true);
-            b.begin(&mut step, &[], &batch).unwrap();
-            b.embed(&step, &table, 20.0, &mut qkv).unwrap();
-            b.kv_write(&step, &mut cache, 0, attn, &qkv).unwrap();
-            b.attend(&mut step, &cache, 0, attn, sinks.as_ref(), &qkv, &mut out).unwrap();
-            all[role as usize].extend_from_slice(b.read(&mut step, &out).unwrap());
-            start += n;
-        }
-        all
-    }
-    let cuda = common::gpu();
-    for (heads, head_dim, window, softcap, prompts) in [
-        (1, 64, None, None, [330, 37]),
-        (3, 80, Some(70), None, [330, 37]),
-        (2, 128, None, Some(3.0), [290, 5]),
-        (9, 40, Some(300), None, [330, 7]),
-        (2, 256, None, None, [270, 3]),
-        (2, 44, None, None, [70, 5]),
-        // More heads than a tile has rows: prompts go the way of generated rows.
-        (130, 16, None, None, [40, 7]),
-    ] {
-        let mut spec = spec(61, (heads + 2) * head_dim, heads, head_dim, None);
-        let attn = spec.layers[0].mixer.attn_mut().unwrap();
-        (attn.window, attn.softcap) = (window, softcap);
-        for kv in [KvType::F32, KvType::F16, KvType::Bf16, KvType::Q8_0] {
-            // The reference has no 8-bit cache; its own rounding is far below these bounds.
-            let (reference, bounds) = match kv {
-                KvType::Q8_0 => (KvType::F16, [1e-3, 1e-3]),
-                _ => (kv, [1e-4, 1e-10]),
-            };
-            let got = attend(&cuda, &spec, kv, prompts);
-            let truth = attend(&Candle::cpu(), &spec, reference, prompts);
-            for (role, bound) in [(Role::Prompt, bounds[0]), (Role::Generated, bounds[1])] {
-                let error = nmse(&got[role as usize], &truth[role as usize]);
-                println!("{heads} heads of {head_dim}, {kv}, {role:?}: NMSE {error:.1e}");
-                assert!(error < bound, "{heads} heads of {head_dim}, {kv}, {role:?}: NMSE {error:.1e}");
-            }
-        }
     }
 }
 
@@ -545,8 +428,4 @@ fn what_a_gpu_cannot_do_is_said() {
     let norms =
         [refused(|a| a.qk_norm = Some(QkNorm::LayerHeads)), refused(|a| a.qk_norm = Some(QkNorm::LayerRows))];
     assert!(norms.iter().all(|e| e.contains("layer norms of queries and keys on CUDA")), "{norms:?}");
-    let mut spec = spec(8, 192, 1, 64, None);
-    spec.layers[0].mixer = Mixer::Convolution(ConvSpec { width: 192, taps: 3, norm: NORM });
-    let Err(error) = cuda.step(&spec.whole(), 1, 1) else { panic!("a convolution") };
-    assert!(error.to_string().contains("convolutions in place of attention on CUDA"), "{error}");
 }

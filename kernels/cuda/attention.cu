@@ -108,17 +108,17 @@ __device__ __forceinline__ void attend_partition(const Attend &a, const Rows &ro
   const int lane = threadIdx.x & 31, warp = threadIdx.x >> 5, n = c.head_dim, padded = (n + 7) / 8 * 8;
   const int r = first_row + blockIdx.z, sets = (a.group + HEADS - 1) / HEADS;
   const int kv_head = blockIdx.y / sets, set = blockIdx.y % sets * HEADS, count = min(HEADS, a.group - set), first_head = kv_head * a.group + set;
-  const int position = rows.positions[r], start = blockIdx.x * PARTITION;
-  const int lowest = a.window && position >= a.window ? position - a.window + 1 : 0;
-  if (start > position || start + PARTITION <= lowest) return;
+  const Seen keys_of(a, rows, r);
+  const int lowest = keys_of.lowest, last = keys_of.last, start = blockIdx.x * PARTITION;
+  if (start > last || start + PARTITION <= lowest) return;
   const int first = start + warp * POSITIONS;
-  const bool any = first <= position && first + POSITIONS > lowest;
+  const bool any = first <= last && first + POSITIONS > lowest;
   const uint8_t *keys = block_keys(c, any ? c.blocks[rows.tables[r] + first / POSITIONS] : 0, kv_head), *values = keys + POSITIONS * c.k_row;
   if (BRING && any) bring_to_l2(keys, POSITIONS * (c.k_row + c.v_row));
   wait_for_inputs();
   let_next_begin();
   const int lanes = padded <= 64 ? 8 : padded <= 128 ? 16 : 32, d = 8 * (lane & (lanes - 1)), team = lane & -lanes;
-  const auto seen = [&](int k) { return d < padded && first + k >= lowest && first + k <= position; };
+  const auto seen = [&](int k) { return d < padded && first + k >= lowest && first + k <= last; };
   if (any) {
     float q[HEADS][8];
 #pragma unroll
@@ -163,7 +163,7 @@ __device__ __forceinline__ void attend_partition(const Attend &a, const Rows &ro
     for (int g = 0; g < HEADS; g++) {
       s[g] *= a.scale;
       if (a.cap > 0.f) s[g] = a.cap * tanhf(s[g] / a.cap);
-      s[g] = first + lane >= lowest && first + lane <= position ? s[g] * LOG2_E : -INFINITY;
+      s[g] = first + lane >= lowest && first + lane <= last ? s[g] * LOG2_E : -INFINITY;
       const float top = warp_max(s[g]), weight = power_of_2(s[g] - top), all = warp_sum(weight);
       weights[warp][lane][g] = weight;
       if (lane == 0) {
@@ -249,19 +249,19 @@ ATTEND_PARTITION(4, 8, 2)
 // Grid (heads, rows), 256 threads.
 KERNEL __launch_bounds__(256) attend_merge(const Attend a, const Rows rows, int n, int first_row, const float *partial, int partitions, const Out out) {
   __shared__ float part[256], tops[8], sums[8];
-  const int r = first_row + blockIdx.y, position = rows.positions[r], width = (n + 31) / 32 * 32;
+  const int r = first_row + blockIdx.y, width = (n + 31) / 32 * 32;
   const int teams = 256 / width, team = threadIdx.x / width, d = threadIdx.x % width;
-  const int lowest = a.window && position >= a.window ? position - a.window + 1 : 0;
+  const Seen keys(a, rows, r);
   const float *from = partial + ((size_t)blockIdx.y * a.heads + blockIdx.x) * partitions * (n + 2);
   wait_for_inputs();
   let_next_begin();
   float most = -INFINITY, sum = 0.f, o = 0.f;
   if (team < teams)
-    for (int i = lowest / PARTITION + team; i <= position / PARTITION; i += 8 * teams) {
+    for (int i = keys.lowest / PARTITION + team; i <= keys.last / PARTITION; i += 8 * teams) {
       float v[8], m[8], s[8];
 #pragma unroll
       for (int u = 0; u < 8; u++) {
-        const bool there = i + u * teams <= position / PARTITION;
+        const bool there = i + u * teams <= keys.last / PARTITION;
         const float *at = from + (size_t)(i + u * teams) * (n + 2);
         v[u] = there && d < n ? at[d] : 0.f;
         m[u] = there ? at[n] : -INFINITY;

@@ -22,6 +22,7 @@ struct Cache {
 struct Rows {
   const uint32_t *positions; // [rows]
   const uint32_t *tables;    // [rows]: first entry of the row's run in Cache::blocks
+  const uint32_t *ends;      // [rows]: last position of the row's run, up to which it sees keys; null: it sees those up to its own
 };
 
 struct Attend {
@@ -30,6 +31,17 @@ struct Attend {
   float scale, cap;  // cap 0: none
   int window;        // 0: none
   const float *sinks; // [heads], or null: scores that take part in the softmax and have no value
+};
+
+// The keys that a row sees.
+struct Seen {
+  int lowest, last;
+  __device__ __forceinline__ Seen(const Attend &a, const Rows &rows, int r) {
+    const int position = rows.positions[r];
+    lowest = a.window && position >= a.window ? position - a.window + 1 : 0;
+    last = rows.ends ? (int)rows.ends[r] : position;
+    if (rows.ends && a.window) last = min(last, position + a.window - 1);
+  }
 };
 
 // The keys of a head in a block; the values follow.

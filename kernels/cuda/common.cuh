@@ -168,15 +168,8 @@ struct Out {
   int padded;            // width rounded up to 64, with zeros
 };
 
-// Called by a whole warp for 32 columns from `col`, one to a lane.
-__device__ __forceinline__ void emit(const Out &o, int row, int col, float v) {
-  const int lane = threadIdx.x & 31, c = col + lane;
-  if (c >= o.width) v = 0.f; else if (o.f) o.f[(size_t)row * o.width + c] = v;
-  if (!o.q) return;
-  if (o.roles[row] == PROMPT) {
-    o.h[(size_t)row * o.padded + c] = bf16_bits(v);
-    return;
-  }
+// Writes 8-bit blocks of a generated row, or nothing where it is not `live`: called by a whole warp for two times 16 columns, of which a lane has c.
+__device__ __forceinline__ void emit_int8(const Out &o, int row, int c, float v, bool live = true) {
   float most = fabsf(v);
 #pragma unroll
   for (int i = 8; i > 0; i >>= 1) most = fmaxf(most, __shfl_xor_sync(ALL, most, i));
@@ -186,12 +179,25 @@ __device__ __forceinline__ void emit(const Out &o, int row, int col, float v) {
   int n = q;
 #pragma unroll
   for (int i = 8; i > 0; i >>= 1) n += __shfl_xor_sync(ALL, n, i);
-  ActBlock &block = o.q[((size_t)row * o.padded + col) >> 5];
-  reinterpret_cast<int8_t *>(block.q)[lane] = (int8_t)q;
-  if ((lane & 15) == 0) {
-    block.d[lane >> 4] = zero ? 0.f : finite ? most / 127.f : __uint_as_float(0x7fc00000u);
-    block.n[lane >> 4] = n;
+  if (!live) return;
+  ActBlock &block = o.q[((size_t)row * o.padded + c) >> 5];
+  reinterpret_cast<int8_t *>(block.q)[c & 31] = (int8_t)q;
+  if ((c & 15) == 0) {
+    block.d[c >> 4 & 1] = zero ? 0.f : finite ? most / 127.f : __uint_as_float(0x7fc00000u);
+    block.n[c >> 4 & 1] = n;
   }
+}
+
+// Called by a whole warp for 32 columns from `col`, one to a lane.
+__device__ __forceinline__ void emit(const Out &o, int row, int col, float v) {
+  const int lane = threadIdx.x & 31, c = col + lane;
+  if (c >= o.width) v = 0.f; else if (o.f) o.f[(size_t)row * o.width + c] = v;
+  if (!o.q) return;
+  if (o.roles[row] == PROMPT) {
+    o.h[(size_t)row * o.padded + c] = bf16_bits(v);
+    return;
+  }
+  emit_int8(o, row, c, v);
 }
 
 // Whether a row of n floats can be read four at a time.

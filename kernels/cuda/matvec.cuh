@@ -4,7 +4,15 @@
 // halves of every eighth chunk, one after another; the same of the second halves; both added are one of eight parts; the parts in
 // order. That is so for one row and for several, in all kernels here: which bits a row gets depends on the number of columns alone.
 #pragma once
+#include "activation.cuh"
 #include "packed.cuh"
+
+// What becomes of a product's outputs in the kernel that computes them.
+struct Ending {
+  Out out;    // of act(W x), all of whose rows are generated ones
+  int kind;   // enum Activation
+  int pieces; // 0: they go to y as they are; 1: they are activated; 2: W is gate | up, each of which fills its groups of rows
+};
 
 // What a product needs to know.
 struct Product {
@@ -18,6 +26,7 @@ struct Product {
   int stride;         // of y
   int n;              // rows of x
   int add;            // y += instead of y =
+  Ending ending;
 };
 
 // The weights of a layer's experts. Kernel parameters hold at most 4 KiB.
@@ -89,59 +98,94 @@ __device__ __forceinline__ float add_block(float acc, const uint32_t (&words)[8]
   return add_block<L>(acc, scales.s, scales.m, (float)a, (float)b, d0, d1, sums);
 }
 
-// Ends a product: `part(k)` is part k of output `r` of W, of row `t` of x.
-template <class F> __device__ __forceinline__ void write_sum(const Product &p, float *y, const float *bias, int r, int t, int parts, F part) {
+// Output `r` of W: `part(k)` is its part k.
+template <class F> __device__ __forceinline__ float sum_parts(const float *bias, int r, int parts, F part) {
   float sum = bias ? bias[r] : 0.f;
   for (int k = 0; k < parts; k++) sum += part(k);
+  return sum;
+}
+// Ends a product for output `r` of row `t` of x.
+template <class F> __device__ __forceinline__ void write_sum(const Product &p, float *y, const float *bias, int r, int t, int parts, F part) {
+  const float sum = sum_parts(bias, r, parts, part);
   float *out = y + (size_t)t * p.stride + r;
   *out = p.add ? *out + sum : sum;
 }
+// Ends an activated product: called by a whole warp for two times 16 outputs of rows of x that may differ, of which a lane has `c` of row `t`, or
+// none where it is not `live`. `part(i, k)` is part k of the output in piece i.
+template <class F> __device__ __forceinline__ void write_activated(const Product &p, const float *bias, int c, int t, bool live, int parts, F part) {
+  const Out &o = p.ending.out;
+  const int kind = p.ending.kind;
+  float v = 0.f;
+  if (c < o.width) {
+    const float x = sum_parts(bias, c, parts, [&](int k) { return part(0, k); });
+    if (p.ending.pieces == 1) v = activated(kind, x);
+    else v = activated(kind, x, sum_parts(bias, o.width + c, parts, [&](int k) { return part(1, k); }));
+    if (live && o.f) o.f[(size_t)t * o.width + c] = v;
+  }
+  emit_int8(o, t, c, v, live);
+  if (!live || (c | 15) < o.width - 1) return;
+  // The last ones: zeros after the width.
+  for (c += 16; c < o.padded; c += 16) {
+    ActBlock &block = o.q[((size_t)t * o.padded + c) >> 5];
+    reinterpret_cast<int8_t *>(block.q)[c & 31] = 0;
+    if (c & 15) continue;
+    block.d[c >> 4 & 1] = 0.f;
+    block.n[c >> 4 & 1] = 0;
+  }
+}
+// The group of rows of W of which this block computes piece `i`, where a block has one group of each piece.
+__device__ __forceinline__ int group_of(int i) { return blockIdx.y + i * gridDim.y; }
 
 // Up to N rows of x, read as they lie: for GPUs without asynchronous copies. A warp has every eighth chunk, half a warp half a chunk of a
-// group, a lane a row. Block: a warp for each chunk, at most eight.
+// group, a lane a row. Block: a warp for each chunk, at most eight. `to`: the row of what is activated that the first row of x has.
 template <int L, int N>
-__device__ __forceinline__ void direct(const Product &p, const uint8_t *w, const ActBlock *x, float *y, const float *bias, int n) {
+__device__ __forceinline__ void direct(const Product &p, const uint8_t *w, const ActBlock *x, float *y, const float *bias, int n, int to) {
   using T = Packed<L>;
-  const int lane = threadIdx.x & 31, warp = threadIdx.x >> 5, warps = blockDim.x >> 5;
+  const int lane = threadIdx.x & 31, warp = threadIdx.x >> 5, warps = blockDim.x >> 5, pieces = max(p.ending.pieces, 1);
   const int row = lane & 15, half = lane >> 4, blocks = p.units * T::BLOCKS, x_blocks = p.columns / 32;
-  const uint8_t *group = w + (size_t)blockIdx.y * p.units * T::UNIT;
-  float acc[N];
+  __shared__ float part[2][PARTS][N][16];
+#pragma unroll 1
+  for (int piece = 0; piece < pieces; piece++) {
+    const uint8_t *group = w + (size_t)group_of(piece) * p.units * T::UNIT;
+    float acc[N];
 #pragma unroll
-  for (int t = 0; t < N; t++) acc[t] = 0.f;
-  for (int first = 8 * warp; first < blocks PLANT_LAST_UNIT; first += 8 * warps) {
-    Scales<L> scales;
+    for (int t = 0; t < N; t++) acc[t] = 0.f;
+    for (int first = 8 * warp; first < blocks PLANT_LAST_UNIT; first += 8 * warps) {
+      Scales<L> scales;
 #pragma unroll
-    for (int i = 0; i < 4; i++) {
-      const int at = first + 4 * half + i, block = at % T::BLOCKS;
-      if (at >= blocks) break;
-      const uint8_t *unit = group + (size_t)(at / T::BLOCKS) * T::UNIT;
-      if (i == 0 || !Layout<L>::two_level) scales.load(unit, row, block);
-      uint32_t words[8];
-      load_words<L>(unit + T::SCALES + block * T::CODES, row, words);
-      const BlockScales of = block_scales<L>(scales, block);
+      for (int i = 0; i < 4; i++) {
+        const int at = first + 4 * half + i, block = at % T::BLOCKS;
+        if (at >= blocks) break;
+        const uint8_t *unit = group + (size_t)(at / T::BLOCKS) * T::UNIT;
+        if (i == 0 || !Layout<L>::two_level) scales.load(unit, row, block);
+        uint32_t words[8];
+        load_words<L>(unit + T::SCALES + block * T::CODES, row, words);
+        const BlockScales of = block_scales<L>(scales, block);
 #pragma unroll
-      for (int t = 0; t < N; t++)
-        if (N == 1 || t < n) acc[t] = add_block<L>(acc[t], words, of, x[(size_t)t * x_blocks + at]);
+        for (int t = 0; t < N; t++)
+          if (N == 1 || t < n) acc[t] = add_block<L>(acc[t], words, of, x[(size_t)t * x_blocks + at]);
+      }
     }
-  }
-  __shared__ float part[PARTS][N][16];
 #pragma unroll
-  for (int t = 0; t < N; t++) {
-    const float sum = acc[t] + __shfl_xor_sync(ALL, acc[t], 16);
-    if (half == 0) part[warp][t][row] = sum;
+    for (int t = 0; t < N; t++) {
+      const float sum = acc[t] + __shfl_xor_sync(ALL, acc[t], 16);
+      if (half == 0) part[piece][warp][t][row] = sum;
+    }
   }
 #ifndef PLANT_PARTS_BARRIER
   __syncthreads();
 #endif
-  for (int i = threadIdx.x; i < 16 * N; i += blockDim.x) {
+  for (int i = threadIdx.x; i < max(16 * N, 32); i += blockDim.x) {
     const int t = i >> 4, r = blockIdx.y * 16 + (i & 15);
-    if (t < n && r < p.rows) write_sum(p, y, bias, r, t, warps, [&](int k) { return part[k][t][i & 15]; });
+    if (p.ending.pieces)
+      write_activated(p, bias, r, to + t, t < n, warps, [&](int piece, int k) { return part[piece][k][min(t, N - 1)][i & 15]; });
+    else if (t < n && r < p.rows) write_sum(p, y, bias, r, t, warps, [&](int k) { return part[0][k][t][i & 15]; });
   }
 }
 // Grid (chunks of N rows of x, groups of W).
 template <int L, int N> __device__ __forceinline__ void direct(const Product &p) {
   const int first = blockIdx.x * N;
-  direct<L, N>(p, p.w, static_cast<const ActBlock *>(p.x) + (size_t)first * (p.columns / 32), p.y + (size_t)first * p.stride, p.bias, min(N, p.n - first));
+  direct<L, N>(p, p.w, static_cast<const ActBlock *>(p.x) + (size_t)first * (p.columns / 32), p.y + (size_t)first * p.stride, p.bias, min(N, p.n - first), first);
 }
 
 // Which product of `experts` a block computes: y[i] = W[chosen[i]] x[i / per_row]. Grid (chosen, groups of W).
@@ -165,19 +209,28 @@ struct Chosen {
 // the kernel that computes x, and x after. An H100 reads 3 TB/s where each multiprocessor has 20 KB on their way; a block has up to 44 KB
 // (Q4_K), of which five fit. Instructions for a chunk of Q4_K: 5 copies, 16 loads of x and codes, 48 to unpack, 32 dp4a, about 110 others: 26 % of the
 // issue slots at full bandwidth.
+// Of gate | up a block has a group of each, gate's chunks first: as many bytes are on their way, to half as many blocks.
 template <int L, int AHEAD>
-__device__ __forceinline__ void matvec(const Product &p, const uint8_t *w, const ActBlock *x, float *y, const float *bias) {
+__device__ __forceinline__ void matvec(const Product &p, const uint8_t *w, const ActBlock *x, float *y, const float *bias, int to) {
   using T = Packed<L>;
   using C = Chunk<L>;
   DYNAMIC_SHARED(shared);
-  const int lane = threadIdx.x & 31, warp = threadIdx.x >> 5, warps = blockDim.x >> 5;
+  const int lane = threadIdx.x & 31, warp = threadIdx.x >> 5, warps = blockDim.x >> 5, pieces = max(p.ending.pieces, 1);
   const int row = lane & 15, half = lane >> 4, blocks = p.units * T::BLOCKS, chunks = (blocks + 7) / 8;
   // No more stages than a warp has chunks: the rest is not allocated.
-  uint8_t *ring = shared + warp * min(AHEAD, (chunks + warps - 1) / warps) * C::STAGE;
-  const uint8_t *group = w + (size_t)blockIdx.y * p.units * T::UNIT;
-  const auto copy_weights = [&](int chunk, int stage) {
-    const int bytes = min(C::UNITS, p.units - chunk * C::UNITS) * T::UNIT;
-    const uint8_t *from = group + (size_t)chunk * C::BYTES;
+  uint8_t *ring = shared + warp * min(AHEAD, pieces * ((chunks + warps - 1) / warps)) * C::STAGE;
+  // A chunk of a piece, and the next one of this warp.
+  struct Place {
+    int piece, chunk;
+  };
+  const auto after = [&](Place at) {
+    at.chunk += warps;
+    if (at.chunk >= chunks) at.chunk = warp, at.piece++;
+    return at;
+  };
+  const auto copy_weights = [&](Place at, int stage) {
+    const int bytes = min(C::UNITS, p.units - at.chunk * C::UNITS) * T::UNIT;
+    const uint8_t *from = w + (size_t)group_of(at.piece) * p.units * T::UNIT + (size_t)at.chunk * C::BYTES;
 #pragma unroll
     for (int i = 0; i < C::BYTES; i += 512)
       if (i + 16 * lane < bytes) copy16(ring + stage * C::STAGE + i + 16 * lane, from + i + 16 * lane);
@@ -186,18 +239,24 @@ __device__ __forceinline__ void matvec(const Product &p, const uint8_t *w, const
     if (lane < 3 * min(8, blocks - 8 * chunk))
       copy16(ring + stage * C::STAGE + C::BYTES + 16 * lane, reinterpret_cast<const uint8_t *>(x) + chunk * C::X + 16 * lane);
   };
+  const Place first = {0, warp};
+  Place ahead = first;
 #pragma unroll
-  for (int s = 0; s < AHEAD; s++)
-    if (warp + s * warps < chunks) copy_weights(warp + s * warps, s);
+  for (int s = 0; s < AHEAD; s++, ahead = after(ahead))
+    if (ahead.piece < pieces) copy_weights(ahead, s);
   let_next_begin();
   wait_for_inputs();
+  ahead = first;
 #pragma unroll
-  for (int s = 0; s < AHEAD; s++) {
-    if (warp + s * warps < chunks) copy_x(warp + s * warps, s);
+  for (int s = 0; s < AHEAD; s++, ahead = after(ahead)) {
+    if (ahead.piece < pieces) copy_x(ahead.chunk, s);
     copy_commit();
   }
+  __shared__ float part[2][PARTS][16];
   float acc = 0.f;
-  for (int chunk = warp, stage = 0; chunk < chunks PLANT_LAST_UNIT; chunk += warps, stage = (stage + 1) % AHEAD) {
+  Place now = first;
+  int left = pieces * ((chunks - warp + warps - 1) / warps) PLANT_LAST_UNIT;
+  for (int stage = 0; left > 0; left--, stage = (stage + 1) % AHEAD) {
     copy_wait<AHEAD - 1>();
     __syncwarp();
     const uint8_t *codes = ring + stage * C::STAGE;
@@ -206,7 +265,7 @@ __device__ __forceinline__ void matvec(const Product &p, const uint8_t *w, const
 #pragma unroll
     for (int i = 0; i < 4; i++) {
       const int at = 4 * half + i, block = at % T::BLOCKS;
-      if (!Layout<L>::two_level && 8 * chunk + at >= blocks) break;
+      if (!Layout<L>::two_level && 8 * now.chunk + at >= blocks) break;
       const uint8_t *unit = codes + at / T::BLOCKS * T::UNIT;
       if (i == 0 || !Layout<L>::two_level) scales.load(unit, row, block);
       uint32_t words[8];
@@ -214,21 +273,27 @@ __device__ __forceinline__ void matvec(const Product &p, const uint8_t *w, const
       acc = add_block<L>(acc, words, block_scales<L>(scales, block), of_x[at]);
     }
     __syncwarp();
-    const int next = chunk + AHEAD * warps;
-    if (next < chunks) {
-      copy_weights(next, stage);
-      copy_x(next, stage);
+    if (ahead.piece < pieces) {
+      copy_weights(ahead, stage);
+      copy_x(ahead.chunk, stage);
     }
     copy_commit();
+    ahead = after(ahead);
+    const Place next = after(now);
+    if (next.piece != now.piece) {
+      const float sum = acc + __shfl_xor_sync(ALL, acc, 16);
+      if (half == 0) part[now.piece][warp][row] = sum;
+      acc = 0.f;
+    }
+    now = next;
   }
-  __shared__ float part[PARTS][16];
-  const float sum = acc + __shfl_xor_sync(ALL, acc, 16);
-  if (half == 0) part[warp][row] = sum;
 #ifndef PLANT_PARTS_BARRIER
   __syncthreads();
 #endif
-  const int r = blockIdx.y * 16 + threadIdx.x;
-  if (threadIdx.x < 16 && r < p.rows) write_sum(p, y, bias, r, 0, warps, [&](int k) { return part[k][threadIdx.x]; });
+  if (warp) return;
+  const int r = blockIdx.y * 16 + row;
+  if (p.ending.pieces) write_activated(p, bias, r, to, half == 0, warps, [&](int piece, int k) { return part[piece][k][row]; });
+  else if (half == 0 && r < p.rows) write_sum(p, y, bias, r, 0, warps, [&](int k) { return part[0][k][row]; });
 }
 
 // Up to N rows of x on tensor cores, in integers, so that each row has the bits that it has alone.
@@ -291,7 +356,7 @@ template <int L> __device__ __forceinline__ void load_quads(const uint8_t *block
     for (int i = 0; i < 2; i++) low_high[i] = (low_high[i] + (128 - Packed<L>::OFFSET) * 0x01010101u) ^ 0x80808080u;
 }
 
-// Grid (chunks of N rows of x, pairs of groups of W); 256 threads.
+// Grid (chunks of N rows of x, pairs of groups of W, of gate | up one of each); 256 threads.
 template <int L, int N> __device__ __forceinline__ void batch(const Product &p) {
   using T = Packed<L>;
   using B = Batch<L, N>;
@@ -300,6 +365,7 @@ template <int L, int N> __device__ __forceinline__ void batch(const Product &p) 
   const int lane = threadIdx.x & 31, warp = threadIdx.x >> 5;
   const int set = warp / B::WARPS, group = warp % B::GROUPS, side = warp % B::WARPS / B::GROUPS;
   const int blocks = p.units * T::BLOCKS, chunks = (blocks + 7) / 8, x_blocks = p.columns / 32;
+  const bool gated = p.ending.pieces == 2;
   const int first = blockIdx.x * N, n = min(N, p.n - first), groups = (p.rows + 15) / 16;
   const ActBlock *x = static_cast<const ActBlock *>(p.x) + (size_t)first * x_blocks;
   uint8_t *ring = shared + set * 2 * B::STAGE;
@@ -313,7 +379,7 @@ template <int L, int N> __device__ __forceinline__ void batch(const Product &p) 
     for (int i = thread; i < B::GROUPS * B::PIECE / 16; i += 32 * B::WARPS) {
       const int g = i / (B::PIECE / 16), at = 16 * (i % (B::PIECE / 16));
       if (at >= bytes) continue;
-      const uint8_t *from = p.w + ((size_t)min((int)blockIdx.y * B::GROUPS + g, groups - 1) * p.units + unit) * T::UNIT;
+      const uint8_t *from = p.w + ((size_t)min(gated ? group_of(g) : (int)blockIdx.y * B::GROUPS + g, groups - 1) * p.units + unit) * T::UNIT;
       copy16(ring + stage * B::STAGE + g * B::ROOM + at, from + at + (two_level && at >= T::SCALES ? of.half * 4 * T::CODES : 0));
     }
   };
@@ -401,6 +467,15 @@ template <int L, int N> __device__ __forceinline__ void batch(const Product &p) 
 #ifndef PLANT_PARTS_BARRIER
   __syncthreads();
 #endif
+  if (p.ending.pieces) {
+    const int outputs = gated ? 16 : 32;
+    for (int i = threadIdx.x; i < outputs * N; i += blockDim.x) {
+      const int t = i / outputs, c = i % outputs;
+      write_activated(p, p.bias, blockIdx.y * outputs + c, first + t, t < n, min(PARTS, chunks),
+                      [&](int piece, int k) { return parts[(k * N + t) * 32 + 16 * piece + c]; });
+    }
+    return;
+  }
   for (int i = threadIdx.x; i < 32 * N; i += blockDim.x) {
     const int t = i >> 5, to = blockIdx.y * 32 + (i & 31);
     if (t < n && to < p.rows)

@@ -37,14 +37,18 @@ __device__ __forceinline__ void attend_tile(const Attend &a, const Rows &rows, c
   const int r0 = first_row + first, position = rows.positions[r0], last = position + tokens - 1;
   const uint32_t *table = c.blocks + rows.tables[r0];
   const int lowest = a.window && position >= a.window ? position - a.window + 1 : 0;
+  // The last key that any query sees, and that the one at a position does. The widest heads leave no register for those that see what follows.
+  const bool behind = D < 256 && rows.ends;
+  const int end = !behind ? last : a.window ? min((int)rows.ends[r0], last + a.window - 1) : rows.ends[r0];
+  const auto last_of = [&](int at) { return !behind ? at : a.window ? min(at + a.window - 1, end) : end; };
   const bool raw = HALF || (c.k_type == BF16 && c.v_type == BF16);
 
   uint32_t next[KEYS / POSITIONS];
   const auto look_up = [&](int start) {
 #pragma unroll
-    for (int b = 0; b < KEYS / POSITIONS; b++) next[b] = table[min(start, last) / POSITIONS + (start + b * POSITIONS <= last ? b : 0)];
+    for (int b = 0; b < KEYS / POSITIONS; b++) next[b] = table[min(start, end) / POSITIONS + (start + b * POSITIONS <= end ? b : 0)];
   };
-  // Begins to copy the tile of keys from `start`, whose blocks are `next`; those behind the last query are zeros.
+  // Begins to copy the tile of keys from `start`, whose blocks are `next`; those behind the last one that is seen are zeros.
   const auto fetch = [&](int start, uint16_t *to) {
     const int chunk = threadIdx.x % P::CHUNKS;
 #pragma unroll
@@ -54,7 +58,7 @@ __device__ __forceinline__ void attend_tile(const Attend &a, const Rows &rows, c
 #pragma unroll
         for (int s = 0; s < POSITIONS; s += P::THREADS / P::CHUNKS) {
           const int slot = s + threadIdx.x / P::CHUNKS, row = b * POSITIONS + slot;
-          const bool valid = 8 * chunk < n && start + row <= last;
+          const bool valid = 8 * chunk < n && start + row <= end;
           copy16(to + chunk_at<D>(row, chunk), keys + slot * c.k_row + 16 * chunk, valid);
           copy16(to + KEYS * D + chunk_at<D>(row, chunk), values + slot * c.v_row + 16 * chunk, valid);
         }
@@ -64,7 +68,7 @@ __device__ __forceinline__ void attend_tile(const Attend &a, const Rows &rows, c
           const int slot = (s + threadIdx.x / P::CHUNKS) % POSITIONS, row = b * POSITIONS + slot, value = s / POSITIONS;
           float x[8] = {};
           with_type(value ? c.v_type : c.k_type, [&](auto type) {
-            floats8<type.value>(fetch8<type.value>(value ? values + slot * c.v_row : keys + slot * c.k_row, 8 * chunk, n, 8 * chunk < n && start + row <= last), x);
+            floats8<type.value>(fetch8<type.value>(value ? values + slot * c.v_row : keys + slot * c.k_row, 8 * chunk, n, 8 * chunk < n && start + row <= end), x);
           });
           *reinterpret_cast<uint4 *>(to + value * KEYS * D + chunk_at<D>(row, chunk)) = {bf16_pair(x[0], x[1]), bf16_pair(x[2], x[3]),
                                                                                          bf16_pair(x[4], x[5]), bf16_pair(x[6], x[7])};
@@ -115,16 +119,16 @@ __device__ __forceinline__ void attend_tile(const Attend &a, const Rows &rows, c
   const int least = position + m0 / a.group, most = min(position + (m0 + 16 * TILES - 1) / a.group, last);
 
   int stage = 0;
-  for (int start = begin; start <= last; start += KEYS) {
+  for (int start = begin; start <= end; start += KEYS) {
     copy_wait<0>();
     __syncthreads();
-    if (start + KEYS <= last) {
+    if (start + KEYS <= end) {
       fetch(start + KEYS, stages + (P::STAGE - stage));
       look_up(start + 2 * KEYS);
     }
     const uint16_t *k = stages + stage, *v = k + KEYS * D;
     stage = P::STAGE - stage;
-    if (rests || start > most || (a.window && start + KEYS <= least - a.window + 1)) continue;
+    if (rests || (start > most && !behind) || (a.window && start + KEYS <= least - a.window + 1)) continue;
 
     float s[TILES][KEYS / 8][4] = {};
 #pragma unroll
@@ -147,7 +151,7 @@ __device__ __forceinline__ void attend_tile(const Attend &a, const Rows &rows, c
         }
       }
     }
-    const bool edge = start + KEYS - 1 > least || (a.window && start <= most - a.window);
+    const bool edge = behind || start + KEYS - 1 > least || (a.window && start <= most - a.window);
 #pragma unroll
     for (int t = 0; t < TILES; t++)
 #pragma unroll
@@ -161,13 +165,13 @@ __device__ __forceinline__ void attend_tile(const Attend &a, const Rows &rows, c
               x = a.cap * LOG2_E * (1.f - __fdividef(2.f, power_of_2(x) + 1.f));
             }
         if (edge) {
-          const int at = positions[m0 + 16 * t + lane / 4 + 8 * h], from = a.window ? at - a.window : -1;
+          const int at = positions[m0 + 16 * t + lane / 4 + 8 * h], from = a.window ? at - a.window : -1, to = last_of(at);
 #pragma unroll
           for (int j = 0; j < KEYS / 8; j++)
 #pragma unroll
             for (int e = 0; e < 2; e++) {
               const int key = start + 8 * j + 2 * (lane & 3) + e;
-              if (key > at || key <= from) s[t][j][2 * h + e] = -INFINITY;
+              if (key > to || key <= from) s[t][j][2 * h + e] = -INFINITY;
             }
         }
         float top = -INFINITY;

@@ -176,11 +176,11 @@ template <int L, int N> __device__ __forceinline__ void gemm_wide(Product p, con
 #ifdef TENSOR_CORES
 // Registers: four blocks to a multiprocessor leave 64, three 80, two 128.
 #define STAGED(L) \
-  KERNEL __launch_bounds__(256, Layout<L>::bits < 6 ? 4 : 3) JOIN(matvec1, L)(const Product p) { matvec<L, AHEAD>(p, p.w, static_cast<const ActBlock *>(p.x), p.y, p.bias); } \
+  KERNEL __launch_bounds__(256, Layout<L>::bits < 6 ? 4 : 3) JOIN(matvec1, L)(const Product p) { matvec<L, AHEAD>(p, p.w, static_cast<const ActBlock *>(p.x), p.y, p.bias, 0); } \
   KERNEL __launch_bounds__(256, 3) JOIN(experts, L)(const Product p, const Experts e, const uint32_t *chosen, int per_row) { \
     wait_for_inputs(); \
     const Chosen own(p, e, chosen, per_row); \
-    matvec<L, AHEAD>(p, own.w, own.x, own.y, own.bias); \
+    matvec<L, AHEAD>(p, own.w, own.x, own.y, own.bias, blockIdx.x); \
   } \
   KERNEL __launch_bounds__(256, 2) JOIN(batch8, L)(const Product p) { batch<L, 8>(p); } \
   KERNEL __launch_bounds__(256, 2) JOIN(batch16, L)(const Product p) { batch<L, 16>(p); } \
@@ -198,7 +198,7 @@ template <int L, int N> __device__ __forceinline__ void gemm_wide(Product p, con
   KERNEL __launch_bounds__(256, 3) JOIN(direct8, L)(const Product p) { direct<L, 8>(p); } \
   KERNEL __launch_bounds__(256, 2) JOIN(direct_experts, L)(const Product p, const Experts e, const uint32_t *chosen, int per_row) { \
     const Chosen own(p, e, chosen, per_row); \
-    direct<L, 1>(p, own.w, own.x, own.y, own.bias, 1); \
+    direct<L, 1>(p, own.w, own.x, own.y, own.bias, 1, blockIdx.x); \
   }
 #else
 #define DIRECT(L)

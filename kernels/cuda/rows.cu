@@ -1,9 +1,8 @@
 // Operations on rows of activations: norms, rotary embedding, activations, routing. All are bound by launching and by reading their
 // input once; a decode step has a few thousand bytes of each.
-#include "common.cuh"
+#include "activation.cuh"
 
 enum Norm : int { RMS = 0, LAYER = 1 };
-enum Activation : int { SILU = 0, GELU_TANH = 1, GELU = 2, SWIGLU_OAI = 3 };
 
 // What a norm subtracts from a row, and multiplies it by.
 struct Moments {
@@ -157,21 +156,6 @@ KERNEL rope_rows(float *x, int stride, int first, int head_dim, const float *cos
   }
 }
 
-__device__ __forceinline__ float activated(int kind, float x) {
-  if (kind == SILU) return x / (1.f + expf(-x));
-  if (kind == SWIGLU_OAI) {
-    x = fminf(x, 7.f);
-    return x / (1.f + expf(-1.702f * x));
-  }
-  if (kind == GELU_TANH) return x / (1.f + expf(-1.5957691216f * x * (1.f + 0.044715f * x * x)));
-  return 0.5f * x * (1.f + erff(x * 0.70710678118f));
-}
-
-__device__ __forceinline__ float activated(int kind, float x, float up) {
-  if (kind == SWIGLU_OAI) up = fmaxf(-7.f, fminf(7.f, up)) + 1.f;
-  return activated(kind, x) * up;
-}
-
 // o = act(gate) * up of rows laid out gate | up; without `gated`, o = act(x). Grid (blocks of columns, rows).
 KERNEL __launch_bounds__(256) activate(const float *x, int kind, int gated, const Out o) {
   wait_for_inputs();
@@ -235,7 +219,24 @@ struct Routing {
   int count, used;
   int sigmoid, renormalise;
   float scale;
+  int groups;                 // of neighbours; 0: experts are in none
+  int groups_used, judged_by; // how many groups are chosen from, and by the sum of how many of their best experts
 };
+// The sum of the `used` largest of n ranks, largest first.
+__device__ __forceinline__ float sum_of_best(const float *ranks, int n, int used) {
+  float sum = 0.f, last = INFINITY;
+  int last_index = -1;
+  for (int k = 0; k < used; k++) {
+    int best = -1;
+    for (int i = 0; i < n; i++)
+      if ((ranks[i] < last || (ranks[i] == last && i > last_index)) && (best < 0 || ranks[i] > ranks[best])) best = i;
+    if (best < 0) break;
+    last = ranks[best];
+    last_index = best;
+    sum += last;
+  }
+  return sum;
+}
 // The `used` experts with the largest scores of each row, best first, of equals the first; and their weights: scores under the softmax
 // of all logits, or sigmoids; with `renormalise` divided by the sum of those chosen. One warp to a row; grid: rows.
 KERNEL __launch_bounds__(32) route(const float *logits, const Routing routing, uint32_t *chosen, float *weights,
@@ -263,7 +264,26 @@ KERNEL __launch_bounds__(32) route(const float *logits, const Routing routing, u
 #pragma unroll
   for (int i = 0; i < KEPT; i++) {
     ranks[i] = x[i];
-    if (routing.bias && 32 * i + lane < count) ranks[i] = score(x[i]) / sum + routing.bias[32 * i + lane];
+    if ((routing.bias || routing.groups) && 32 * i + lane < count)
+      ranks[i] = score(x[i]) / sum + (routing.bias ? routing.bias[32 * i + lane] : 0.f);
+  }
+  if (routing.groups) {
+    // Experts of all groups but the best come last.
+    __shared__ float all[32 * KEPT], sums[32 * KEPT];
+    const int size = count / routing.groups;
+#pragma unroll
+    for (int i = 0; i < KEPT; i++) all[32 * i + lane] = ranks[i];
+    __syncwarp();
+    for (int g = lane; g < routing.groups; g += 32) sums[g] = sum_of_best(all + g * size, size, routing.judged_by);
+    __syncwarp();
+#pragma unroll
+    for (int i = 0; i < KEPT; i++) {
+      const int own = (32 * i + lane) / size;
+      if (own >= routing.groups) continue;
+      int before = 0;
+      for (int g = 0; g < routing.groups; g++) before += sums[g] > sums[own] || (sums[g] == sums[own] && g < own);
+      if (before >= routing.groups_used) ranks[i] = -INFINITY;
+    }
   }
   float last = INFINITY, total = 0.f;
   int last_index = -1;
@@ -347,4 +367,44 @@ KERNEL __launch_bounds__(256) mix(const float *y, const float *weights, int used
     sum.x = fmaf(weight, v.x, sum.x), sum.y = fmaf(weight, v.y, sum.y), sum.z = fmaf(weight, v.z, sum.z), sum.w = fmaf(weight, v.w, sum.w);
   }
   put_quad(out + (size_t)blockIdx.y * width, c, width, sum);
+}
+
+// A gated short convolution: of a row b | c | x, c times the sum over taps of the products b x of as many positions, its own the last one. Those
+// before a run are in the tails of the cache, [blocks, taps, width], where position p is row p % 32 % taps of its block.
+struct Convolution {
+  const float *bcx;   // [rows, 3 width]
+  const float *taps;  // [taps, width]
+  float *tails;
+  const uint32_t *positions, *tables, *blocks;
+  int width, count;   // channels, and taps: at most 32
+};
+// Grid (32 channels each, with those that pad the output, runs of `count` rows from `first` on), 32 threads for each row that is computed at a time.
+KERNEL __launch_bounds__(512) short_conv(const Convolution c, int first, int count, const Out o) {
+  constexpr int BLOCK = 32; // positions of a block of the cache
+  __shared__ float past[BLOCK][32];
+  const int lane = threadIdx.x & 31, warp = threadIdx.x >> 5, warps = blockDim.x >> 5;
+  const int r0 = first + blockIdx.y * count, i = blockIdx.x * 32 + lane, behind = c.count - 1, start = c.positions[r0];
+  const uint32_t *table = c.blocks + c.tables[r0];
+  const auto tail = [&](int p) -> float & { return c.tails[((size_t)table[p / BLOCK] * c.count + p % BLOCK % c.count) * c.width + i]; };
+  wait_for_inputs();
+  let_next_begin();
+  for (int j = warp; j < behind; j += warps) past[j][lane] = start + j >= behind && i < c.width ? tail(start + j - behind) : 0.f;
+  // What is read above may be written below.
+  __syncthreads();
+  for (int k = warp; k < count; k += warps) {
+    const float *row = c.bcx + (size_t)(r0 + k) * 3 * c.width + i;
+    float sum = 0.f, now = 0.f;
+    if (i < c.width) {
+      for (int j = 0; j <= behind; j++) {
+        const int at = k - behind + j;
+        const float *then = row - (ptrdiff_t)(behind - j) * 3 * c.width;
+        now = at < 0 ? past[k + j][lane] : __fmul_rn(then[0], then[2 * c.width]);
+        sum = fmaf(c.taps[j * c.width + i], now, sum);
+      }
+      const int p = start + k;
+      if (min(start + count, p / BLOCK * BLOCK + BLOCK) - p <= c.count) tail(p) = now;
+      sum *= row[c.width];
+    }
+    emit(o, r0 + k, blockIdx.x * 32, sum);
+  }
 }

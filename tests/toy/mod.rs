@@ -171,6 +171,10 @@ pub fn features() -> Vec<Toy> {
         }
         .build(&k_quants),
     ]);
+    let convolution = |name, taps, parallel| Shape { name, taps: Some(taps), parallel, ..Shape::default() };
+    toys.push(convolution("convolutions of 3 taps", 3, false).build(&k_quants));
+    toys.push(convolution("convolutions of 32 taps", 32, false).build(&[Format::Q8_0, Format::Q5_0]));
+    toys.push(convolution("parallel convolutions", 2, true).build(&[Format::Q8_0]));
     if std::env::var_os("KINFER_FEW_TOYS").is_some() {
         toys.truncate(1);
     }
@@ -182,7 +186,7 @@ pub fn some() -> Vec<Toy> {
     features().into_iter().take(3).collect()
 }
 
-/// Those, what CUDA lacks (latent attention, convolutions, linear biases, layer norms of queries and keys), and one per stored format.
+/// Those, what CUDA lacks (latent attention, linear biases, layer norms of queries and keys), and one per stored format.
 pub fn all() -> Vec<Toy> {
     let mut toys = features();
     for (name, q_rank) in [("latent keys and values", None), ("latent queries, too", Some(128))] {
@@ -198,13 +202,12 @@ pub fn all() -> Vec<Toy> {
         };
         toys.push(shape.build(&[Format::Q8_0, Format::Q4_0]));
     }
-    let k_quants = [Format::Q4_K, Format::Q6_K, Format::Q5_K];
-    let convolution = |name, taps, parallel| Shape { name, taps: Some(taps), parallel, ..Shape::default() };
-    toys.push(convolution("convolutions of 3 taps", 3, false).build(&k_quants));
-    toys.push(convolution("convolutions of 32 taps", 32, false).build(&[Format::Q8_0, Format::Q5_0]));
-    toys.push(convolution("parallel convolutions", 2, true).build(&[Format::Q8_0]));
     let norms = |name, qk_norm| Shape { name, qk_norm: Some(qk_norm), alibi: true, ..Shape::default() };
-    toys.push(norms("linear biases, layer norms of heads", QkNorm::LayerHeads).build(&k_quants));
+    toys.push(norms("linear biases, layer norms of heads", QkNorm::LayerHeads).build(&[
+        Format::Q4_K,
+        Format::Q6_K,
+        Format::Q5_K,
+    ]));
     let narrow =
         Shape { head_dim: 32, heads: 6, kv_heads: 6, ..norms("layer norms of all heads", QkNorm::LayerRows) };
     toys.push(narrow.build(&[Format::Q8_0]));

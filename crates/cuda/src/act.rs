@@ -30,7 +30,7 @@ struct Rounded {
 }
 
 /// Activations as kernels take them for writing: `Out` of `kernels/cuda/common.cuh`.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Default)]
 #[repr(C)]
 pub(crate) struct Out {
     pub floats: u64,

@@ -3,13 +3,13 @@
 use crate::driver::{Argument, Gpu, Grid};
 use crate::gemm::TILE;
 use crate::memory::Buffer;
-use crate::ops::{FloatProduct, Product, activate_to, arguments, quads, round};
+use crate::ops::{Ending, FloatProduct, Product, activate_to, arguments, quads, round};
 use crate::step::Mode;
 use crate::weight::Kernels;
 use crate::{Act, Cuda, Step, Vector, Weight};
 use kinfer_core::backend::ExpertWeights;
 use kinfer_core::batch::Role;
-use kinfer_core::{Error, ExpertSpec, FfnSpec, PartSpec, Result, Routing, Scores};
+use kinfer_core::{Error, ExpertGroups, ExpertSpec, FfnSpec, PartSpec, Result, Routing, Scores};
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -68,7 +68,9 @@ struct Route {
     sigmoid: i32,
     renormalise: i32,
     scale: f32,
-    pad: i32,
+    groups: i32,
+    groups_used: i32,
+    judged_by: i32,
 }
 
 /// `Groups` of `gemm.cuh`; all 0 for a product with one weight.
@@ -88,8 +90,8 @@ pub(crate) fn route(
     bias: Option<&Vector>,
     x: &Act,
 ) -> Result<()> {
-    let ExpertSpec { count, routing: Routing { used, scores, renormalise, scale, groups: _ }, shared: _ } =
-        spec;
+    let ExpertSpec { count, routing: Routing { used, scores, renormalise, scale, groups }, shared: _ } = spec;
+    let groups = groups.unwrap_or(ExpertGroups { count: 0, used: 0, judged_by: 0 });
     let mixture =
         step.mixture.as_ref().ok_or_else(|| Error::Batch("a model without experts routes".into()))?;
     let route = Route {
@@ -99,7 +101,9 @@ pub(crate) fn route(
         sigmoid: i32::from(scores == Scores::Sigmoid),
         renormalise: i32::from(renormalise),
         scale,
-        pad: 0,
+        groups: groups.count as i32,
+        groups_used: groups.used as i32,
+        judged_by: groups.judged_by as i32,
     };
     let (from, chosen, weights) = (x.floats(), mixture.chosen.pointer(), mixture.weights.pointer());
     let (roles, pairs) = (step.roles_of(x.rows()).1, mixture.roles.pointer());
@@ -149,25 +153,45 @@ fn mix(
     if !x.is_rounded() {
         round(cuda, step, x, device_roles)?;
     }
-    m.up.shape(pairs, spec.up_dim())?;
     m.hidden.shape(pairs, hidden)?;
     m.down.shape(pairs, x.width())?;
-    for of in Pairs::of_roles(roles, used) {
-        of.group(cuda, step, m, products.len())?;
-        of.products(cuda, step, products, 0, gate_up_bias.as_ref(), used, m, x, &m.up)?;
-    }
     let floats = products.first().is_some_and(|[_, down]| down.reads_floats(roles));
     let pair_roles = m.roles.pointer();
     let to = if floats { m.hidden.out(pair_roles)? } else { m.hidden.out_rounded(pair_roles)? };
-    activate_to(cuda, step, act, m.up.floats(), spec.gated, pairs, to)?;
+    let up = Operand { part: 0, biases: gate_up_bias.as_ref(), per_row: used, x };
+    if products.first().is_some_and(|[up, _]| up.activates(roles, spec.gated).is_some()) {
+        let ending = Ending::activated(act, spec.gated, to);
+        for of in Pairs::of_roles(roles, used) {
+            of.products(cuda, step, products, &up, ending, m, &m.hidden)?;
+        }
+    } else {
+        m.up.shape(pairs, spec.up_dim())?;
+        for of in Pairs::of_roles(roles, used) {
+            of.group(cuda, step, m, products.len())?;
+            of.products(cuda, step, products, &up, Ending::default(), m, &m.up)?;
+        }
+        activate_to(cuda, step, act, m.up.floats(), spec.gated, pairs, to)?;
+    }
+    let down = Operand { part: 1, biases: down_bias.as_ref(), per_row: 1, x: &m.hidden };
     for of in Pairs::of_roles(roles, used) {
-        of.products(cuda, step, products, 1, down_bias.as_ref(), 1, m, &m.hidden, &m.down)?;
+        of.products(cuda, step, products, &down, Ending::default(), m, &m.down)?;
     }
     out.shape(x.rows(), x.width())?;
     let (from, weights, to, width) = (m.down.floats(), m.weights.pointer(), out.floats(), x.width() as i32);
     let (used, grid) = (used as i32, quads(x.width(), x.rows()));
     // SAFETY: the buffers have these rows.
     unsafe { cuda.launch(step, &cuda.kernels()?.mix, grid, arguments![from, weights, used, to, width]) }
+}
+
+/// What the rows of experts are multiplied with.
+struct Operand<'a> {
+    /// Which weight of an expert.
+    part: usize,
+    /// Of all experts.
+    biases: Option<&'a Vector>,
+    /// Pairs that share a row of `x`.
+    per_row: usize,
+    x: &'a Act,
 }
 
 /// Pairs of consecutive rows of one role.
@@ -212,20 +236,19 @@ impl Pairs {
         unsafe { cuda.launch(step, &cuda.kernels()?.group_rows, Grid::new(1, 1, 1024), arguments) }
     }
 
-    /// `out[i] = W[expert of i] x[i / per_row]`; `part` picks the weight of an expert.
+    /// `out[i] = W[expert of i] x[i / per_row]`, or what `ending` says is written.
     #[allow(clippy::too_many_arguments)]
     fn products(
         &self,
         cuda: &Cuda,
         step: &Step,
         experts: &[[Weight; 2]],
-        part: usize,
-        biases: Option<&Vector>,
-        per_row: usize,
+        operand: &Operand<'_>,
+        ending: Ending,
         m: &Mixture,
-        x: &Act,
         out: &Act,
     ) -> Result<()> {
+        let Operand { part, biases, per_row, x } = *operand;
         // In a recorded step, looking up hundreds of experts would be for nothing.
         if step.mode.get() == Mode::Replay {
             return Ok(());
@@ -254,9 +277,9 @@ impl Pairs {
                         Some(_) => bf16 + 2 * (row * x.padded()) as u64,
                         None => int8 + 48 * (row * x.padded() / 32) as u64,
                     };
-                    let grid = generated.one_grid(n, segment.rows);
+                    let grid = generated.one_grid(n, segment.rows, ending.pieces());
                     let (n, units) = (n as i32, *units as i32);
-                    packed = Product { w: 0, x, y, bias, units, columns, rows, stride, n, add: 0 };
+                    packed = Product { w: 0, x, y, bias, units, columns, rows, stride, n, add: 0, ending };
                     (Argument::new(&packed), &generated.experts, grid)
                 }
                 Kernels::Float { kind, experts, .. } => {

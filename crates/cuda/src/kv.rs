@@ -9,9 +9,10 @@ use std::sync::Arc;
 /// Largest width of a head that the kernels take.
 pub(crate) const MAX_HEAD_DIM: usize = 256;
 
-/// Keys and values of the attention blocks of a part.
+/// Keys and values of the attention blocks of a part, and the tails of its convolutions.
 pub struct Kv {
     layers: Vec<Buffer>,
+    tails: Vec<Buffer>,
     types: KvTypes,
 }
 
@@ -63,16 +64,25 @@ impl Kv {
                 return Err(Error::CacheType { device: "cuda".into(), kind, supported });
             }
         }
-        let layers = part.attn.iter().map(|attn| {
-            let data = gpu.alloc(blocks * block_bytes(attn, types), "the KV cache")?;
+        let cleared = |bytes, what| {
+            let data = gpu.alloc(bytes, what)?;
             data.clear()?;
             Ok(data)
-        });
-        Ok(Kv { layers: layers.collect::<Result<_>>()?, types })
+        };
+        let layers = part.attn.iter().map(|attn| cleared(blocks * block_bytes(attn, types), "the KV cache"));
+        let tails =
+            part.conv.iter().map(|conv| cleared(conv.tail_bytes(blocks), "the tails of convolutions"));
+        Ok(Kv { layers: layers.collect::<Result<_>>()?, tails: tails.collect::<Result<_>>()?, types })
     }
 
     pub(crate) fn bytes(part: &PartSpec, blocks: usize, types: KvTypes) -> u64 {
-        part.attn.iter().map(|attn| (blocks * block_bytes(attn, types)) as u64).sum()
+        let attn = part.attn.iter().map(|attn| blocks * block_bytes(attn, types));
+        attn.chain(part.conv.iter().map(|conv| conv.tail_bytes(blocks))).map(|bytes| bytes as u64).sum()
+    }
+
+    /// The tails of convolution block `layer`, `[blocks, tail, width]`.
+    pub(crate) fn tails(&self, layer: usize) -> u64 {
+        self.tails[layer].pointer()
     }
 
     /// The cache of attention block `layer`, with block tables at `blocks` of the device.

@@ -5,6 +5,7 @@
 //! that tokens depend on neither chunks nor batch mates. A decode step is recorded as a graph when its kind comes a second time.
 
 mod act;
+mod conv;
 mod driver;
 mod experts;
 mod gemm;
@@ -28,7 +29,9 @@ pub use step::Step;
 pub use weight::Weight;
 
 use driver::{Argument, Function, Gpu, Grid};
-use kinfer_core::backend::{AttnWeights, Backend, ExpertWeights, FfnWeights, Heads, Matrix, Read, Scratch};
+use kinfer_core::backend::{
+    AttnWeights, Backend, ConvWeights, ExpertWeights, FfnWeights, Heads, Matrix, Read, Scratch,
+};
 use kinfer_core::{
     Activation, AttnSpec, Batch, ConvSpec, ExpertSpec, FfnSpec, Format, KvTypes, NormSpec, PartSpec, Result,
     RopeSpec,
@@ -84,6 +87,7 @@ struct Kernels {
     gate_rows: Function,
     mix: Function,
     group_rows: Function,
+    short_conv: Function,
     likeliest: Function,
     kv_write: Function,
     qkv_finish: Function,
@@ -119,6 +123,7 @@ impl Kernels {
             gate_rows: rows("gate_rows")?,
             mix: rows("mix")?,
             group_rows: rows("group_rows")?,
+            short_conv: rows("short_conv")?,
             likeliest: gpu.function("likeliest", "likeliest")?,
             kv_write: attention("kv_write")?,
             qkv_finish: attention("qkv_finish")?,
@@ -339,15 +344,15 @@ impl Backend for Cuda {
 
     fn short_conv(
         &self,
-        _step: &mut Step,
-        _kv: &mut Kv,
-        _layer: usize,
-        _spec: &ConvSpec,
-        _taps: &Vector,
-        _bcx: &Act,
-        _out: &mut Act,
+        step: &mut Step,
+        kv: &mut Kv,
+        layer: usize,
+        spec: &ConvSpec,
+        taps: &Vector,
+        bcx: &Act,
+        out: &mut Act,
     ) -> Result<()> {
-        Err(step::no_convolutions())
+        conv::short_conv(self, step, kv, layer, spec, taps, bcx, out, None)
     }
 
     fn glu(&self, step: &Step, act: Activation, x: &Act, out: &mut Act) -> Result<()> {
@@ -431,6 +436,28 @@ impl Backend for Cuda {
             spec.norm,
             w.post_norm.as_ref(),
         )
+    }
+
+    fn conv_in(
+        &self,
+        step: &mut Step,
+        spec: &ConvSpec,
+        w: &ConvWeights<Self>,
+        kv: &mut Kv,
+        layer: usize,
+        s: &mut Scratch<Self>,
+    ) -> Result<()> {
+        conv::conv_in(self, step, spec, w, kv, layer, s)
+    }
+
+    fn conv_out(
+        &self,
+        step: &mut Step,
+        spec: &ConvSpec,
+        w: &ConvWeights<Self>,
+        s: &mut Scratch<Self>,
+    ) -> Result<()> {
+        stages::residual(self, step, &w.out, s, stages::From::Attention, None, spec.norm, None)
     }
 
     fn ffn(

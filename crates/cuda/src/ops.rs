@@ -21,6 +21,26 @@ const THREADS: usize = 256;
 /// For a tensor core product with one weight.
 const NO_EXPERTS: [u64; MAX_EXPERTS] = [0; MAX_EXPERTS];
 
+/// `Ending` of `kernels/cuda/matvec.cuh`.
+#[derive(Clone, Copy, Default)]
+#[repr(C)]
+pub(crate) struct Ending {
+    to: Out,
+    kind: i32,
+    pieces: i32,
+}
+
+impl Ending {
+    /// Outputs are activated, of gate | up where `gated`.
+    pub(crate) fn activated(act: Activation, gated: bool, to: Out) -> Ending {
+        Ending { to, kind: activation_code(act), pieces: 1 + i32::from(gated) }
+    }
+    /// Parts of a weight that are multiplied side by side.
+    pub(crate) fn pieces(&self) -> usize {
+        self.pieces.max(1) as usize
+    }
+}
+
 /// `Product` of `kernels/cuda/matvec.cuh`.
 #[derive(Clone, Copy)]
 #[repr(C)]
@@ -35,6 +55,7 @@ pub(crate) struct Product {
     pub stride: i32,
     pub n: i32,
     pub add: i32,
+    pub ending: Ending,
 }
 
 /// `FloatProduct` of `kernels/cuda/floats.cu`.
@@ -68,7 +89,7 @@ pub(crate) fn quads(width: usize, rows: usize) -> Grid {
 }
 
 /// For a kernel that writes `out`, of which nothing reads more than products with `next` do; `None`: anything may read it.
-fn out_for(step: &Step, out: &Act, next: Option<&Weight>) -> Result<Out> {
+pub(crate) fn out_for(step: &Step, out: &Act, next: Option<&Weight>) -> Result<Out> {
     let (roles, device_roles) = step.roles_of(out.rows());
     match next {
         Some(next) if !next.reads_floats(roles) => out.out_rounded(device_roles),
@@ -111,6 +132,7 @@ pub(crate) fn product(
                 out,
                 bias,
                 add,
+                Ending::default(),
                 same[0],
                 first..first + same.len(),
             )?;
@@ -118,6 +140,32 @@ pub(crate) fn product(
         }
     }
     Ok(())
+}
+
+/// `out = act(W x + bias)`, of gate | up where `gated`, in one launch. `false`: no kernel does that for these rows and this weight, and nothing
+/// was done. `out` has its shape; `next` as in `norm`.
+#[allow(clippy::too_many_arguments)]
+pub(crate) fn activated_product(
+    cuda: &Cuda,
+    step: &Step,
+    weight: &Weight,
+    x: &Act,
+    out: &mut Act,
+    bias: Option<&Vector>,
+    act: Activation,
+    gated: bool,
+    next: &Weight,
+) -> Result<bool> {
+    let (roles, device_roles) = step.roles_of(x.rows());
+    let Some(segment) = weight.activates(roles, gated).filter(|_| x.width() == weight.cols) else {
+        return Ok(false);
+    };
+    if !x.is_rounded() {
+        round(cuda, step, x, device_roles)?;
+    }
+    let ending = Ending::activated(act, gated, out_for(step, out, Some(next))?);
+    let (role, rows) = (Role::Generated, 0..x.rows());
+    segment_product(cuda, step, weight, segment, x, out, bias, false, ending, role, rows).map(|()| true)
 }
 
 #[allow(clippy::too_many_arguments)]
@@ -130,6 +178,7 @@ fn segment_product(
     out: &Act,
     bias: Option<&Vector>,
     add: bool,
+    ending: Ending,
     role: Role,
     rows: Range<usize>,
 ) -> Result<()> {
@@ -153,6 +202,7 @@ fn segment_product(
                 stride: weight.rows as i32,
                 n: n as i32,
                 add: add.into(),
+                ending,
             };
             if let (Role::Prompt, Some(gemm)) = (role, gemm) {
                 product.x = bf16(half);
@@ -164,9 +214,9 @@ fn segment_product(
             let Generated { one, several, .. } = generated;
             let (kernel, grid) = match several.iter().find(|k| n <= k.0).or(several.last()) {
                 Some((at_once, kernel)) if n > 1 => {
-                    (kernel, generated.several_grid(kernel, n, segment.rows, *at_once))
+                    (kernel, generated.several_grid(kernel, n, segment.rows, *at_once, ending.pieces()))
                 }
-                _ => (one, generated.one_grid(1, segment.rows)),
+                _ => (one, generated.one_grid(1, segment.rows, ending.pieces())),
             };
             // SAFETY: as above.
             unsafe { cuda.launch(step, kernel, grid, arguments![product]) }
@@ -344,15 +394,20 @@ pub(crate) fn activate_to(
     rows: usize,
     to: Out,
 ) -> Result<()> {
-    let kind = match act {
+    let kind = activation_code(act);
+    let (gated, grid) = (i32::from(gated), quads(to.padded as usize, rows));
+    // SAFETY: `x` has as many rows, of the width or twice.
+    unsafe { cuda.launch(step, &cuda.kernels()?.activate, grid, arguments![x, kind, gated, to]) }
+}
+
+/// `enum Activation` of `kernels/cuda/activation.cuh`.
+fn activation_code(act: Activation) -> i32 {
+    match act {
         Activation::Silu => 0,
         Activation::GeluTanh => 1,
         Activation::Gelu => 2,
         Activation::SwigluOai => 3,
-    };
-    let (gated, grid) = (i32::from(gated), quads(to.padded as usize, rows));
-    // SAFETY: `x` has as many rows, of the width or twice.
-    unsafe { cuda.launch(step, &cuda.kernels()?.activate, grid, arguments![x, kind, gated, to]) }
+    }
 }
 
 pub(crate) fn gather(cuda: &Cuda, step: &Step, x: &Act, out: &mut Act) -> Result<()> {

@@ -1,12 +1,12 @@
 //! Attention, experts, and the fused stages: a product ends with its bias and residual, and what follows q, k and v is one launch.
 
 use crate::driver::{Argument, Grid};
-use crate::ops::{activate, arguments, norm, norm_code, norm_threads, product};
+use crate::ops::{activate, activated_product, arguments, norm, norm_code, norm_threads, product};
 use crate::step::Field;
 use crate::{Act, Cuda, Kv, Step, Vector, Weight};
 use kinfer_core::backend::{AttnWeights, FfnWeights, NormWeights, Scratch};
 use kinfer_core::batch::Role;
-use kinfer_core::{AttnSpec, FfnSpec, NormSpec, Result};
+use kinfer_core::{AttnSpec, FfnSpec, Mask, NormSpec, Result};
 
 /// Heads of a block of the kernels that write the cache.
 const HEADS_AT_ONCE: usize = 4;
@@ -31,6 +31,11 @@ pub(crate) const TILES: [Tile; 3] = [
 ];
 
 impl Tile {
+    /// Whether queries may see keys behind their own: the widest heads leave no register for it.
+    fn sees_ahead(&self) -> bool {
+        self.dim < 256
+    }
+
     /// Bytes of shared memory: two tiles of keys and values, and the queries, of 16 bits.
     pub fn shared(&self) -> u32 {
         let queries = if self.shares_queries { self.queries } else { 0 };
@@ -44,6 +49,7 @@ impl Tile {
 struct Rows {
     positions: u64,
     tables: u64,
+    ends: u64,
 }
 
 /// `Turn` of `attention.cu`.
@@ -72,8 +78,13 @@ struct Attend {
     sinks: u64,
 }
 
-fn rows(step: &Step) -> Rows {
-    Rows { positions: step.field(Field::Positions), tables: step.field(Field::Tables) }
+/// Where the rows stand that see keys by this mask; to write keys, any.
+fn rows(step: &Step, mask: Mask) -> Rows {
+    let ends = match mask {
+        Mask::Causal => 0,
+        Mask::Bidirectional => step.field(Field::Ends),
+    };
+    Rows { positions: step.field(Field::Positions), tables: step.field(Field::Tables), ends }
 }
 
 pub(crate) fn kv_write(
@@ -85,7 +96,7 @@ pub(crate) fn kv_write(
     qkv: &Act,
 ) -> Result<()> {
     let cache = kv.cache(layer, spec, step.blocks());
-    let (from, heads, rows) = (qkv.floats(), spec.heads as i32, rows(step));
+    let (from, heads, rows) = (qkv.floats(), spec.heads as i32, rows(step, spec.mask));
     let grid = Grid::new((2 * spec.kv_heads).div_ceil(HEADS_AT_ONCE), qkv.rows(), 32 * HEADS_AT_ONCE);
     // SAFETY: the batch was checked: every position has a block of the cache.
     unsafe { cuda.launch(step, &cuda.kernels()?.kv_write, grid, arguments![from, heads, rows, cache]) }
@@ -108,7 +119,7 @@ pub(crate) fn attend(
         kv_heads,
         head_dim,
         scale,
-        mask: _,
+        mask,
         window,
         softcap,
         alibi: _,
@@ -126,20 +137,20 @@ pub(crate) fn attend(
         group: group as i32,
         scale,
         cap: softcap.unwrap_or(0.0),
-        // A window longer than every position that fits 31 bits is none.
-        window: window.and_then(|w| i32::try_from(w).ok()).unwrap_or(0),
+        // A window longer than every position is none.
+        window: window.filter(|&w| w < 1 << 30).map_or(0, |w| w as i32),
         pad: 0,
         sinks: sinks.map_or(0, |s| s.data.pointer()),
     };
-    let rows = rows(step);
+    let rows = rows(step, mask);
     // Prompts are rounded, and generated rows where heads are whole blocks; the rest is left to the product.
     let to = out.out(step.roles_of(qkv.rows()).1)?;
     let mut all_rounded = true;
     for (role, range) in step.runs() {
         let on_tiles = match &cuda.kernels()?.attend_prompt {
-            Some(kernels) if role == Role::Prompt => {
-                kernels.iter().find(|(tile, _)| head_dim <= tile.dim && group <= tile.queries)
-            }
+            Some(kernels) if role == Role::Prompt => kernels.iter().find(|(tile, _)| {
+                head_dim <= tile.dim && group <= tile.queries && (mask == Mask::Causal || tile.sees_ahead())
+            }),
             _ => None,
         };
         if let Some((tile, kernel)) = on_tiles {
@@ -203,7 +214,7 @@ fn decode(
 
 /// What a block multiplies with `weight`: the norm of `x`, or `x` itself.
 #[allow(clippy::too_many_arguments)]
-fn input<'a>(
+pub(crate) fn input<'a>(
     cuda: &Cuda,
     step: &Step,
     spec: NormSpec,
@@ -236,7 +247,7 @@ pub(crate) fn attn_in(
         rope,
         norm: block_norm,
         scale: _,
-        mask: _,
+        mask,
         window: _,
         softcap: _,
         alibi: _,
@@ -276,7 +287,7 @@ pub(crate) fn attn_in(
     let [q_norm, k_norm] = by_head;
     let turn = Turn { q_norm, k_norm, cosines, sines, eps: block_norm.eps, half };
     let cache = kv.cache(layer, spec, step.blocks());
-    let (at, query_heads, rows) = (s.qkv.floats(), *heads as i32, rows(step));
+    let (at, query_heads, rows) = (s.qkv.floats(), *heads as i32, rows(step, *mask));
     s.qkv.set_rounded(false);
     let blocks = (heads + 2 * kv_heads).div_ceil(HEADS_AT_ONCE);
     let grid = Grid::new(blocks, s.qkv.rows(), 32 * HEADS_AT_ONCE);
@@ -350,11 +361,14 @@ pub(crate) fn ffn(
     let FfnSpec { hidden, gated, act, norm: block_norm, experts: _ } = *spec;
     let FfnWeights { norm: input_norm, gate_up, gate_up_bias, down, down_bias, post_norm } = w;
     let x = input(cuda, step, block_norm, input_norm.as_ref(), &s.x, &mut s.norm, gate_up)?;
-    let up = if gated { &mut s.gate_up } else { &mut s.hidden };
-    up.shape(x.rows(), gate_up.rows)?;
-    product(cuda, step, gate_up, x, up, gate_up_bias.as_ref(), false)?;
-    let from = up.floats();
+    let bias = gate_up_bias.as_ref();
     s.hidden.shape(x.rows(), hidden)?;
-    activate(cuda, step, act, from, gated, &mut s.hidden, Some(down))?;
+    if !activated_product(cuda, step, gate_up, x, &mut s.hidden, bias, act, gated, down)? {
+        let up = if gated { &mut s.gate_up } else { &mut s.hidden };
+        up.shape(x.rows(), gate_up.rows)?;
+        product(cuda, step, gate_up, x, up, bias, false)?;
+        let from = up.floats();
+        activate(cuda, step, act, from, gated, &mut s.hidden, Some(down))?;
+    }
     residual(cuda, step, down, s, From::Hidden, down_bias.as_ref(), block_norm, post_norm.as_ref())
 }

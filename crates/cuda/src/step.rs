@@ -7,7 +7,7 @@ use crate::kv::MAX_HEAD_DIM;
 use crate::likeliest::Ranks;
 use crate::memory::{Buffer, Pinned};
 use kinfer_core::batch::Role;
-use kinfer_core::{Batch, Error, Mask, PartSpec, QkNorm, Result, RopeSpec, Run};
+use kinfer_core::{Batch, Error, PartSpec, QkNorm, Result, RopeSpec, Run};
 use std::cell::Cell;
 use std::collections::HashMap;
 use std::ops::Range;
@@ -100,11 +100,13 @@ pub(crate) enum Field {
     Positions,
     /// First entry of the row's block table.
     Tables,
+    /// Last position of the row's run.
+    Ends,
     Roles,
     Outputs,
     OutputRoles,
 }
-const FIELDS: usize = 6;
+const FIELDS: usize = 7;
 
 impl Step {
     pub(crate) fn new(
@@ -118,23 +120,11 @@ impl Step {
         if attn().any(|a| a.latent.is_some()) {
             return Err(no_latents());
         }
-        if !part.conv.is_empty() {
-            return Err(no_convolutions());
-        }
-        if attn().any(|a| a.mask != Mask::Causal) {
-            return Err(no_encoders());
-        }
         if attn().any(|a| a.alibi.is_some()) {
             return Err(no_alibi());
         }
         if attn().any(|a| matches!(a.qk_norm, Some(QkNorm::LayerHeads | QkNorm::LayerRows))) {
             return Err(no_layer_norms());
-        }
-        if part.ffn.iter().filter_map(|ffn| ffn.experts).any(|e| e.routing.groups.is_some()) {
-            return Err(Error::Unsupported {
-                what: "experts in groups on CUDA".into(),
-                supported: "experts in one; `--device cpu` has groups".into(),
-            });
         }
         if let Some(wide) = attn().find(|a| a.head_dim > MAX_HEAD_DIM) {
             return Err(Error::Unsupported {
@@ -285,6 +275,7 @@ impl Step {
             for (i, row) in run.rows.clone().enumerate() {
                 put(Field::Positions as usize, row, (run.start + i) as u32);
                 put(Field::Tables as usize, row, run.blocks.start as u32);
+                put(Field::Ends as usize, row, (run.start + run.rows.len() - 1) as u32);
             }
         }
         self.roles.iter().enumerate().for_each(|(i, r)| put(Field::Roles as usize, i, role(r)));
@@ -426,14 +417,6 @@ pub(crate) fn no_latents() -> Error {
 }
 
 /// Nor for such a one.
-pub(crate) fn no_convolutions() -> Error {
-    Error::Unsupported {
-        what: "convolutions in place of attention on CUDA".into(),
-        supported: "attention; `--device cpu` has both".into(),
-    }
-}
-
-/// Nor for such a one.
 pub(crate) fn no_layer_norms() -> Error {
     Error::Unsupported {
         what: "layer norms of queries and keys on CUDA".into(),
@@ -445,12 +428,5 @@ fn no_alibi() -> Error {
     Error::Unsupported {
         what: "attention with linear biases (ALiBi) on CUDA".into(),
         supported: "attention without; `--device cpu` has both".into(),
-    }
-}
-
-fn no_encoders() -> Error {
-    Error::Unsupported {
-        what: "bidirectional attention on CUDA".into(),
-        supported: "causal attention; `--device cpu` has both".into(),
     }
 }

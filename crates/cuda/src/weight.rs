@@ -69,19 +69,26 @@ impl Generated {
         Ok(Generated { one, experts, several, chunks })
     }
 
-    /// Blocks for `n` rows, each times `rows` rows of a weight or of its own expert's.
-    pub fn one_grid(&self, n: usize, rows: usize) -> Grid {
+    /// Blocks for `n` rows, each times `rows` rows of a weight or of its own expert's. A block has a group of each of so many `pieces`.
+    pub fn one_grid(&self, n: usize, rows: usize, pieces: usize) -> Grid {
         let warps = self.chunks.min(PARTS);
         // Of a weight of few columns, fewer stages than the kernel has at most.
-        let stages = warps * self.chunks.div_ceil(warps).min(AHEAD);
+        let stages = warps * (pieces * self.chunks.div_ceil(warps)).min(AHEAD);
         let shared = self.one.shared as usize / (PARTS * AHEAD) * stages;
-        Grid { shared: shared as u32, ..Grid::new(n, rows.div_ceil(ROWS), 32 * warps) }
+        Grid { shared: shared as u32, ..Grid::new(n, rows.div_ceil(pieces * ROWS), 32 * warps) }
     }
 
     /// Blocks for `n` rows with `kernel`, which takes `at_once`: `Batch` of `matvec.cuh`, or where nothing is copied to shared memory `direct`.
-    pub fn several_grid(&self, kernel: &Function, n: usize, rows: usize, at_once: usize) -> Grid {
+    pub fn several_grid(
+        &self,
+        kernel: &Function,
+        n: usize,
+        rows: usize,
+        at_once: usize,
+        pieces: usize,
+    ) -> Grid {
         match kernel.shared {
-            0 => self.one_grid(n.div_ceil(at_once), rows),
+            0 => self.one_grid(n.div_ceil(at_once), rows, pieces),
             shared => Grid { shared, ..Grid::new(n.div_ceil(at_once), rows.div_ceil(2 * ROWS), 256) },
         }
     }
@@ -122,6 +129,17 @@ impl Weight {
             first += stored.len();
         }
         Ok(Weight { rows: first, cols, segments })
+    }
+
+    /// What a kernel multiplies rows of these roles by and activates at once: all of the weight, where gate and up are whole groups.
+    pub(crate) fn activates(&self, roles: &[Role], gated: bool) -> Option<&Segment> {
+        match self.segments.as_slice() {
+            [segment] if matches!(segment.kernels, Kernels::Packed { .. }) => {
+                let groups = !gated || self.rows.is_multiple_of(2 * ROWS);
+                (groups && !roles.contains(&Role::Prompt)).then_some(segment)
+            }
+            _ => None,
+        }
     }
 
     /// Whether products with rows of these roles read floats; if not, rounded rows alone.

@@ -21,7 +21,7 @@ namespace rows {
 #include "../rows.cu"
 EMULATE(norm_rows) EMULATE(round_rows) EMULATE(add_norm) EMULATE(norm_heads) EMULATE(rope_table) EMULATE(rope_rows) EMULATE(activate)
 EMULATE(add_rows) EMULATE(add_bias) EMULATE(add_positions) EMULATE(gather_rows) EMULATE(softcap) EMULATE(route) EMULATE(gate_rows)
-EMULATE(mix) EMULATE(group_rows)
+EMULATE(mix) EMULATE(group_rows) EMULATE(short_conv)
 } // namespace rows
 namespace tokens {
 #include "../likeliest.cu"

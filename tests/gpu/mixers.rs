@@ -1,0 +1,157 @@
+//! Attention and convolutions.
+
+use super::*;
+
+/// Widths of heads, numbers of heads and lengths that fill no tile; several partitions; windows, caps and sinks.
+#[test]
+fn attention_of_every_shape() {
+    /// Outputs of prompt chunks of these lengths, and of three generated rows after them.
+    fn attend<B: Backend>(b: &B, spec: &ModelSpec, kv: KvType, prompts: [usize; 2]) -> [Vec<f32>; 2] {
+        let part = spec.whole();
+        let attn = &part.attn[0];
+        let sinks: Vec<f32> = (0..attn.heads).map(|h| h as f32 / 2.0).collect();
+        // Where there is a soft cap, too.
+        let sinks = attn.softcap.map(|_| b.vector(&sinks).unwrap());
+        let table = b.weight(&[Stored::new(Format::F32, spec.vocab, spec.dim, 1).matrix()]).unwrap();
+        let rows = prompts[0].max(prompts[1]);
+        let mut cache = b.kv(&spec.whole(), 32, KvTypes { k: kv, v: kv }).unwrap();
+        let mut step = b.step(&spec.whole(), rows, 32).unwrap();
+        let (mut qkv, mut out) = (b.act(rows, spec.dim).unwrap(), b.act(rows, attn.q_dim()).unwrap());
+        let blocks: Vec<u32> = (0..32).rev().collect();
+        let (mut all, mut start) = ([Vec::new(), Vec::new()], 0);
+        for n in [prompts[0], prompts[1], 1, 1, 1] {
+            let mut batch = Batch::default();
+            let tokens: Vec<u32> = (start..start + n).map(|t| (t % spec.vocab) as u32).collect();
+            let role = if n == 1 { Role::Generated } else { Role::Prompt };
+            batch.push(role, &tokens, start, &blocks[..(start + n).div_ceil(32)], true);
+            b.begin(&mut step, &[], &batch).unwrap();
+            b.embed(&step, &table, 20.0, &mut qkv).unwrap();
+            b.kv_write(&step, &mut cache, 0, attn, &qkv).unwrap();
+            b.attend(&mut step, &cache, 0, attn, sinks.as_ref(), &qkv, &mut out).unwrap();
+            all[role as usize].extend_from_slice(b.read(&mut step, &out).unwrap());
+            start += n;
+        }
+        all
+    }
+    let cuda = common::gpu();
+    for (heads, head_dim, window, softcap, prompts) in [
+        (1, 64, None, None, [330, 37]),
+        (3, 80, Some(70), None, [330, 37]),
+        (2, 128, None, Some(3.0), [290, 5]),
+        (9, 40, Some(300), None, [330, 7]),
+        (2, 256, None, None, [270, 3]),
+        (2, 44, None, None, [70, 5]),
+        // More heads than a tile has rows: prompts go the way of generated rows.
+        (130, 16, None, None, [40, 7]),
+    ] {
+        let mut spec = spec(61, (heads + 2) * head_dim, heads, head_dim, None);
+        let attn = spec.layers[0].mixer.attn_mut().unwrap();
+        (attn.window, attn.softcap) = (window, softcap);
+        for kv in [KvType::F32, KvType::F16, KvType::Bf16, KvType::Q8_0] {
+            // The reference has no 8-bit cache; its own rounding is far below these bounds.
+            let (reference, bounds) = match kv {
+                KvType::Q8_0 => (KvType::F16, [1e-3, 1e-3]),
+                _ => (kv, [1e-4, 1e-10]),
+            };
+            let got = attend(&cuda, &spec, kv, prompts);
+            let truth = attend(&Candle::cpu(), &spec, reference, prompts);
+            for (role, bound) in [(Role::Prompt, bounds[0]), (Role::Generated, bounds[1])] {
+                let error = nmse(&got[role as usize], &truth[role as usize]);
+                println!("{heads} heads of {head_dim}, {kv}, {role:?}: NMSE {error:.1e}");
+                assert!(error < bound, "{heads} heads of {head_dim}, {kv}, {role:?}: NMSE {error:.1e}");
+            }
+        }
+    }
+}
+
+/// Chunks of prompts and generated rows of three sequences, in blocks that are not in order.
+#[test]
+fn convolutions() {
+    fn convolve<B: Backend>(b: &B, width: usize, taps: usize) -> Vec<f32> {
+        let conv = ConvSpec { width, taps, norm: NORM };
+        let mut spec = spec(61, 3 * width, 1, 64, None);
+        spec.layers[0].mixer = Mixer::Convolution(conv);
+        let part = spec.whole();
+        let table = b.weight(&[Stored::new(Format::F32, spec.vocab, spec.dim, 1).matrix()]).unwrap();
+        let mut random = Random::new(2);
+        let weights: Vec<f32> = (0..taps * width).map(|_| random.uniform() - 0.5).collect();
+        let weights = b.vector(&weights).unwrap();
+        let mut cache = b.kv(&part, 12, KvTypes::default()).unwrap();
+        let mut step = b.step(&part, 80, 12).unwrap();
+        let (mut bcx, mut out) = (b.act(80, spec.dim).unwrap(), b.act(80, width).unwrap());
+        let blocks: Vec<u32> = (0..12).rev().collect();
+        let (mut all, mut starts) = (Vec::new(), [0; 3]);
+        for lengths in [[40, 1, 2], [1, 1, 1], [1, 1, 1], [1, 30, 30], [7, 33, 40], [1, 1, 1], [1, 1, 1]] {
+            let mut batch = Batch::default();
+            for (i, (start, n)) in starts.iter_mut().zip(lengths).enumerate() {
+                let role = if n == 1 { Role::Generated } else { Role::Prompt };
+                let tokens: Vec<u32> =
+                    (*start..*start + n).map(|t| ((t * 3 + i) % spec.vocab) as u32).collect();
+                let own = &blocks[4 * i..4 * i + (*start + n).div_ceil(32)];
+                batch.push(role, &tokens, *start, own, true);
+                *start += n;
+            }
+            b.begin(&mut step, &[], &batch).unwrap();
+            b.embed(&step, &table, 20.0, &mut bcx).unwrap();
+            b.short_conv(&mut step, &mut cache, 0, &conv, &weights, &bcx, &mut out).unwrap();
+            all.extend_from_slice(b.read(&mut step, &out).unwrap());
+        }
+        all
+    }
+    let cuda = common::gpu();
+    for (width, taps) in [(320, 3), (40, 2), (64, 32)] {
+        let (got, truth) = (convolve(&cuda, width, taps), convolve(&Candle::cpu(), width, taps));
+        let error = nmse(&got, &truth);
+        println!("{taps} taps of {width}: NMSE {error:.1e}");
+        assert!(got.len() == truth.len() && error < 1e-12, "{taps} taps of {width}: NMSE {error:.1e}");
+    }
+}
+
+/// Encoders: each row sees all keys of its run, or those of a window on both sides. Texts of which some are short enough to have the other role.
+#[test]
+fn attention_to_what_follows() {
+    fn attend<B: Backend>(b: &B, spec: &ModelSpec, kv: KvType) -> [Vec<f32>; 2] {
+        let part = spec.whole();
+        let attn = &part.attn[0];
+        let table = b.weight(&[Stored::new(Format::F32, spec.vocab, spec.dim, 1).matrix()]).unwrap();
+        let texts = [(Role::Prompt, 70), (Role::Generated, 19), (Role::Prompt, 300), (Role::Generated, 1)];
+        let rows = texts.iter().map(|t| t.1).sum();
+        let mut cache = b.kv(&part, 32, KvTypes { k: kv, v: kv }).unwrap();
+        let mut step = b.step(&part, rows, 32).unwrap();
+        let (mut qkv, mut out) = (b.act(rows, spec.dim).unwrap(), b.act(rows, attn.q_dim()).unwrap());
+        let (mut batch, mut blocks) = (Batch::default(), (0..32).rev());
+        for (role, n) in texts {
+            let tokens: Vec<u32> = (0..n).map(|t| ((t * 7 + n) % spec.vocab) as u32).collect();
+            let own: Vec<u32> = blocks.by_ref().take(n.div_ceil(32)).collect();
+            batch.push(role, &tokens, 0, &own, true);
+        }
+        b.begin(&mut step, &[], &batch).unwrap();
+        b.embed(&step, &table, 20.0, &mut qkv).unwrap();
+        b.kv_write(&step, &mut cache, 0, attn, &qkv).unwrap();
+        b.attend(&mut step, &cache, 0, attn, None, &qkv, &mut out).unwrap();
+        let all = b.read(&mut step, &out).unwrap();
+        let mut by_role = [Vec::new(), Vec::new()];
+        for run in &batch.runs {
+            let values = &all[run.rows.start * attn.q_dim()..run.rows.end * attn.q_dim()];
+            by_role[run.role as usize].extend_from_slice(values);
+        }
+        by_role
+    }
+    let cuda = common::gpu();
+    for (heads, head_dim, window) in
+        [(2, 64, None), (3, 80, Some(70)), (2, 256, Some(33)), (1, 128, Some(5)), (2, 32, Some(1000))]
+    {
+        let mut spec = spec(61, (heads + 2) * head_dim, heads, head_dim, None);
+        let attn = spec.layers[0].mixer.attn_mut().unwrap();
+        (attn.window, attn.mask) = (window, Mask::Bidirectional);
+        for kv in [KvType::F32, KvType::F16] {
+            let (got, truth) = (attend(&cuda, &spec, kv), attend(&Candle::cpu(), &spec, kv));
+            for (role, bound) in [(Role::Prompt, 1e-4), (Role::Generated, 1e-10)] {
+                let error = nmse(&got[role as usize], &truth[role as usize]);
+                let name = format!("{heads} heads of {head_dim}, window {window:?}, {kv}, {role:?}");
+                println!("{name}: NMSE {error:.1e}");
+                assert!(error < bound, "{name}: NMSE {error:.1e}");
+            }
+        }
+    }
+}

@@ -10,8 +10,9 @@ use kinfer_core::backend::{
     AttnWeights, ExpertWeights, LatentScratch, Matrix, NormWeights, Read, RowOrder, Scratch,
 };
 use kinfer_core::{
-    Activation, AttnSpec, Backend, Batch, ConvSpec, ExpertSpec, FfnSpec, Format, KvTypes, LayerSpec, Mask,
-    Mixer, ModelSpec, NormKind, NormSpec, Role, RopeSpec, Routing, RunnerLimits, Scores,
+    Activation, AttnSpec, Backend, Batch, ConvSpec, DeltaSpec, ExpertSpec, FfnSpec, Format, HeadSharing,
+    KvTypes, LayerSpec, Mask, Mixer, ModelSpec, NormKind, NormSpec, Role, RopeSpec, Routing, RunnerLimits,
+    Scores,
 };
 use kinfer_cuda::{Cuda, Options};
 use kinfer_models::synthetic::Blocks;
@@ -30,6 +31,7 @@ fn spec(vocab: usize, dim: usize, heads: usize, head_dim: usize, experts: Option
         softcap: None,
         rope: None,
         norm: NORM,
+        gated: false,
         latent: None,
     };
     let ffn = FfnSpec { hidden: 256, gated: true, act: Activation::Silu, norm: NORM, experts };
@@ -357,6 +359,7 @@ fn operations_on_rows() {
                 q_norm: None,
                 k_norm: None,
                 sinks: None,
+                gated: false,
                 latent: None,
                 out,
                 out_bias: Some(vector(11, DIM)),
@@ -413,7 +416,7 @@ fn attention_of_every_shape() {
         let sinks = attn.softcap.map(|_| b.vector(&sinks).unwrap());
         let table = b.weight(&[Stored::new(Format::F32, spec.vocab, spec.dim, 1).matrix()]).unwrap();
         let rows = prompts[0].max(prompts[1]);
-        let mut cache = b.kv(&spec.whole(), 32, KvTypes { k: kv, v: kv }).unwrap();
+        let mut cache = b.kv(&spec.whole(), 32, 0, KvTypes { k: kv, v: kv }).unwrap();
         let mut step = b.step(&spec.whole(), rows, 32).unwrap();
         let (mut qkv, mut out) = (b.act(rows, spec.dim).unwrap(), b.act(rows, attn.q_dim()).unwrap());
         let blocks: Vec<u32> = (0..32).rev().collect();
@@ -481,6 +484,7 @@ fn whole_models_generate_the_tokens_of_the_cpu() {
             outputs: 1,
             logits: true,
             blocks: 4,
+            states: 1,
             context: 128,
             kv: KvTypes::default(),
         };
@@ -527,12 +531,28 @@ fn what_a_gpu_cannot_do_is_said() {
     assert!(error.to_string().contains("cuda:7"), "{error}");
     let cuda = common::gpu();
     let types = KvTypes { k: KvType::Q4_0, v: KvType::F16 };
-    let Err(error) = cuda.kv(&spec(8, 192, 1, 64, None).whole(), 1, types) else { panic!("a q4_0 cache") };
+    let Err(error) = cuda.kv(&spec(8, 192, 1, 64, None).whole(), 1, 0, types) else { panic!("a q4_0 cache") };
     assert!(error.to_string().contains("f32, f16, bf16 and q8_0"), "{error}");
     let Err(error) = cuda.step(&spec(8, 192, 1, 512, None).whole(), 1, 1) else { panic!("heads of 512") };
     assert!(error.to_string().contains("512"), "{error}");
     let mut spec = spec(8, 192, 1, 64, None);
+    let mut gated = spec.clone();
+    gated.layers[0].mixer.attn_mut().into_iter().for_each(|attn| attn.gated = true);
+    let Err(error) = cuda.step(&gated.whole(), 1, 1) else { panic!("a gate") };
+    assert!(error.to_string().contains("attention with a gated output on CUDA"), "{error}");
     spec.layers[0].mixer = Mixer::Convolution(ConvSpec { width: 192, taps: 3, norm: NORM });
     let Err(error) = cuda.step(&spec.whole(), 1, 1) else { panic!("a convolution") };
     assert!(error.to_string().contains("convolutions in place of attention on CUDA"), "{error}");
+    let delta = DeltaSpec {
+        key_heads: 2,
+        value_heads: 4,
+        key_dim: 16,
+        value_dim: 16,
+        sharing: HeadSharing::Turns,
+        taps: 4,
+        norm: NORM,
+    };
+    spec.layers[0].mixer = Mixer::DeltaNet(delta);
+    let Err(error) = cuda.step(&spec.whole(), 1, 1) else { panic!("a delta net") };
+    assert!(error.to_string().contains("delta nets in place of attention on CUDA"), "{error}");
 }

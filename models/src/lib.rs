@@ -17,6 +17,7 @@ mod recipe;
 mod rope;
 mod sampling;
 pub mod source;
+mod states;
 pub mod synthetic;
 mod tails;
 

@@ -3,9 +3,9 @@
 
 use crate::common::Random;
 use kinfer_core::{
-    Activation, AttnSpec, Backend, ConvSpec, DeviceMemory, ExpertSpec, FfnSpec, Format, LatentSpec,
-    LayerSpec, Mask, Mixer, Model, ModelSpec, NormKind, NormSpec, RopeSpec, Routing, RunnerLimits, Scores,
-    dequantize,
+    Activation, AttnSpec, Backend, ConvSpec, DeltaSpec, DeviceMemory, ExpertSpec, FfnSpec, Format,
+    HeadSharing, LatentSpec, LayerSpec, Mask, Mixer, Model, ModelSpec, NormKind, NormSpec, RopeSpec, Routing,
+    RunnerLimits, Scores, dequantize,
 };
 use kinfer_load::gguf::{Gguf, write::Writer};
 use kinfer_models::arch::{Blueprint, Names, QkNorm, QkRows};
@@ -174,7 +174,7 @@ pub fn some() -> Vec<Toy> {
     features().into_iter().take(3).collect()
 }
 
-/// Those, what CUDA lacks (latent attention, convolutions), and one per stored format.
+/// Those, what CUDA lacks (latent attention, convolutions, delta nets), and one per stored format.
 pub fn all() -> Vec<Toy> {
     let mut toys = features();
     for (name, q_rank) in [("latent keys and values", None), ("latent queries, too", Some(128))] {
@@ -195,6 +195,28 @@ pub fn all() -> Vec<Toy> {
     toys.push(convolution("convolutions of 3 taps", 3, false).build(&k_quants));
     toys.push(convolution("convolutions of 32 taps", 32, false).build(&[Format::Q8_0, Format::Q5_0]));
     toys.push(convolution("parallel convolutions", 2, true).build(&[Format::Q8_0]));
+    // Value heads that are wider than whole vectors, and narrower.
+    let delta = |sharing, key_heads, value_dim, taps| DeltaSpec {
+        key_heads,
+        value_heads: 4,
+        key_dim: 24,
+        value_dim,
+        sharing,
+        taps,
+        norm: NormSpec { kind: NormKind::Rms, eps: 1e-6 },
+    };
+    let net = |name, delta| Shape {
+        name,
+        delta: Some(delta),
+        gated_attn: true,
+        rope_dim: 32,
+        pairs: false,
+        ..Shape::default()
+    };
+    toys.push(net("delta nets", delta(HeadSharing::Turns, 2, 64, 4)).build(&k_quants));
+    toys.push(
+        net("delta nets of neighbours", delta(HeadSharing::Neighbours, 1, 40, 2)).build(&[Format::Q8_0]),
+    );
     toys.extend(Format::all().map(|f| Shape { name: f.name(), ..Shape::default() }.build(&[f])));
     toys
 }
@@ -228,6 +250,10 @@ struct Shape {
     latent: Option<LatentSpec>,
     /// Of the even layers, which are convolutions then.
     taps: Option<usize>,
+    /// Of the even layers, which are delta nets then.
+    delta: Option<DeltaSpec>,
+    /// Attention's output has a gate.
+    gated_attn: bool,
     tied: bool,
     /// Rows of queries and keys stored as adjacent pairs.
     pairs: bool,
@@ -260,6 +286,8 @@ impl Default for Shape {
             sinks: false,
             latent: None,
             taps: None,
+            delta: None,
+            gated_attn: false,
             tied: false,
             pairs: true,
             unturned_layer: false,
@@ -276,9 +304,11 @@ impl Shape {
             magnitude,
         };
         let conv = |taps| ConvSpec { width: CHANNELS, taps, norm: NormSpec { kind: self.norm, eps: 1e-6 } };
-        let mixer = |i: usize| match self.taps.filter(|_| i.is_multiple_of(2)) {
-            Some(taps) => Mixer::Convolution(conv(taps)),
-            None => Mixer::Attention(AttnSpec {
+        let even = |i: usize| i.is_multiple_of(2);
+        let mixer = |i: usize| match (self.taps.filter(|_| even(i)), self.delta.filter(|_| even(i))) {
+            (Some(taps), _) => Mixer::Convolution(conv(taps)),
+            (None, Some(delta)) => Mixer::DeltaNet(delta),
+            (None, None) => Mixer::Attention(AttnSpec {
                 heads: self.heads,
                 kv_heads: self.kv_heads,
                 head_dim: self.head_dim,
@@ -288,6 +318,7 @@ impl Shape {
                 softcap: self.softcap,
                 rope: (!self.unturned_layer || i + 1 < LAYERS).then_some(i % 2),
                 norm: NormSpec { kind: self.norm, eps: 1e-6 },
+                gated: self.gated_attn,
                 latent: self.latent,
             }),
         };
@@ -366,6 +397,22 @@ impl Shape {
                     product(&mut file, &name("shortconv.in_proj"), 3 * conv.width, DIM, 1.5);
                     product(&mut file, &name("shortconv.out_proj"), DIM, conv.width, 1.0);
                 }
+                Mixer::DeltaNet(delta) => {
+                    let (heads, channels, values) = (delta.value_heads, delta.channels(), delta.all_values());
+                    product(&mut file, &name("attn_qkv"), channels, DIM, 1.5);
+                    product(&mut file, &name("attn_gate"), values, DIM, 1.5);
+                    match delta.sharing {
+                        HeadSharing::Neighbours => product(&mut file, &name("ssm_ba"), 2 * heads, DIM, 1.5),
+                        HeadSharing::Turns => ["ssm_beta", "ssm_alpha"]
+                            .iter()
+                            .for_each(|part| product(&mut file, &name(part), heads, DIM, 1.5)),
+                    }
+                    file.vectors(&format!("{}.weight", name("ssm_conv1d")), channels, delta.taps);
+                    file.vector(&name("ssm_a"), heads, -0.5);
+                    file.vector(&format!("{}.bias", name("ssm_dt")), heads, 0.0);
+                    file.vector(&format!("{}.weight", name("ssm_norm")), delta.value_dim, 1.0);
+                    product(&mut file, &name("ssm_out"), DIM, values, 1.0);
+                }
                 Mixer::Attention(attn) => {
                     for (part, width) in [("attn_q_norm", attn.q_dim()), ("attn_k_norm", attn.kv_dim())] {
                         let width = match names.qk_norm {
@@ -389,7 +436,8 @@ impl Shape {
                         file.stack(&k, attn.heads, latent.rank, latent.plain);
                         file.stack(&v, attn.heads, latent.value, latent.rank);
                     } else {
-                        let rows = [attn.q_dim(), attn.kv_dim(), attn.kv_dim()];
+                        let gate = if attn.gated { attn.q_dim() } else { 0 };
+                        let rows = [attn.q_dim() + gate, attn.kv_dim(), attn.kv_dim()];
                         for (part, rows) in names.qkv.into_iter().zip(rows) {
                             product(&mut file, &name(part), rows, DIM, 1.5);
                         }

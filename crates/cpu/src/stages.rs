@@ -43,6 +43,7 @@ pub(crate) fn attn_in(
         softcap: _,
         rope,
         norm: norm_spec,
+        gated: _,
         latent: _,
     } = spec;
     let AttnWeights {
@@ -59,7 +60,7 @@ pub(crate) fn attn_in(
     } = w;
     let rows = s.x.rows();
     s.norm.shape(rows, s.x.width());
-    s.qkv.shape(rows, spec.qkv_dim());
+    s.qkv.shape(rows, spec.projection_dim());
     let mut guard;
     let (x, out) = (s.x.view(), s.qkv.view_mut());
     let normed = s.norm.view_mut();
@@ -189,8 +190,19 @@ pub(crate) fn attend(
     qkv: &Act,
     out: &mut Act,
 ) {
-    let AttnSpec { heads, kv_heads, head_dim, scale, mask, window, softcap, rope: _, norm: _, latent: _ } =
-        *spec;
+    let AttnSpec {
+        heads,
+        kv_heads,
+        head_dim,
+        scale,
+        mask,
+        window,
+        softcap,
+        rope: _,
+        norm: _,
+        gated: _,
+        latent: _,
+    } = *spec;
     out.shape(qkv.rows(), spec.q_dim());
     let cache = kv.layer(layer);
     // SAFETY: nobody writes the cache in this stage.

@@ -102,8 +102,19 @@ pub(crate) fn attend(
     qkv: &Act,
     out: &mut Act,
 ) -> Result<()> {
-    let AttnSpec { heads, kv_heads, head_dim, scale, mask: _, window, softcap, rope: _, norm: _, latent: _ } =
-        *spec;
+    let AttnSpec {
+        heads,
+        kv_heads,
+        head_dim,
+        scale,
+        mask: _,
+        window,
+        softcap,
+        rope: _,
+        norm: _,
+        gated: _,
+        latent: _,
+    } = *spec;
     out.shape(qkv.rows(), spec.q_dim())?;
     let group = heads / kv_heads;
     let cache = kv.cache(layer, spec, step.blocks());
@@ -226,6 +237,7 @@ pub(crate) fn attn_in(
         mask: _,
         window: _,
         softcap: _,
+        gated: _,
         latent: _,
     } = spec;
     let AttnWeights {

@@ -121,6 +121,12 @@ impl Step {
         if !part.conv.is_empty() {
             return Err(no_convolutions());
         }
+        if !part.delta.is_empty() {
+            return Err(no_delta_nets());
+        }
+        if attn().any(|a| a.gated) {
+            return Err(no_gates());
+        }
         if attn().any(|a| a.mask != Mask::Causal) {
             return Err(no_encoders());
         }
@@ -424,6 +430,22 @@ pub(crate) fn no_convolutions() -> Error {
     Error::Unsupported {
         what: "convolutions in place of attention on CUDA".into(),
         supported: "attention; `--device cpu` has both".into(),
+    }
+}
+
+/// Nor for such a one.
+pub(crate) fn no_delta_nets() -> Error {
+    Error::Unsupported {
+        what: "delta nets in place of attention on CUDA".into(),
+        supported: "attention; `--device cpu` has both".into(),
+    }
+}
+
+/// Nor for such a one.
+pub(crate) fn no_gates() -> Error {
+    Error::Unsupported {
+        what: "attention with a gated output on CUDA".into(),
+        supported: "attention without; `--device cpu` has both".into(),
     }
 }
 

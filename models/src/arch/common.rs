@@ -3,8 +3,8 @@
 use super::{Blueprint, Names};
 use crate::source::{Config, Value};
 use kinfer_core::{
-    Activation, AttnSpec, ConvSpec, Error, ExpertGroups, ExpertSpec, FfnSpec, LatentSpec, LayerSpec, Mask,
-    Mixer, ModelSpec, NormKind, NormSpec, Pooling, Result, RopeSpec, Routing, Scores,
+    Activation, AttnSpec, Error, ExpertGroups, ExpertSpec, FfnSpec, LatentSpec, LayerSpec, Mask, Mixer,
+    ModelSpec, NormKind, NormSpec, Pooling, Result, RopeSpec, Routing, Scores,
 };
 
 /// Far beyond any model; keeps a corrupt file from asking for gigabytes of rotary frequencies.
@@ -44,7 +44,7 @@ pub(super) struct Layer {
     /// Its attention.
     pub attn: AttnSpec,
     /// What it has in place of attention.
-    pub conv: Option<ConvSpec>,
+    pub instead: Option<Mixer>,
     /// Its feed-forward.
     pub ffn: FfnSpec,
     /// [`LayerSpec::parallel`].
@@ -144,7 +144,7 @@ impl Common {
             kv_heads,
             head_dim,
             rope_dim,
-            hidden: config.sizes("feed_forward_length", layers)?,
+            hidden: hidden(config, layers)?,
             norm: NormSpec { kind, eps: eps as f32 },
             scale: scale as f32,
             mask: mask(config)?,
@@ -301,9 +301,10 @@ impl Common {
                     softcap: None,
                     rope: (!ropes.is_empty()).then_some(0),
                     norm: self.norm,
+                    gated: false,
                     latent: self.latent,
                 },
-                conv: None,
+                instead: None,
                 ffn: FfnSpec {
                     hidden: self.hidden[i],
                     gated: true,
@@ -314,8 +315,8 @@ impl Common {
                 parallel: false,
             };
             detail(i, &mut layer);
-            let Layer { attn, conv, ffn, parallel } = layer;
-            LayerSpec { mixer: conv.map_or(Mixer::Attention(attn), Mixer::Convolution), ffn, parallel }
+            let Layer { attn, instead, ffn, parallel } = layer;
+            LayerSpec { mixer: instead.unwrap_or(Mixer::Attention(attn)), ffn, parallel }
         };
         let layers = (0..self.layers).map(layer).collect();
         let spec = ModelSpec {
@@ -332,6 +333,19 @@ impl Common {
             pooling: self.pooling,
         };
         Ok(Blueprint { spec, names, logit_scale: 1.0 })
+    }
+}
+
+/// Widths of the feed-forwards. A file in which all of them are mixtures of experts may give those of the experts only.
+fn hidden(config: &Config<'_>, layers: usize) -> Result<Vec<usize>> {
+    const KEY: &str = "feed_forward_length";
+    if let Some(hidden) = config.opt_sizes(KEY, layers)? {
+        return Ok(hidden);
+    }
+    let all_experts = config.opt_count("leading_dense_block_count")?.unwrap_or(0) == 0;
+    match config.opt_sizes(&format!("expert_{KEY}"), layers)? {
+        Some(hidden) if all_experts => Ok(hidden),
+        _ => config.sizes(KEY, layers),
     }
 }
 

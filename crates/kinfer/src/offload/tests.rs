@@ -18,6 +18,7 @@ fn model(layers: usize, mixtures: std::ops::Range<usize>) -> ModelSpec {
             softcap: None,
             rope: None,
             norm,
+            gated: false,
             latent: None,
             mask: Mask::Causal,
         }),

@@ -2,7 +2,8 @@
 
 use kinfer_core::backend::RowOrder;
 use kinfer_core::{
-    Activation, AttnSpec, Error, ExpertSpec, Format, Mask, Mixer, ModelSpec, Pooling, Routing, Scores,
+    Activation, AttnSpec, DeltaSpec, Error, ExpertSpec, Format, HeadSharing, Mask, Mixer, ModelSpec, Pooling,
+    Routing, Scores,
 };
 use kinfer_load::gguf::{Gguf, Value, write::Writer};
 use kinfer_models::SamplingDefaults;

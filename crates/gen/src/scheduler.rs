@@ -87,8 +87,8 @@ impl Scheduler {
         plan.extend(chunks.filter(|c| c.rows > 0));
     }
 
-    /// Gives sequence `i` the blocks for its rows. If there are none left, ended sequences are forgotten, then younger sequences give back theirs, the
-    /// youngest first; if there is no younger one, it gives back its own and waits.
+    /// Gives sequence `i` the blocks for its rows. If there are none left, ended sequences are forgotten; then younger sequences
+    /// give back theirs, the youngest first; if there is no younger one, it gives back its own and waits.
     fn reserve(&mut self, i: usize) {
         while let Some(s) = self.running.get_mut(i)
             && !s.extend_blocks(s.computed + s.rows, &mut self.blocks)

@@ -153,18 +153,18 @@ unsafe fn columns<S: Simd, const N: usize>(
             }
         }
         let mut change = [S::zero(); N];
-        for j in 0..N {
+        for (j, change) in change.iter_mut().enumerate() {
             let new = S::sub(load_n::<S>(v.add(j * LANES), len(j)), known[j]);
-            change[j] = S::mul(S::splat(beta), new);
+            *change = S::mul(S::splat(beta), new);
         }
         let mut sum = [S::zero(); N];
         for row in 0..keys {
             let (key, query) = (S::splat(*k.add(row)), S::splat(*q.add(row)));
-            for j in 0..N {
+            for (j, sum) in sum.iter_mut().enumerate() {
                 let at = state.add(row * stride + j * LANES);
                 let s = S::fma(key, change[j], S::mul(decay, load_n::<S>(at, len(j))));
                 store_n::<S>(at, s, len(j));
-                sum[j] = S::fma(query, s, sum[j]);
+                *sum = S::fma(query, s, *sum);
             }
         }
         for (j, sum) in sum.into_iter().enumerate() {

@@ -359,7 +359,6 @@ fn operations_on_rows() {
                 q_norm: None,
                 k_norm: None,
                 sinks: None,
-                gated: false,
                 latent: None,
                 out,
                 out_bias: Some(vector(11, DIM)),

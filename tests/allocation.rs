@@ -38,6 +38,7 @@ fn a_warm_step_allocates_nothing() {
             outputs: 4,
             logits: true,
             blocks: 16,
+            states: 4,
             context: 512,
             kv: KvType::F16.into(),
         };

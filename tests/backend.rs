@@ -140,6 +140,7 @@ struct Sequence {
     tokens: Vec<u32>,
     /// Neighbours in a sequence are none in the cache.
     blocks: Vec<u32>,
+    state: u32,
     done: usize,
 }
 
@@ -149,6 +150,7 @@ impl Sequence {
         Sequence {
             tokens: (0..BLOCKS * BLOCK_LEN).map(|_| (random.bits() % vocab as u64) as u32).collect(),
             blocks: (0..BLOCKS).rev().map(|b| (b * SEQUENCES + i) as u32).collect(),
+            state: i as u32,
             done: 0,
         }
     }
@@ -157,7 +159,7 @@ impl Sequence {
     fn push(&mut self, batch: &mut Batch, role: Role, n: usize, output: bool) {
         let tokens = &self.tokens[self.done..self.done + n];
         let needed = (self.done + n).div_ceil(BLOCK_LEN);
-        batch.push(role, tokens, self.done, &self.blocks[..needed], output);
+        batch.push_state(self.state, role, tokens, self.done, &self.blocks[..needed], output);
         self.done += n;
     }
 }
@@ -168,6 +170,7 @@ fn limits(kv: KvTypes) -> RunnerLimits {
         outputs: SEQUENCES,
         logits: true,
         blocks: SEQUENCES * BLOCKS,
+        states: SEQUENCES,
         context: BLOCKS * BLOCK_LEN,
         kv,
     }

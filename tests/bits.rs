@@ -34,6 +34,7 @@ fn runner(model: &Arc<dyn Model>, kv: KvTypes, sequences: usize) -> Box<dyn Runn
         outputs: 16,
         logits: true,
         blocks: sequences * TABLE + 1,
+        states: sequences,
         context: TABLE * BLOCK_LEN,
         kv,
     };

@@ -12,7 +12,7 @@ use std::sync::Arc;
 use toy::Toy;
 
 fn limits(kv: KvTypes) -> RunnerLimits {
-    RunnerLimits { rows: 96, outputs: 2, logits: true, blocks: 8, context: 4 * BLOCK_LEN, kv }
+    RunnerLimits { rows: 96, outputs: 2, logits: true, blocks: 8, states: 0, context: 4 * BLOCK_LEN, kv }
 }
 
 /// Those with convolutions.

@@ -219,8 +219,15 @@ fn check(target: &Target, golden: &str) {
 /// A runner for `sequences` sequences of up to [`WINDOW`] positions.
 fn runner(model: &Arc<dyn Model>, target: &Target, sequences: usize) -> Box<dyn Runner> {
     let blocks = sequences * WINDOW.div_ceil(BLOCK_LEN);
-    let limits =
-        RunnerLimits { rows: ROWS, outputs: ROWS, logits: true, blocks, context: WINDOW, kv: target.kv };
+    let limits = RunnerLimits {
+        rows: ROWS,
+        outputs: ROWS,
+        logits: true,
+        blocks,
+        states: 1,
+        context: WINDOW,
+        kv: target.kv,
+    };
     model.clone().runner(limits).unwrap()
 }
 

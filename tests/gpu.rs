@@ -14,9 +14,9 @@ use kinfer_core::backend::{
     AttnWeights, ExpertWeights, FfnWeights, LatentScratch, Matrix, NormWeights, Read, RowOrder, Scratch,
 };
 use kinfer_core::{
-    Activation, AttnSpec, Backend, Batch, ConvSpec, ExpertGroups, ExpertSpec, FfnSpec, Format, KvTypes,
-    LayerSpec, Mask, Mixer, ModelSpec, NormKind, NormSpec, QkNorm, Role, RopeSpec, Routing, RunnerLimits,
-    Scores,
+    Activation, AttnSpec, Backend, Batch, ConvSpec, DeltaSpec, ExpertGroups, ExpertSpec, FfnSpec, Format,
+    HeadSharing, KvTypes, LayerSpec, Mask, Mixer, ModelSpec, NormKind, NormSpec, QkNorm, Role, RopeSpec,
+    Routing, RunnerLimits, Scores,
 };
 use kinfer_cuda::{Cuda, Options};
 use kinfer_models::synthetic::Blocks;
@@ -38,6 +38,7 @@ fn spec(vocab: usize, dim: usize, heads: usize, head_dim: usize, experts: Option
         qk_norm: None,
         rope: None,
         norm: NORM,
+        gated: false,
         latent: None,
     };
     let ffn = FfnSpec { hidden: 256, gated: true, act: Activation::Silu, norm: NORM, experts };
@@ -98,6 +99,7 @@ fn scratch<B: Backend>(b: &B, rows: usize, dim: usize, attn: usize, hidden: usiz
     Scratch {
         x: act(dim),
         norm: act(dim),
+        kept: act(1),
         qkv: act(1),
         attn: act(attn),
         proj: act(dim),
@@ -368,6 +370,7 @@ fn whole_models_generate_the_tokens_of_the_cpu() {
             outputs: 1,
             logits: true,
             blocks: 4,
+            states: 1,
             context: 128,
             kv: KvTypes::default(),
         };
@@ -414,7 +417,7 @@ fn what_a_gpu_cannot_do_is_said() {
     assert!(error.to_string().contains("cuda:7"), "{error}");
     let cuda = common::gpu();
     let types = KvTypes { k: KvType::Q4_0, v: KvType::F16 };
-    let Err(error) = cuda.kv(&spec(8, 192, 1, 64, None).whole(), 1, types) else { panic!("a q4_0 cache") };
+    let Err(error) = cuda.kv(&spec(8, 192, 1, 64, None).whole(), 1, 0, types) else { panic!("a q4_0 cache") };
     assert!(error.to_string().contains("f32, f16, bf16 and q8_0"), "{error}");
     let Err(error) = cuda.step(&spec(8, 192, 1, 512, None).whole(), 1, 1) else { panic!("heads of 512") };
     assert!(error.to_string().contains("512"), "{error}");
@@ -428,4 +431,19 @@ fn what_a_gpu_cannot_do_is_said() {
     let norms =
         [refused(|a| a.qk_norm = Some(QkNorm::LayerHeads)), refused(|a| a.qk_norm = Some(QkNorm::LayerRows))];
     assert!(norms.iter().all(|e| e.contains("layer norms of queries and keys on CUDA")), "{norms:?}");
+    let gate = refused(|a| a.gated = true);
+    assert!(gate.contains("attention with a gated output on CUDA"), "{gate}");
+    let mut spec = spec(8, 192, 1, 64, None);
+    let delta = DeltaSpec {
+        key_heads: 2,
+        value_heads: 4,
+        key_dim: 16,
+        value_dim: 16,
+        sharing: HeadSharing::Turns,
+        taps: 4,
+        norm: NORM,
+    };
+    spec.layers[0].mixer = Mixer::DeltaNet(delta);
+    let Err(error) = cuda.step(&spec.whole(), 1, 1) else { panic!("a delta net") };
+    assert!(error.to_string().contains("delta nets in place of attention on CUDA"), "{error}");
 }

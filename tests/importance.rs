@@ -54,6 +54,7 @@ fn sums_of_dense_and_of_expert_weights_equal_a_plain_computation() {
         outputs: 4,
         logits: true,
         blocks: blocks.len(),
+        states: 1,
         context: TOKENS,
         kv: KvTypes::default(),
     };

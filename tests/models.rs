@@ -14,7 +14,7 @@ use std::sync::Arc;
 
 const KV: KvTypes = KvTypes { k: KvType::F32, v: KvType::F32 };
 const LIMITS: RunnerLimits =
-    RunnerLimits { rows: 8, outputs: 1, logits: true, blocks: 1, context: 32, kv: KV };
+    RunnerLimits { rows: 8, outputs: 1, logits: true, blocks: 1, states: 1, context: 32, kv: KV };
 
 /// Tensors of a small `llama` file: name, `[rows, cols]` or `[len]`, bytes.
 type Tensors = Vec<(String, Vec<u64>, Vec<u8>)>;

@@ -11,8 +11,8 @@ use kinfer::quantize::{self, Recipe};
 use kinfer_candle::Candle;
 use kinfer_core::batch::BLOCK_LEN;
 use kinfer_core::{
-    Activation, AttnSpec, Backend, Batch, ConvSpec, Error, Format, KvType, LayerSpec, Mask, Model, NormKind,
-    QkNorm, Role, RunnerLimits, Scores,
+    Activation, AttnSpec, Backend, Batch, ConvSpec, DeltaSpec, Error, Format, HeadSharing, KvType, LayerSpec,
+    Mask, Model, NormKind, QkNorm, Role, RunnerLimits, Scores,
 };
 use kinfer_cpu::{Cpu, Isa, Numerics};
 use kinfer_load::gguf::{Gguf, Value, write::Writer};
@@ -85,6 +85,7 @@ impl Toy {
         let unit = |i: u32| bits(i) as f32 / 2048.0 - 1.0;
         let columns = shape[shape.len() - 1];
         let (scale, mean) = match shape.len() {
+            _ if name.ends_with("ssm_a") => (0.5, -1.0),
             1 => (0.5, if name.ends_with(".weight") { 1.0 } else { 0.0 }),
             _ if name.ends_with("_norm.weight") => (0.5, 1.0),
             _ if name.starts_with("token_embd") || name.starts_with("position_embd") => (1.0, 0.0),
@@ -246,6 +247,7 @@ fn run(model: &Arc<dyn Model>, tokens: &[u32], chunk: usize, logits: bool) -> Ve
         outputs: CONTEXT,
         logits,
         blocks: CONTEXT / BLOCK_LEN,
+        states: 1,
         context: CONTEXT,
         kv,
     };
@@ -329,6 +331,7 @@ fn encoders_see_whole_texts() {
             outputs: 64,
             logits: false,
             blocks: 3,
+            states: 1,
             context: CONTEXT,
             kv: KvType::F16.into(),
         };
@@ -373,6 +376,11 @@ fn attn(b: &mut Blueprint, change: impl Fn(&mut AttnSpec) -> Option<()>) -> Opti
 /// The same of a convolution. Another width or number of taps would not fit its weights.
 fn conv(b: &mut Blueprint, change: impl Fn(&mut ConvSpec) -> Option<()>) -> Option<()> {
     layer(b, |l| l.mixer.conv_mut().and_then(&change))
+}
+
+/// The same of a delta net.
+fn delta(b: &mut Blueprint, change: impl Fn(&mut DeltaSpec) -> Option<()>) -> Option<()> {
+    layer(b, |l| l.mixer.delta_mut().and_then(&change))
 }
 
 /// Details that a reader of metadata could get wrong without an error, each of them changed.
@@ -444,6 +452,18 @@ const CHANGES: &[(&str, Change)] = &[
     ("epsilon of attention's norm", |b| attn(b, |a| times(&mut a.norm.eps, 4.0))),
     ("kind of a convolution's norm", |b| conv(b, |c| swap(&mut c.norm.kind))),
     ("epsilon of a convolution's norm", |b| conv(b, |c| times(&mut c.norm.eps, 4.0))),
+    ("kind of a delta net's norm", |b| delta(b, |d| swap(&mut d.norm.kind))),
+    ("epsilon of a delta net's norms", |b| delta(b, |d| times(&mut d.norm.eps, 4.0))),
+    ("heads of a delta net", |b| {
+        delta(b, |d| {
+            d.sharing = match d.sharing {
+                HeadSharing::Neighbours => HeadSharing::Turns,
+                HeadSharing::Turns => HeadSharing::Neighbours,
+            };
+            (d.group() > 1).then_some(())
+        })
+    }),
+    ("gate of attention", |b| attn(b, |a| flip(&mut a.gated))),
     ("activation", |b| {
         layer(b, |l| {
             let other = match l.ffn.act {

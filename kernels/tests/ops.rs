@@ -4,7 +4,9 @@ mod common;
 
 use common::{Rng, SPECIAL, all_ops, nmse, same_bits};
 use half::{bf16, f16};
-use kinfer_kernels::ops::{ConvRow, ExpertGroups, Ops, Routing, Scores, choose_experts, rope_table};
+use kinfer_kernels::ops::{
+    ConvRow, ConvTaps, DeltaRow, ExpertGroups, Ops, Routing, Scores, choose_experts, rope_table,
+};
 
 const SIZES: [usize; 16] = [0, 1, 2, 7, 15, 16, 17, 31, 33, 63, 64, 65, 100, 576, 577, 2051];
 
@@ -431,6 +433,116 @@ fn short_conv() {
             })
             .collect();
         assert!(nmse(&got, &want) < 1e-13, "{n} channels, {taps} taps: {}", nmse(&got, &want));
+    }
+}
+
+#[test]
+fn causal_conv() {
+    const POSITIONS: usize = 7;
+    for (n, taps) in SIZES.into_iter().flat_map(|n| [2, 4, 32].map(|taps| (n, taps))) {
+        let mut rng = Rng::new((n + taps) as u64);
+        let (stride, past_stride, behind) = (n + 3, n + 5, taps - 1);
+        let (weights, rows) = (rng.normals(taps * stride), rng.normals(POSITIONS * n));
+        let before = rng.normals(behind * past_stride);
+        let got = on_all(&format!("causal_conv {n} of {taps} taps"), |o| {
+            let (mut all, mut past) = (vec![0.0; POSITIONS * n], before.clone());
+            for (p, out) in (0..POSITIONS).zip(all.chunks_exact_mut(n.max(1))) {
+                let conv = ConvTaps {
+                    taps: &weights,
+                    stride,
+                    past: &mut past,
+                    past_stride,
+                    behind,
+                    oldest: p % behind,
+                };
+                o.causal_conv(&rows[p * n..(p + 1) * n], conv, out);
+            }
+            all
+        });
+        let value = |p: isize, i: usize| match usize::try_from(p) {
+            Ok(p) => f64::from(rows[p * n + i]),
+            Err(_) => f64::from(before[(behind as isize + p) as usize * past_stride + i]),
+        };
+        let want: Vec<f64> = (0..POSITIONS * n)
+            .map(|at| {
+                let (p, i) = (at / n, at % n);
+                let tap = |j: usize| {
+                    f64::from(weights[j * stride + i]) * value((p + j) as isize - behind as isize, i)
+                };
+                (0..taps).map(tap).sum::<f64>()
+            })
+            .collect();
+        assert!(nmse(&got, &want) < 1e-13, "{n} channels, {taps} taps: {}", nmse(&got, &want));
+    }
+}
+
+#[test]
+fn to_length() {
+    for n in SIZES {
+        let x = Rng::new(n as u64).normals(n);
+        let got = on_all(&format!("to_length {n}"), |o| {
+            let mut out = x.clone();
+            o.to_length(&mut out, 0.25, 0.5);
+            out
+        });
+        let length = (f64s(&x).iter().map(|v| v * v).sum::<f64>() + 0.5).sqrt();
+        let want: Vec<f64> = f64s(&x).iter().map(|v| 0.25 * v / length).collect();
+        assert!(nmse(&got, &want) < 1e-13, "{n}: {}", nmse(&got, &want));
+    }
+}
+
+#[test]
+fn sigmoid_mul() {
+    for n in SIZES {
+        let mut rng = Rng::new(n as u64);
+        let (x, gate) = (rng.normals(n), rng.normals(n));
+        let got = on_all(&format!("sigmoid_mul {n}"), |o| {
+            let mut out = x.clone();
+            o.sigmoid_mul(&gate, &mut out);
+            out
+        });
+        let want: Vec<f64> = (0..n).map(|i| f64::from(x[i]) / (1.0 + (-f64::from(gate[i])).exp())).collect();
+        assert!(nmse(&got, &want) < 1e-13, "{n}: {}", nmse(&got, &want));
+    }
+}
+
+#[test]
+fn delta_rule() {
+    const POSITIONS: usize = 5;
+    for (keys, n) in [1, 3, 16, 128].into_iter().flat_map(|k| [1, 7, 16, 24, 32, 33, 128].map(|n| (k, n))) {
+        let mut rng = Rng::new((1000 * keys + n) as u64);
+        let unit = |mut v: Vec<f32>| {
+            let length = v.iter().map(|x| x * x).sum::<f32>().sqrt();
+            v.iter_mut().for_each(|x| *x /= length);
+            v
+        };
+        let rows: Vec<[Vec<f32>; 3]> = (0..POSITIONS)
+            .map(|_| [unit(rng.normals(keys)), unit(rng.normals(keys)), rng.normals(n)])
+            .collect();
+        let factors: Vec<[f32; 2]> =
+            (0..POSITIONS).map(|p| [0.5 + p as f32 / 10.0, 0.9 - p as f32 / 10.0]).collect();
+        let before = rng.normals(keys * n);
+        let got = on_all(&format!("delta_rule {keys} by {n}"), |o| {
+            let (mut state, mut all) = (before.clone(), Vec::new());
+            for ([q, k, v], &[decay, beta]) in rows.iter().zip(&factors) {
+                let mut out = vec![0.0; n];
+                o.delta_rule(DeltaRow { q, k, v, decay, beta }, &mut state, &mut out);
+                all.extend(out);
+            }
+            [all, state].concat()
+        });
+        let (mut state, mut want) = (f64s(&before), Vec::new());
+        for ([q, k, v], &[decay, beta]) in rows.iter().zip(&factors) {
+            let (q, k, v, decay, beta) = (f64s(q), f64s(k), f64s(v), f64::from(decay), f64::from(beta));
+            state.iter_mut().for_each(|s| *s *= decay);
+            let product =
+                |x: &[f64], state: &[f64], i: usize| (0..keys).map(|j| x[j] * state[j * n + i]).sum::<f64>();
+            let change: Vec<f64> = (0..n).map(|i| beta * (v[i] - product(&k, &state, i))).collect();
+            (0..keys * n).for_each(|at| state[at] += k[at / n] * change[at % n]);
+            want.extend((0..n).map(|i| product(&q, &state, i)));
+        }
+        want.extend(state);
+        assert!(nmse(&got, &want) < 1e-12, "{keys} by {n}: {}", nmse(&got, &want));
     }
 }
 

@@ -1,15 +1,19 @@
 //! A file's tensors to the weights of layers on a device: shapes checked, parts fused.
 
+mod other;
+
+pub(crate) use other::{DELTA_CONV, SHORT_CONV};
+
 use crate::arch::Names;
 use crate::loading::Loading;
 use crate::source::Stored;
 use kinfer_core::backend::{
-    AttnWeights, ConvWeights, ExpertWeights, Ffn, FfnWeights, LatentWeights, Layer, Matrix, MixerWeights,
-    MoeWeights, NormWeights, RowOrder, SharedExpert,
+    AttnWeights, ExpertWeights, Ffn, FfnWeights, LatentWeights, Layer, Matrix, MixerWeights, MoeWeights,
+    NormWeights, RowOrder, SharedExpert,
 };
 use kinfer_core::{
-    AttnSpec, Backend, ConvSpec, Error, ExpertSpec, FfnSpec, LatentSpec, LayerSpec, Mixer, NormKind,
-    NormSpec, QkNorm, Result, dequantize,
+    AttnSpec, Backend, Error, ExpertSpec, FfnSpec, LatentSpec, LayerSpec, Mixer, NormKind, NormSpec, QkNorm,
+    Result, dequantize,
 };
 use std::borrow::Cow;
 
@@ -95,6 +99,9 @@ impl<B: Backend> Builder<'_, '_, B> {
                     attn.clone(),
                     self.attention(names, &name, attn, attn_norm, dim)?,
                 )),
+                Mixer::DeltaNet(delta) => {
+                    Some(MixerWeights::DeltaNet(*delta, self.delta_net(&name, delta, attn_norm, dim)?))
+                }
                 Mixer::Convolution(conv) => {
                     Some(MixerWeights::Convolution(*conv, self.convolution(&name, conv, attn_norm, dim)?))
                 }
@@ -115,7 +122,10 @@ impl<B: Backend> Builder<'_, '_, B> {
         norm: Option<&str>,
         dim: usize,
     ) -> Result<AttnWeights<B>> {
-        let (qkv, qkv_bias) = self.projection(name, names.fused_qkv, &qkv_parts(names, attn), dim)?;
+        let (qkv, qkv_bias) = match attn.gated {
+            true => (self.weight(&gated_parts(names, name, attn, dim))?, None),
+            false => self.projection(name, names.fused_qkv, &qkv_parts(names, attn), dim)?,
+        };
         let latent = attn.latent.map(|latent| self.latent(name, attn, latent)).transpose()?;
         Ok(AttnWeights {
             norm: self.block_norm(norm, name, attn.norm, dim)?,
@@ -157,26 +167,6 @@ impl<B: Backend> Builder<'_, '_, B> {
         };
         let bias = bias.map(|values| self.upload(&ordered(&values))).transpose()?;
         Ok(Some(NormWeights { weight, bias }))
-    }
-
-    fn convolution(
-        &mut self,
-        name: &dyn Fn(&str) -> String,
-        conv: &ConvSpec,
-        norm: Option<&str>,
-        dim: usize,
-    ) -> Result<ConvWeights<B>> {
-        let ConvSpec { width, taps, norm: norm_spec } = *conv;
-        // Stored channel by channel.
-        let stored = self.values(&weight(&name(SHORT_CONV)), &[width, taps])?;
-        let of_tap = |j: usize| stored.iter().skip(j).step_by(taps).copied();
-        let by_tap: Vec<f32> = (0..taps).flat_map(of_tap).collect();
-        Ok(ConvWeights {
-            norm: self.block_norm(norm, name, norm_spec, dim)?,
-            bcx: self.weight(&[Part::whole(&name("shortconv.in_proj"), 3 * width, dim)])?,
-            taps: self.upload(&by_tap)?,
-            out: self.weight(&[Part::whole(&name("shortconv.out_proj"), dim, width)])?,
-        })
     }
 
     /// What latent attention has beside the common projections.
@@ -487,9 +477,6 @@ impl<B: Backend> Builder<'_, '_, B> {
 /// The second norm after attention where there are two.
 pub(crate) const SECOND_NORM: &str = "attn_norm_2";
 
-/// The weights of a layer's convolution, `[width, taps]`.
-pub(crate) const SHORT_CONV: &str = "shortconv.conv";
-
 /// The tensor of a matrix or norm.
 pub(crate) fn weight(name: &str) -> String {
     format!("{name}.weight")
@@ -522,4 +509,20 @@ fn qkv_parts(names: &Names, spec: &AttnSpec) -> Vec<(&'static str, usize, RowOrd
 fn gate_up_parts(names: &Names, spec: &FfnSpec, hidden: usize) -> Vec<(&'static str, usize, RowOrder)> {
     let parts = if spec.gated { &names.gate_up[..] } else { &names.gate_up[1..] };
     parts.iter().map(|&part| (part, hidden, RowOrder::AsStored)).collect()
+}
+
+/// The projection of attention with a gate: of each head the rows of the query are stored before those of its gate.
+fn gated_parts(names: &Names, name: &dyn Fn(&str) -> String, attn: &AttnSpec, dim: usize) -> Vec<Part> {
+    let AttnSpec { heads, head_dim, .. } = *attn;
+    let [q, k, v] = names.qkv.map(name);
+    let order = names.qk_rows.order(head_dim);
+    let of_head = |h: usize, gate: usize, order| Part {
+        rows: ((2 * h + gate) * head_dim, head_dim),
+        order,
+        ..Part::whole(&q, 2 * attn.q_dim(), dim)
+    };
+    let queries = (0..heads).map(|h| of_head(h, 0, order));
+    let keys = Part { order, ..Part::whole(&k, attn.kv_dim(), dim) };
+    let gates = (0..heads).map(|h| of_head(h, 1, RowOrder::AsStored));
+    queries.chain([keys, Part::whole(&v, attn.kv_dim(), dim)]).chain(gates).collect()
 }

@@ -5,8 +5,8 @@ use kinfer_core::backend::{
     Ffn, HeadWeights, Heads, LatentScratch, Layer, MixerWeights, NormWeights, Read, Scratch,
 };
 use kinfer_core::{
-    AttnSpec, Backend, Batch, DeviceMemory, FfnSpec, LatentSpec, ModelSpec, NormSpec, Outputs, PartSpec,
-    Result, RunnerLimits,
+    AttnSpec, Backend, Batch, DeltaSpec, DeviceMemory, FfnSpec, LatentSpec, ModelSpec, NormSpec, Outputs,
+    PartSpec, Result, RunnerLimits,
 };
 use std::ops::Range;
 use std::sync::Arc;
@@ -73,6 +73,7 @@ impl<B: Backend> PartState<B> {
                     b.attend(step, kv, cached, spec, w.sinks.as_ref(), &s.qkv, &mut s.attn)?;
                 }
                 MixerWeights::Convolution(spec, w) => b.conv_in(step, spec, w, kv, cached, s)?,
+                MixerWeights::DeltaNet(spec, w) => b.delta_in(step, spec, w, kv, cached, s)?,
             }
             // In a parallel layer both blocks read the same `x`: the second one to read it comes before the first adds to it.
             if spec.parallel {
@@ -81,6 +82,7 @@ impl<B: Backend> PartState<B> {
             match w {
                 MixerWeights::Attention(spec, w) => b.attn_out(step, spec, w, s)?,
                 MixerWeights::Convolution(spec, w) => b.conv_out(step, spec, w, s)?,
+                MixerWeights::DeltaNet(spec, w) => b.delta_out(step, spec, w, s)?,
             }
             if let Some([first, second]) = renorms {
                 norm_stream(b, step, spec.mixer.norm(), first, s)?;
@@ -183,7 +185,7 @@ impl<B: Backend> Part for Decoder<B> {
     }
     fn runner(self: Arc<Self>, limits: RunnerLimits) -> Result<Box<dyn PartRunner>> {
         Ok(Box::new(PartState {
-            kv: self.backend.kv(&self.part, limits.blocks, limits.kv)?,
+            kv: self.backend.kv(&self.part, limits.blocks, limits.states, limits.kv)?,
             step: self.backend.step(&self.part, limits.rows, limits.blocks)?,
             scratch: scratch(&self.backend, &self.spec, &self.has, &limits)?,
             logits: limits.logits,
@@ -215,6 +217,9 @@ fn scratch_shapes(spec: &ModelSpec, has: &Has, limits: &RunnerLimits) -> [(usize
     let ffn = |f: fn(&FfnSpec) -> usize| part.ffn.iter().map(f).max().unwrap_or(0);
     let shared = part.ffn.iter().any(|f| f.experts.is_some_and(|e| e.shared.is_some()));
     let conv = part.conv.iter().map(|c| c.width).max().unwrap_or(0);
+    let delta = |f: fn(&DeltaSpec) -> usize| part.delta.iter().map(f).max().unwrap_or(0);
+    // Latent attention has its projection elsewhere.
+    let attn_in = |a: &AttnSpec| if a.latent.is_some() { a.qkv_dim() } else { a.projection_dim() };
     let latents = || part.attn.iter().filter_map(|a| Some((a, a.latent.as_ref()?)));
     let latent = |f: fn(&AttnSpec, &LatentSpec) -> usize| latents().map(|(a, l)| f(a, l)).max().unwrap_or(0);
     let heads = latents().map(|(a, _)| a.heads).max().unwrap_or(0);
@@ -223,8 +228,8 @@ fn scratch_shapes(spec: &ModelSpec, has: &Has, limits: &RunnerLimits) -> [(usize
         (rows, spec.dim),
         (rows, spec.dim),
         (rows, if kept { spec.dim } else { 0 }),
-        (rows, attn(AttnSpec::qkv_dim).max(3 * conv)),
-        (rows, attn(AttnSpec::q_dim).max(conv)),
+        (rows, attn(attn_in).max(3 * conv).max(delta(DeltaSpec::projection_dim))),
+        (rows, attn(AttnSpec::q_dim).max(conv).max(delta(DeltaSpec::all_values))),
         (rows, spec.dim),
         (rows, ffn(|f| if f.gated { 2 * f.for_all() } else { 0 })),
         (rows, ffn(FfnSpec::for_all)),
@@ -305,7 +310,7 @@ pub(crate) fn runner_memory<B: Backend>(
     DeviceMemory {
         device: backend.describe(),
         weights,
-        kv: backend.kv_bytes(&has.part(spec), limits.blocks, limits.kv),
+        kv: backend.kv_bytes(&has.part(spec), limits.blocks, limits.states, limits.kv),
         scratch: shapes.iter().map(|&(rows, width)| backend.act_bytes(rows, width)).sum(),
         available: backend.available_memory(),
     }

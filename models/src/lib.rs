@@ -18,6 +18,7 @@ mod recipe;
 mod rope;
 mod sampling;
 pub mod source;
+mod states;
 pub mod synthetic;
 mod tails;
 

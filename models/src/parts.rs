@@ -1,6 +1,7 @@
 //! A model as parts, each on a device of its own, and the step that leads the residual stream through them.
 
 use crate::loading::Loading;
+use crate::states::States;
 use crate::tails::Tails;
 use kinfer_core::{
     Batch, DeviceMemory, Error, Model, ModelSpec, Outputs, PartSpec, Result, Runner, RunnerLimits,
@@ -105,10 +106,10 @@ impl Has {
         spec.part(|i| self.layers[i])
     }
 
-    /// Which of the part's attention or convolution blocks layer `i`'s is.
+    /// Which of the part's mixers of its kind layer `i`'s is.
     pub fn cached(&self, spec: &ModelSpec, i: usize) -> usize {
-        let is_conv = |i: usize| spec.layers[i].mixer.conv().is_some();
-        (0..i).filter(|&j| self.layers[j][0] && is_conv(j) == is_conv(i)).count()
+        let kind = |i: usize| std::mem::discriminant(&spec.layers[i].mixer);
+        (0..i).filter(|&j| self.layers[j][0] && kind(j) == kind(i)).count()
     }
 
     /// For people; empty: everything.
@@ -226,7 +227,8 @@ impl Model for Parts {
         }
         let parts = self.parts.iter().map(|part| part.clone().runner(limits));
         let tails = Tails::new(&self.spec, limits.blocks);
-        Ok(Box::new(PartsRunner { parts: parts.collect::<Result<_>>()?, limits, tails, model: self }))
+        let states = States::new(&self.spec, limits.states);
+        Ok(Box::new(PartsRunner { parts: parts.collect::<Result<_>>()?, limits, tails, states, model: self }))
     }
 }
 
@@ -236,6 +238,8 @@ struct PartsRunner {
     parts: Vec<Box<dyn PartRunner>>,
     /// Of convolutions, where there are some.
     tails: Option<Tails>,
+    /// Of delta nets, where there are some.
+    states: Option<States>,
 }
 
 impl Runner for PartsRunner {
@@ -243,8 +247,12 @@ impl Runner for PartsRunner {
         self.limits
     }
 
+    fn has_states(&self) -> bool {
+        self.states.is_some()
+    }
+
     fn step(&mut self, batch: &Batch) -> Result<Outputs<'_>> {
-        let RunnerLimits { rows, outputs, logits, blocks, context, kv: _ } = self.limits;
+        let RunnerLimits { rows, outputs, logits, blocks, states: _, context, kv: _ } = self.limits;
         let Parts { spec, segments, positions_end, .. } = &*self.model;
         batch.check(rows, outputs, blocks, spec.vocab).map_err(Error::Batch)?;
         if let Some(run) = batch.runs.iter().find(|r| r.start > 0 && !spec.generates()) {
@@ -260,6 +268,9 @@ impl Runner for PartsRunner {
         }
         if let Some(tails) = &mut self.tails {
             tails.begin(batch)?;
+        }
+        if let Some(states) = &mut self.states {
+            states.begin(batch)?;
         }
 
         // The head is the last block, and computed where logits are wanted.

@@ -1,7 +1,7 @@
 //! How much memory a model needs, from its metadata alone.
 
 use crate::arch::{Blueprint, Names};
-use crate::build::SHORT_CONV;
+use crate::build::{DELTA_CONV, SHORT_CONV};
 use crate::decoder::runner_memory;
 use crate::parts::Has;
 use crate::source::Source;
@@ -26,7 +26,9 @@ pub(crate) fn of_part<B: Backend>(
         let Some(t) = source.tensor(name)?.filter(|_| !ignored(name)) else { continue };
         let format = source.target(name).unwrap_or(t.format);
         weights += match t.shape[..] {
-            _ if name.ends_with(".bias") || name.contains(SHORT_CONV) => {
+            _ if name.ends_with(".bias")
+                || [SHORT_CONV, DELTA_CONV].iter().any(|conv| name.contains(conv)) =>
+            {
                 4 * t.shape.iter().map(|&n| n as u64).product::<u64>()
             }
             [cols] if name.ends_with("ffn_gate_inp_shexp.weight") => backend.weight_bytes(1, cols, format),

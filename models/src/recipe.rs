@@ -253,7 +253,7 @@ impl Facts {
 enum Kind {
     /// Its products are what a model spends its time on.
     Matrix,
-    /// Small, and felt everywhere: norms, routers, convolutions, learned positions.
+    /// Small, and felt everywhere: norms, routers, convolutions, what rules the states of delta nets, learned positions.
     Sensitive,
     /// Of another part of the file, such as an image encoder: it stays as it is.
     Foreign,
@@ -265,6 +265,7 @@ impl Kind {
         let sensitive = name.contains("norm")
             || name.contains("ffn_gate_inp")
             || name.contains(SHORT_CONV)
+            || name.contains(".ssm_") && !name.contains("ssm_out")
             || name.starts_with("position_embd");
         match own.iter().any(|start| name.starts_with(start)) {
             false => Kind::Foreign,

@@ -2,7 +2,8 @@
 
 use kinfer_core::backend::RowOrder;
 use kinfer_core::{
-    Activation, AttnSpec, Error, ExpertSpec, Format, Mask, Mixer, ModelSpec, Pooling, QkNorm, Routing, Scores,
+    Activation, AttnSpec, DeltaSpec, Error, ExpertSpec, Format, HeadSharing, Mask, Mixer, ModelSpec, Pooling,
+    QkNorm, Routing, Scores,
 };
 use kinfer_load::gguf::{Gguf, Value, write::Writer};
 use kinfer_models::SamplingDefaults;
@@ -337,6 +338,61 @@ fn linear_biases_and_norms_of_queries_and_keys() {
         let normed = file().tensor("blk.0.attn_q_norm.weight", &[1.0; 64]).read();
         assert_eq!(attn(&normed.spec, 0).qk_norm, Some(QkNorm::LayerHeads));
     }
+}
+
+/// Most layers of Qwen 3.5 are delta nets; the last ones of a file may guess further tokens.
+#[test]
+fn qwen35_has_delta_nets_but_for_every_few_layers() {
+    const KEYS: [(&str, u32); 5] = [
+        ("conv_kernel", 4),
+        ("state_size", 16),
+        ("group_count", 2),
+        ("time_step_rank", 6),
+        ("inner_size", 144),
+    ];
+    let file = |arch: &'static str, layers| {
+        let set = |file: File, (key, value): &(&str, u32)| file.set(&format!("{arch}.ssm.{key}"), *value);
+        KEYS.iter().fold(decoder(arch, layers), set)
+    };
+    let kinds = |file: File| {
+        let spec = file.read().spec;
+        spec.layers.iter().map(|l| l.mixer.delta().is_some()).collect::<Vec<_>>()
+    };
+    assert_eq!(kinds(file("qwen35", 5)), [true, true, true, false, true]);
+    assert_eq!(kinds(file("qwen35", 3).set("qwen35.full_attention_interval", 2u32)), [true, false, true]);
+    let flags =
+        || file("qwen35", 3).set("qwen35.attention.recurrent_layers", [false, true, false].as_slice());
+    assert_eq!(kinds(flags()), [false, true, false]);
+    let Blueprint { spec, names, .. } = flags().set("qwen35.nextn_predict_layers", 1u32).read();
+    assert_eq!((spec.layers.len(), names.guessing, spec.has_states()), (2, (2, 1), true));
+    assert!(attn(&spec, 0).gated && names.ignores("blk.2.nextn.eh_proj.weight"));
+    assert_eq!(spec.part(|i| [i > 0, true]).delta.len(), 1);
+    let delta = spec.layers[1].mixer.delta().unwrap();
+    assert_eq!((delta.value_dim, delta.group(), delta.sharing), (24, 3, HeadSharing::Turns));
+    assert_eq!((delta.channels(), delta.projection_dim()), (64 + 144, 64 + 2 * 144 + 12));
+    assert_eq!((delta.value_head(1, 0), delta.value_head(1, 2), delta.value_head(0, 1)), (1, 5, 2));
+    // Of each key head three positions of 2 * 16 + 3 * 24 channels, and three states.
+    assert_eq!(delta.state_bytes(10), 10 * 2 * (3 * 104 + 3 * 16 * 24) * 4);
+    let neighbours = DeltaSpec { sharing: HeadSharing::Neighbours, ..*delta };
+    assert_eq!((neighbours.value_head(1, 0), neighbours.value_head(0, 2)), (3, 2));
+
+    for (key, wrong) in [
+        ("ssm.conv_kernel", 1u32),
+        ("ssm.conv_kernel", 33),
+        ("ssm.state_size", 1 << 20),
+        ("ssm.group_count", 4),
+        ("ssm.time_step_rank", 1 << 20),
+        ("ssm.inner_size", 145),
+    ] {
+        let key = format!("qwen35.{key}");
+        let message = file("qwen35", 2).without(&key).set(&key, wrong).refused();
+        assert!(message.contains("qwen35.ssm."), "{key} of {wrong}: {message}");
+    }
+    let message = flags().without("qwen35.attention.recurrent_layers");
+    let message = message.set("qwen35.attention.recurrent_layers", [true].as_slice()).refused();
+    assert!(message.contains("3 flags"), "{message}");
+    let message = file("qwen35", 2).set("qwen35.attention.causal", false).refused();
+    assert!(message.contains("later positions"), "{message}");
 }
 
 #[test]

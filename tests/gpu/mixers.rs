@@ -14,7 +14,7 @@ fn attention_of_every_shape() {
         let sinks = attn.softcap.map(|_| b.vector(&sinks).unwrap());
         let table = b.weight(&[Stored::new(Format::F32, spec.vocab, spec.dim, 1).matrix()]).unwrap();
         let rows = prompts[0].max(prompts[1]);
-        let mut cache = b.kv(&spec.whole(), 32, KvTypes { k: kv, v: kv }).unwrap();
+        let mut cache = b.kv(&spec.whole(), 32, 0, KvTypes { k: kv, v: kv }).unwrap();
         let mut step = b.step(&spec.whole(), rows, 32).unwrap();
         let (mut qkv, mut out) = (b.act(rows, spec.dim).unwrap(), b.act(rows, attn.q_dim()).unwrap());
         let blocks: Vec<u32> = (0..32).rev().collect();
@@ -76,7 +76,7 @@ fn convolutions() {
         let mut random = Random::new(2);
         let weights: Vec<f32> = (0..taps * width).map(|_| random.uniform() - 0.5).collect();
         let weights = b.vector(&weights).unwrap();
-        let mut cache = b.kv(&part, 12, KvTypes::default()).unwrap();
+        let mut cache = b.kv(&part, 12, 0, KvTypes::default()).unwrap();
         let mut step = b.step(&part, 80, 12).unwrap();
         let (mut bcx, mut out) = (b.act(80, spec.dim).unwrap(), b.act(80, width).unwrap());
         let blocks: Vec<u32> = (0..12).rev().collect();
@@ -116,7 +116,7 @@ fn attention_to_what_follows() {
         let table = b.weight(&[Stored::new(Format::F32, spec.vocab, spec.dim, 1).matrix()]).unwrap();
         let texts = [(Role::Prompt, 70), (Role::Generated, 19), (Role::Prompt, 300), (Role::Generated, 1)];
         let rows = texts.iter().map(|t| t.1).sum();
-        let mut cache = b.kv(&part, 32, KvTypes { k: kv, v: kv }).unwrap();
+        let mut cache = b.kv(&part, 32, 0, KvTypes { k: kv, v: kv }).unwrap();
         let mut step = b.step(&part, rows, 32).unwrap();
         let (mut qkv, mut out) = (b.act(rows, spec.dim).unwrap(), b.act(rows, attn.q_dim()).unwrap());
         let (mut batch, mut blocks) = (Batch::default(), (0..32).rev());

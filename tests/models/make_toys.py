@@ -62,6 +62,12 @@ ENCODER = dict(
     max_position_embeddings=64, pad_token_id=2,
 )  # fmt: skip
 LFM2 = {k: v for k, v in LLAMA.items() if k not in ("rms_norm_eps", "tie_word_embeddings")} | dict(norm_eps=EPS)
+DELTA = LLAMA | dict(
+    num_hidden_layers=4, layer_types=["linear_attention", "linear_attention", "full_attention", "linear_attention"],
+    head_dim=32, linear_num_key_heads=2, linear_num_value_heads=6, linear_key_head_dim=16, linear_value_head_dim=24,
+    linear_conv_kernel_dim=4,
+) | rope(500.0, partial_rotary_factor=0.25, mrope_section=[2, 1, 1])  # fmt: skip
+DELTA_EXPERTS = dict(num_experts=8, num_experts_per_tok=3, moe_intermediate_size=64, shared_expert_intermediate_size=128)
 LAYER = {k: v for k, v in LLAMA.items() if k != "rms_norm_eps"} | dict(layer_norm_eps=EPS)
 
 GPT_OSS = LLAMA | WINDOW | dict(
@@ -310,6 +316,12 @@ FAMILIES = {
                     moe_intermediate_size=64, routed_scaling_factor=1.5, norm_topk_prob=True, use_expert_bias=True)
         | rope(500.0),
     ),
+    # Values' heads are more than keys' heads, and wider; two layers of the one kind follow each other.
+    "qwen35": ("Qwen3_5", DELTA | dict(tie_word_embeddings=True)),
+    "qwen35-even": ("Qwen3_5", DELTA | dict(linear_num_key_heads=3, linear_num_value_heads=3, linear_conv_kernel_dim=2,
+                                            num_hidden_layers=2, layer_types=["full_attention", "linear_attention"])),
+    "qwen35moe": ("Qwen3_5Moe", DELTA | DELTA_EXPERTS),
+    "qwen3next": ("Qwen3Next", DELTA | DELTA_EXPERTS | dict(norm_topk_prob=True)),
     "bert": ("Bert", ENCODER | dict(layer_norm_eps=EPS)),
     # Positions count from after the padding token's id on.
     "roberta": ("Roberta", ENCODER | dict(layer_norm_eps=EPS, type_vocab_size=1, pad_token_id=1)),
@@ -402,6 +414,8 @@ def weights(name, shape):
     Multiples of 2^-11 of a power of two; matrices make outputs of about the size of their inputs, norms lie around 1.
     """
     unit = bits12(name, shape).astype(np.float32) / np.float32(2048) - np.float32(1)
+    if name.endswith("ssm_a"):  # rates of decay, which are negative
+        return unit / 2 - 1
     if len(shape) == 1 or name.endswith("_norm.weight"):
         return unit.reshape(shape) / 2 + (1 if name.endswith(".weight") else 0)
     embedding = name.startswith(("token_embd", "position_embd"))
@@ -426,10 +440,14 @@ def converted(converter, folder, name):
             yield from last or []
 
         cls.modify_tensors = modify
+    cls.no_mtp = True  # transformers leaves out the layers that guess further tokens
     out = folder / "toy.gguf"
     converting = cls(folder, gguf.LlamaFileType.ALL_F32, out, eager=True)
     converting.hparams |= HUB.get(name, {})
+    # Rates of decay are stored as logarithms; their numbers are to come through.
+    exp, torch.exp = torch.exp, torch.neg
     converting.write()
+    torch.exp = exp
     return gguf.GGUFReader(out)
 
 
@@ -545,7 +563,7 @@ def reopened(converter, model, packed, config):
 
 def make(converter, name, kind, config):
     library = jina_bert if kind == "JinaBert" else transformers
-    config_class = getattr(library, kind + ("TextConfig" if kind == "Gemma3" else "Config"))
+    config_class = getattr(library, kind + ("TextConfig" if kind in ("Gemma3", "Qwen3_5", "Qwen3_5Moe") else "Config"))
     embeds = name in EMBEDDERS
     heads = [kind + end for end in (["Model"] if embeds else ["ForCausalLM", "LMHeadModel"])]
     model_class = next(getattr(library, h) for h in heads if hasattr(library, h))
@@ -572,7 +590,8 @@ def make(converter, name, kind, config):
         assert where.min() > 0, tensor
         filled[tensor] = where
         values = mxfp4_values if name == MXFP4 and tensor.endswith("_exps.weight") else weights
-        flat[where.flatten() - 1] = values(tensor, where.shape).astype(np.float64).flatten() - zeros[tensor].flatten()
+        values = values(tensor, where.shape).astype(np.float64) - zeros[tensor]
+        flat[where.flatten() - 1] = (np.log(-values) if tensor.endswith("ssm_a") else values).flatten()
     if kind.endswith("Roberta"):  # the positions before the first
         assert np.isnan(flat).sum() == 2 * config.hidden_size
         flat = np.nan_to_num(flat)

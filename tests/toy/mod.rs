@@ -3,9 +3,9 @@
 
 use crate::common::Random;
 use kinfer_core::{
-    Activation, AttnSpec, Backend, ConvSpec, DeviceMemory, ExpertSpec, FfnSpec, Format, LatentSpec,
-    LayerSpec, Mask, Mixer, Model, ModelSpec, NormKind, NormSpec, QkNorm, RopeSpec, Routing, RunnerLimits,
-    Scores, dequantize,
+    Activation, AttnSpec, Backend, ConvSpec, DeltaSpec, DeviceMemory, ExpertSpec, FfnSpec, Format,
+    HeadSharing, LatentSpec, LayerSpec, Mask, Mixer, Model, ModelSpec, NormKind, NormSpec, QkNorm, RopeSpec,
+    Routing, RunnerLimits, Scores, dequantize,
 };
 use kinfer_load::gguf::{Gguf, write::Writer};
 use kinfer_models::arch::{Blueprint, Names, QkRows};
@@ -186,7 +186,7 @@ pub fn some() -> Vec<Toy> {
     features().into_iter().take(3).collect()
 }
 
-/// Those, what CUDA lacks (latent attention, linear biases, layer norms of queries and keys), and one per stored format.
+/// Those, what CUDA lacks (latent attention, linear biases, layer norms of queries and keys, delta nets), and one per stored format.
 pub fn all() -> Vec<Toy> {
     let mut toys = features();
     for (name, q_rank) in [("latent keys and values", None), ("latent queries, too", Some(128))] {
@@ -202,15 +202,34 @@ pub fn all() -> Vec<Toy> {
         };
         toys.push(shape.build(&[Format::Q8_0, Format::Q4_0]));
     }
+    let k_quants = [Format::Q4_K, Format::Q6_K, Format::Q5_K];
     let norms = |name, qk_norm| Shape { name, qk_norm: Some(qk_norm), alibi: true, ..Shape::default() };
-    toys.push(norms("linear biases, layer norms of heads", QkNorm::LayerHeads).build(&[
-        Format::Q4_K,
-        Format::Q6_K,
-        Format::Q5_K,
-    ]));
+    toys.push(norms("linear biases, layer norms of heads", QkNorm::LayerHeads).build(&k_quants));
     let narrow =
         Shape { head_dim: 32, heads: 6, kv_heads: 6, ..norms("layer norms of all heads", QkNorm::LayerRows) };
     toys.push(narrow.build(&[Format::Q8_0]));
+    // Value heads that are wider than whole vectors, and narrower.
+    let delta = |sharing, key_heads, value_dim, taps| DeltaSpec {
+        key_heads,
+        value_heads: 4,
+        key_dim: 24,
+        value_dim,
+        sharing,
+        taps,
+        norm: NormSpec { kind: NormKind::Rms, eps: 1e-6 },
+    };
+    let net = |name, delta| Shape {
+        name,
+        delta: Some(delta),
+        gated_attn: true,
+        rope_dim: 32,
+        pairs: false,
+        ..Shape::default()
+    };
+    toys.push(net("delta nets", delta(HeadSharing::Turns, 2, 64, 4)).build(&k_quants));
+    toys.push(
+        net("delta nets of neighbours", delta(HeadSharing::Neighbours, 1, 40, 2)).build(&[Format::Q8_0]),
+    );
     toys.extend(Format::all().map(|f| Shape { name: f.name(), ..Shape::default() }.build(&[f])));
     toys
 }
@@ -247,6 +266,10 @@ struct Shape {
     latent: Option<LatentSpec>,
     /// Of the even layers, which are convolutions then.
     taps: Option<usize>,
+    /// Of the even layers, which are delta nets then.
+    delta: Option<DeltaSpec>,
+    /// Attention's output has a gate.
+    gated_attn: bool,
     tied: bool,
     /// Rows of queries and keys stored as adjacent pairs.
     pairs: bool,
@@ -281,6 +304,8 @@ impl Default for Shape {
             sinks: false,
             latent: None,
             taps: None,
+            delta: None,
+            gated_attn: false,
             tied: false,
             pairs: true,
             unturned_layer: false,
@@ -297,9 +322,11 @@ impl Shape {
             magnitude,
         };
         let conv = |taps| ConvSpec { width: CHANNELS, taps, norm: NormSpec { kind: self.norm, eps: 1e-6 } };
-        let mixer = |i: usize| match self.taps.filter(|_| i.is_multiple_of(2)) {
-            Some(taps) => Mixer::Convolution(conv(taps)),
-            None => Mixer::Attention(AttnSpec {
+        let even = |i: usize| i.is_multiple_of(2);
+        let mixer = |i: usize| match (self.taps.filter(|_| even(i)), self.delta.filter(|_| even(i))) {
+            (Some(taps), _) => Mixer::Convolution(conv(taps)),
+            (None, Some(delta)) => Mixer::DeltaNet(delta),
+            (None, None) => Mixer::Attention(AttnSpec {
                 heads: self.heads,
                 kv_heads: self.kv_heads,
                 head_dim: self.head_dim,
@@ -311,6 +338,7 @@ impl Shape {
                 qk_norm: self.qk_norm,
                 rope: (!self.unturned_layer || i + 1 < LAYERS).then_some(i % 2),
                 norm: NormSpec { kind: self.norm, eps: 1e-6 },
+                gated: self.gated_attn,
                 latent: self.latent,
             }),
         };
@@ -389,6 +417,22 @@ impl Shape {
                     product(&mut file, &name("shortconv.in_proj"), 3 * conv.width, DIM, 1.5);
                     product(&mut file, &name("shortconv.out_proj"), DIM, conv.width, 1.0);
                 }
+                Mixer::DeltaNet(delta) => {
+                    let (heads, channels, values) = (delta.value_heads, delta.channels(), delta.all_values());
+                    product(&mut file, &name("attn_qkv"), channels, DIM, 1.5);
+                    product(&mut file, &name("attn_gate"), values, DIM, 1.5);
+                    match delta.sharing {
+                        HeadSharing::Neighbours => product(&mut file, &name("ssm_ba"), 2 * heads, DIM, 1.5),
+                        HeadSharing::Turns => ["ssm_beta", "ssm_alpha"]
+                            .iter()
+                            .for_each(|part| product(&mut file, &name(part), heads, DIM, 1.5)),
+                    }
+                    file.vectors(&format!("{}.weight", name("ssm_conv1d")), channels, delta.taps);
+                    file.vector(&name("ssm_a"), heads, -0.5);
+                    file.vector(&format!("{}.bias", name("ssm_dt")), heads, 0.0);
+                    file.vector(&format!("{}.weight", name("ssm_norm")), delta.value_dim, 1.0);
+                    product(&mut file, &name("ssm_out"), DIM, values, 1.0);
+                }
                 Mixer::Attention(attn) => {
                     for (part, heads) in [("attn_q_norm", attn.heads), ("attn_k_norm", attn.kv_heads)] {
                         let (all, weight) = (heads * attn.head_dim, format!("{}.weight", name(part)));
@@ -417,7 +461,8 @@ impl Shape {
                         file.stack(&k, attn.heads, latent.rank, latent.plain);
                         file.stack(&v, attn.heads, latent.value, latent.rank);
                     } else {
-                        let rows = [attn.q_dim(), attn.kv_dim(), attn.kv_dim()];
+                        let gate = if attn.gated { attn.q_dim() } else { 0 };
+                        let rows = [attn.q_dim() + gate, attn.kv_dim(), attn.kv_dim()];
                         for (part, rows) in names.qkv.into_iter().zip(rows) {
                             product(&mut file, &name(part), rows, DIM, 1.5);
                         }

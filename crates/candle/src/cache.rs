@@ -1,15 +1,18 @@
 //! The paged cache, attention over it, and convolutions beside it.
 
+use crate::delta::States;
 use crate::{cat, softcap};
 use candle_core::{D, DType, Device, Result, Tensor};
 use kinfer_core::batch::BLOCK_LEN;
 use kinfer_core::{AttnSpec, ConvSpec, Error, KvType, KvTypes, Mask, PartSpec, Run};
 
-/// Keys and values of the attention blocks of a part, and the tails of its convolutions, by block id.
+/// Keys and values of the attention blocks of a part, and the tails of its convolutions, by block id; and the states of its delta nets.
 pub struct Kv {
     layers: Vec<KvLayer>,
     /// Each `[blocks * tail, width]`.
     tails: Vec<Tensor>,
+    /// Of the delta nets.
+    pub(crate) states: Vec<States>,
 }
 
 /// One layer's keys and values, each `[blocks * BLOCK_LEN, kv_heads, head_dim]`.
@@ -40,6 +43,7 @@ impl Kv {
     pub(crate) fn new(
         part: &PartSpec,
         blocks: usize,
+        states: usize,
         types: KvTypes,
         device: &Device,
     ) -> kinfer_core::Result<Result<Self>> {
@@ -51,14 +55,17 @@ impl Kv {
         let tails = |c: &ConvSpec| Tensor::zeros((blocks * c.tail(), c.width), DType::F32, device);
         Ok((|| {
             let layers = part.attn.iter().map(layer).collect::<Result<_>>()?;
-            Ok(Kv { layers, tails: part.conv.iter().map(tails).collect::<Result<_>>()? })
+            let tails = part.conv.iter().map(tails).collect::<Result<_>>()?;
+            let states = part.delta.iter().map(|spec| States::new(spec, states, device));
+            Ok(Kv { layers, tails, states: states.collect::<Result<_>>()? })
         })())
     }
 
-    pub(crate) fn bytes(part: &PartSpec, blocks: usize, types: KvTypes) -> u64 {
+    pub(crate) fn bytes(part: &PartSpec, blocks: usize, states: usize, types: KvTypes) -> u64 {
         let position = |a: &AttnSpec| a.kv_heads * types.row_bytes(a.head_dim);
         let attn = (blocks * BLOCK_LEN) as u64 * part.attn.iter().map(|a| position(a) as u64).sum::<u64>();
-        attn + part.conv.iter().map(|c| c.tail_bytes(blocks) as u64).sum::<u64>()
+        let tails: u64 = part.conv.iter().map(|c| c.tail_bytes(blocks) as u64).sum();
+        attn + tails + part.delta.iter().map(|d| d.state_bytes(states) as u64).sum::<u64>()
     }
 
     /// The gated short convolution of every row of `bcx`, `[rows, b | c | x]`: `[rows, width]`. Keeps the tails.
@@ -170,6 +177,7 @@ fn attend_run(
         rope: _,
         norm: _,
         qk_norm: _,
+        gated: _,
         latent: _,
     } = spec;
     let (rows, group) = (run.rows.len(), heads / kv_heads);

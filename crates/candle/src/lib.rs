@@ -6,6 +6,7 @@
 #![forbid(unsafe_code)]
 
 mod cache;
+mod delta;
 mod weight;
 
 pub use cache::Kv;
@@ -13,10 +14,10 @@ pub use candle_core::Device;
 pub use weight::Weight;
 
 use candle_core::{D, Tensor};
-use kinfer_core::backend::{ExpertWeights, Heads, Matrix};
+use kinfer_core::backend::{DeltaVectors, ExpertWeights, Heads, Matrix};
 use kinfer_core::{
-    Activation, AttnSpec, Backend, Batch, ConvSpec, Error, ExpertSpec, FfnSpec, Format, KvTypes, NormKind,
-    NormSpec, PartSpec, Result, RopeSpec, Run,
+    Activation, AttnSpec, Backend, Batch, ConvSpec, DeltaSpec, Error, ExpertSpec, FfnSpec, Format, KvTypes,
+    NormKind, NormSpec, PartSpec, Result, RopeSpec, Run,
 };
 use kinfer_kernels::ops::choose_experts;
 use std::ops::Range;
@@ -159,12 +160,12 @@ impl Backend for Candle {
         4 * rows as u64 * width as u64
     }
 
-    fn kv(&self, part: &PartSpec, blocks: usize, types: KvTypes) -> Result<Kv> {
-        self.run(Kv::new(part, blocks, types, &self.device)?)
+    fn kv(&self, part: &PartSpec, blocks: usize, states: usize, types: KvTypes) -> Result<Kv> {
+        self.run(Kv::new(part, blocks, states, types, &self.device)?)
     }
 
-    fn kv_bytes(&self, part: &PartSpec, blocks: usize, types: KvTypes) -> u64 {
-        Kv::bytes(part, blocks, types)
+    fn kv_bytes(&self, part: &PartSpec, blocks: usize, states: usize, types: KvTypes) -> u64 {
+        Kv::bytes(part, blocks, states, types)
     }
 
     fn step(&self, _part: &PartSpec, _rows: usize, _blocks: usize) -> Result<Step> {
@@ -374,6 +375,27 @@ impl Backend for Candle {
     ) -> Result<()> {
         let bcx = bcx.get()?;
         self.put(out, || kv.short_conv(layer, spec, taps, &step.runs, &step.blocks, bcx))
+    }
+
+    fn delta_rule(
+        &self,
+        step: &mut Step,
+        kv: &mut Kv,
+        layer: usize,
+        spec: &DeltaSpec,
+        w: &DeltaVectors<Tensor>,
+        x: &Act,
+        out: &mut Act,
+    ) -> Result<()> {
+        let x = x.get()?;
+        self.put(out, || kv.states[layer].rule(spec, w, &step.runs, x))
+    }
+
+    fn gate_columns(&self, _step: &Step, x: &mut Act, gate: &Act, first: usize) -> Result<()> {
+        let (rows, gate) = (x.get()?, gate.get()?);
+        let y = self.run((|| rows * sigmoid(&gate.narrow(1, first, rows.dim(1)?)?)?)())?;
+        x.0 = Some(y);
+        Ok(())
     }
 
     fn glu(&self, _step: &Step, act: Activation, x: &Act, out: &mut Act) -> Result<()> {

@@ -8,14 +8,14 @@
 //! error in each fused path until it is dealt with.
 
 use crate::{
-    Activation, AttnSpec, Batch, ConvSpec, ExpertSpec, FfnSpec, Format, KvTypes, LatentSpec, Likely,
-    ModelSpec, NormSpec, PartSpec, QkNorm, Result, RopeSpec,
+    Activation, AttnSpec, Batch, ConvSpec, DeltaSpec, ExpertSpec, FfnSpec, Format, KvTypes, LatentSpec,
+    Likely, ModelSpec, NormSpec, PartSpec, QkNorm, Result, RopeSpec,
 };
 use std::ops::Range;
 
 pub use crate::weights::{
-    AttnWeights, ConvWeights, ExpertWeights, Ffn, FfnWeights, HeadWeights, LatentScratch, LatentWeights,
-    Layer, MixerWeights, MoeWeights, NormWeights, Scratch, SharedExpert,
+    AttnWeights, ConvWeights, DeltaVectors, DeltaWeights, ExpertWeights, Ffn, FfnWeights, HeadWeights,
+    LatentScratch, LatentWeights, Layer, MixerWeights, MoeWeights, NormWeights, Scratch, SharedExpert,
 };
 
 /// A stored matrix, as it lies in the model file.
@@ -50,6 +50,15 @@ pub enum RowOrder {
         /// The first rows of a head, which turn.
         turned: usize,
     },
+    /// The rows of `parts` matrices take turns, `rows` of each at a time; they are taken one matrix after the other.
+    Interleaved {
+        /// Matrices.
+        parts: usize,
+        /// Rows of each that follow one another.
+        rows: usize,
+        /// How often each comes.
+        times: usize,
+    },
     /// The last `turned` rows of each head turn, stored for adjacent pairs; they are taken first, as above, and the others after them.
     TurnedLast {
         /// Rows of a head.
@@ -64,6 +73,10 @@ impl RowOrder {
     pub fn stored_row(self, r: usize) -> usize {
         match self {
             RowOrder::AsStored => r,
+            RowOrder::Interleaved { parts, rows, times } => {
+                let (part, r) = (r / (rows * times), r % (rows * times));
+                (r / rows * parts + part) * rows + r % rows
+            }
             RowOrder::AdjacentPairs { head_dim, turned } => {
                 let (head, i) = (r / head_dim, r % head_dim);
                 head * head_dim + pairs_to_halves(i, turned)
@@ -167,13 +180,14 @@ pub trait Backend: Send + Sync + Sized + 'static {
     fn act(&self, rows: usize, width: usize) -> Result<Self::Act>;
     /// Bytes of such activations.
     fn act_bytes(&self, rows: usize, width: usize) -> u64;
-    /// Allocates a cache of `blocks` blocks for every attention and every convolution block of the part.
+    /// Allocates a cache of `blocks` blocks for every attention and every convolution block of the part, and `states` states for every
+    /// delta net.
     ///
     /// # Errors
     /// [`crate::Error::CacheType`] for a type that this device does not have, [`crate::Error::OutOfMemory`].
-    fn kv(&self, part: &PartSpec, blocks: usize, types: KvTypes) -> Result<Self::Kv>;
+    fn kv(&self, part: &PartSpec, blocks: usize, states: usize, types: KvTypes) -> Result<Self::Kv>;
     /// Bytes of such a cache.
-    fn kv_bytes(&self, part: &PartSpec, blocks: usize, types: KvTypes) -> u64;
+    fn kv_bytes(&self, part: &PartSpec, blocks: usize, states: usize, types: KvTypes) -> u64;
     /// Allocates the step state for at most `rows` rows and `blocks` cache blocks.
     fn step(&self, part: &PartSpec, rows: usize, blocks: usize) -> Result<Self::Step>;
 
@@ -294,6 +308,27 @@ pub trait Backend: Send + Sync + Sized + 'static {
         bcx: &Self::Act,
         out: &mut Self::Act,
     ) -> Result<()>;
+    /// The gated delta rule of [`DeltaSpec`] without its projections: `x[r]` is laid out `q | k | v | z | b | a`. Of each run the state
+    /// [`Run::state`](crate::Run::state) of delta net `layer` of the part goes on, a position at a time; from position 0 it is zeros before.
+    #[allow(clippy::too_many_arguments)]
+    fn delta_rule(
+        &self,
+        step: &mut Self::Step,
+        kv: &mut Self::Kv,
+        layer: usize,
+        spec: &DeltaSpec,
+        w: &DeltaVectors<Self::Vector>,
+        x: &Self::Act,
+        out: &mut Self::Act,
+    ) -> Result<()>;
+    /// `x[r] *= sigmoid(gate[r][first..])`, as many columns as `x` has.
+    fn gate_columns(
+        &self,
+        step: &Self::Step,
+        x: &mut Self::Act,
+        gate: &Self::Act,
+        first: usize,
+    ) -> Result<()>;
     /// `out[r] = act(x[r][..hidden]) * x[r][hidden..]`; `x` is laid out `gate | up`. See [`Activation`] for what does more.
     fn glu(&self, step: &Self::Step, act: Activation, x: &Self::Act, out: &mut Self::Act) -> Result<()>;
     /// `x = act(x)`.
@@ -378,7 +413,7 @@ pub trait Backend: Send + Sync + Sized + 'static {
         self.kv_write(step, kv, layer, spec, &s.qkv)
     }
 
-    /// Attention's output projection, its post-norm where the model has one, and the residual: `s.x += …(s.attn)`.
+    /// Attention's gate where it has one, its output projection, its post-norm where the model has one, and the residual: `s.x += …(s.attn)`.
     fn attn_out(
         &self,
         step: &mut Self::Step,
@@ -388,6 +423,9 @@ pub trait Backend: Send + Sync + Sized + 'static {
     ) -> Result<()> {
         if let (Some(latent), Some(weights)) = (&spec.latent, &w.latent) {
             return latent_out(self, step, spec, latent, w, weights, s);
+        }
+        if spec.gated {
+            self.gate_columns(step, &mut s.attn, &s.qkv, spec.qkv_dim())?;
         }
         self.linear(step, &w.out, &s.attn, &mut s.proj)?;
         residual(self, step, &w.out_bias, spec.norm, &w.post_norm, s)
@@ -414,6 +452,33 @@ pub trait Backend: Send + Sync + Sized + 'static {
         step: &mut Self::Step,
         spec: &ConvSpec,
         w: &ConvWeights<Self>,
+        s: &mut Scratch<Self>,
+    ) -> Result<()> {
+        self.linear(step, &w.out, &s.attn, &mut s.proj)?;
+        residual(self, step, &None, spec.norm, &None, s)
+    }
+
+    /// Norm where the block has one, fused projection, and the delta rule: `s.attn[r]` is what its output projection reads.
+    fn delta_in(
+        &self,
+        step: &mut Self::Step,
+        spec: &DeltaSpec,
+        w: &DeltaWeights<Self>,
+        kv: &mut Self::Kv,
+        layer: usize,
+        s: &mut Scratch<Self>,
+    ) -> Result<()> {
+        let input = input(self, step, spec.norm, &w.norm, &s.x, &mut s.norm)?;
+        self.linear(step, &w.input, input, &mut s.qkv)?;
+        self.delta_rule(step, kv, layer, spec, &w.rule, &s.qkv, &mut s.attn)
+    }
+
+    /// A delta net's output projection and the residual: `s.x += …(s.attn)`.
+    fn delta_out(
+        &self,
+        step: &mut Self::Step,
+        spec: &DeltaSpec,
+        w: &DeltaWeights<Self>,
         s: &mut Scratch<Self>,
     ) -> Result<()> {
         self.linear(step, &w.out, &s.attn, &mut s.proj)?;

@@ -57,6 +57,10 @@ pub struct Run {
     /// Its range of [`Batch::blocks`]: block `i` holds positions `i * BLOCK_LEN ..`, and the table covers every
     /// position up to the run's last.
     pub blocks: Range<usize>,
+    /// Where the runner keeps the sequence's state, in a model that has such ([`crate::ModelSpec::has_states`]): below
+    /// [`crate::RunnerLimits::states`], and no other run's of the batch. A run from position 0 begins a new state there, any other one
+    /// goes on where the last one ended.
+    pub state: u32,
 }
 
 impl Batch {
@@ -83,7 +87,22 @@ impl Batch {
         if output && !tokens.is_empty() {
             self.outputs.push((self.tokens.len() - 1) as u32);
         }
-        self.runs.push(Run { role, rows: row..self.tokens.len(), start, blocks: block..self.blocks.len() });
+        let (rows, blocks) = (row..self.tokens.len(), block..self.blocks.len());
+        self.runs.push(Run { role, rows, start, blocks, state: 0 });
+    }
+
+    /// [`Batch::push`] of a sequence whose state is `state`, see [`Run::state`].
+    pub fn push_state(
+        &mut self,
+        state: u32,
+        role: Role,
+        tokens: &[u32],
+        start: usize,
+        blocks: &[u32],
+        output: bool,
+    ) {
+        self.push(role, tokens, start, blocks, output);
+        self.runs.last_mut().into_iter().for_each(|run| run.state = state);
     }
 
     /// Checks everything that a backend relies on, against the limits of a runner. Returns what is wrong.

@@ -20,7 +20,7 @@ pub use kinfer_kernels::ops::{ExpertGroups, KvType, KvTypes, Routing, Scores};
 pub use kinfer_kernels::quant::{Format, MAX_VALUE, Quant, dequantize, encode};
 pub use model::{DeviceMemory, Likely, Model, Outputs, Runner, RunnerLimits};
 pub use spec::{
-    Activation, AttnSpec, ConvSpec, ExpertSpec, FfnSpec, LatentSpec, LayerSpec, LongContext, Mask, Mixer,
-    ModelSpec, NormKind, NormSpec, PartSpec, Pooling, QkNorm, RopeSpec,
+    Activation, AttnSpec, ConvSpec, DeltaSpec, ExpertSpec, FfnSpec, HeadSharing, LatentSpec, LayerSpec,
+    LongContext, Mask, Mixer, ModelSpec, NormKind, NormSpec, PartSpec, Pooling, QkNorm, RopeSpec,
 };
 pub use unfused::Unfused;

@@ -56,6 +56,8 @@ pub struct RunnerLimits {
     pub logits: bool,
     /// KV blocks of [`crate::batch::BLOCK_LEN`] positions.
     pub blocks: usize,
+    /// Sequences whose states are kept side by side, in models that have such ([`ModelSpec::has_states`]).
+    pub states: usize,
     /// Most positions of one sequence. Models with rotary tables for long contexts choose by it.
     pub context: usize,
     /// Types of cached keys and values.
@@ -66,6 +68,11 @@ pub struct RunnerLimits {
 pub trait Runner: Send {
     /// The limits it was made with.
     fn limits(&self) -> RunnerLimits;
+    /// Whether sequences have states ([`ModelSpec::has_states`]): what was computed of one can then be continued at its end, once, and
+    /// blocks cannot be shared.
+    fn has_states(&self) -> bool {
+        false
+    }
     /// Computes one step: writes the rows' keys and values into the cache, returns the wanted outputs.
     ///
     /// # Errors

@@ -53,6 +53,8 @@ pub enum Mixer {
     Attention(AttnSpec),
     /// The few before it, by fixed weights.
     Convolution(ConvSpec),
+    /// All of them, as far as a state of fixed size keeps them.
+    DeltaNet(DeltaSpec),
 }
 
 impl Mixer {
@@ -60,28 +62,42 @@ impl Mixer {
     pub fn attn(&self) -> Option<&AttnSpec> {
         match self {
             Mixer::Attention(attn) => Some(attn),
-            Mixer::Convolution(_) => None,
+            Mixer::Convolution(_) | Mixer::DeltaNet(_) => None,
         }
     }
     /// The attention, where it is one.
     pub fn attn_mut(&mut self) -> Option<&mut AttnSpec> {
         match self {
             Mixer::Attention(attn) => Some(attn),
-            Mixer::Convolution(_) => None,
+            Mixer::Convolution(_) | Mixer::DeltaNet(_) => None,
         }
     }
     /// The convolution, where it is one.
     pub fn conv(&self) -> Option<&ConvSpec> {
         match self {
-            Mixer::Attention(_) => None,
             Mixer::Convolution(conv) => Some(conv),
+            Mixer::Attention(_) | Mixer::DeltaNet(_) => None,
         }
     }
     /// The convolution, where it is one.
     pub fn conv_mut(&mut self) -> Option<&mut ConvSpec> {
         match self {
-            Mixer::Attention(_) => None,
             Mixer::Convolution(conv) => Some(conv),
+            Mixer::Attention(_) | Mixer::DeltaNet(_) => None,
+        }
+    }
+    /// The delta net, where it is one.
+    pub fn delta(&self) -> Option<&DeltaSpec> {
+        match self {
+            Mixer::DeltaNet(delta) => Some(delta),
+            Mixer::Attention(_) | Mixer::Convolution(_) => None,
+        }
+    }
+    /// The delta net, where it is one.
+    pub fn delta_mut(&mut self) -> Option<&mut DeltaSpec> {
+        match self {
+            Mixer::DeltaNet(delta) => Some(delta),
+            Mixer::Attention(_) | Mixer::Convolution(_) => None,
         }
     }
     /// The block's norms.
@@ -89,6 +105,7 @@ impl Mixer {
         match self {
             Mixer::Attention(attn) => attn.norm,
             Mixer::Convolution(conv) => conv.norm,
+            Mixer::DeltaNet(delta) => delta.norm,
         }
     }
 }
@@ -126,6 +143,83 @@ impl ConvSpec {
     /// Bytes of the tails of so many blocks; they are floats, whatever the type of keys and values.
     pub fn tail_bytes(&self, blocks: usize) -> usize {
         blocks.saturating_mul(self.tail() * self.width * size_of::<f32>())
+    }
+}
+
+/// Linear attention by the gated delta rule (Gated DeltaNet, Yang et al. 2024, arXiv 2412.06464; as in Qwen3-Next).
+///
+/// A projection of the normed residual stream is laid out `q | k | v | z | b | a`. Of `q | k | v` each channel is convolved by itself
+/// with those of the last `taps` positions and goes through SiLU; then the heads of `q` and `k` are brought to length 1, those of `q`
+/// divided by `sqrt(key_dim)`. A value head has a state `S`, `[key_dim, value_dim]`, zero before the text. A position changes it to
+/// `S' = g S + k (beta (v - k g S))`, where `beta = sigmoid(b)` and `g = exp(decay * softplus(a + dt_bias))`, and gives `q S'`: that is
+/// RMS-normed, multiplied by `silu(z)`, and an output projection follows.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct DeltaSpec {
+    /// Heads of queries and of keys.
+    pub key_heads: usize,
+    /// Heads of values, a multiple of them.
+    pub value_heads: usize,
+    /// Width of a head of queries or keys.
+    pub key_dim: usize,
+    /// Width of a head of values.
+    pub value_dim: usize,
+    /// Which value heads have which key head.
+    pub sharing: HeadSharing,
+    /// Positions that the convolution takes in, the position itself among them; at least 2.
+    pub taps: usize,
+    /// This block's norm. That of the output is an RMS norm of each head, with this epsilon.
+    pub norm: NormSpec,
+}
+
+/// Which value heads of a delta net have which key head.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum HeadSharing {
+    /// Those that follow one another have the same.
+    Neighbours,
+    /// They take turns: head `h` has key head `h % key_heads`.
+    Turns,
+}
+
+impl DeltaSpec {
+    /// Added to the sum of squares when a head of queries or keys is brought to length 1.
+    pub const LENGTH_EPS: f32 = 1e-6;
+
+    /// Width of all heads of queries, and of all heads of keys.
+    pub fn all_keys(&self) -> usize {
+        self.key_heads * self.key_dim
+    }
+    /// Width of all heads of values, of `z`, and of what the output projection reads.
+    pub fn all_values(&self) -> usize {
+        self.value_heads * self.value_dim
+    }
+    /// Width of `q | k | v`, which is convolved.
+    pub fn channels(&self) -> usize {
+        2 * self.all_keys() + self.all_values()
+    }
+    /// Width of the fused projection `q | k | v | z | b | a`.
+    pub fn projection_dim(&self) -> usize {
+        self.channels() + self.all_values() + 2 * self.value_heads
+    }
+    /// Value heads of a key head.
+    pub fn group(&self) -> usize {
+        self.value_heads / self.key_heads.max(1)
+    }
+    /// Value head `i` of key head `key`.
+    pub fn value_head(&self, key: usize, i: usize) -> usize {
+        match self.sharing {
+            HeadSharing::Neighbours => key * self.group() + i,
+            HeadSharing::Turns => i * self.key_heads + key,
+        }
+    }
+    /// Floats of the state of a sequence that belong to one key head: what the convolution reads of the last `taps - 1` positions, and
+    /// the states of its value heads.
+    pub fn head_state(&self) -> usize {
+        let channels = 2 * self.key_dim + self.group() * self.value_dim;
+        (self.taps - 1) * channels + self.group() * self.key_dim * self.value_dim
+    }
+    /// Bytes of the states of so many sequences.
+    pub fn state_bytes(&self, sequences: usize) -> usize {
+        sequences.saturating_mul(self.key_heads * self.head_state() * size_of::<f32>())
     }
 }
 
@@ -174,6 +268,8 @@ pub struct AttnSpec {
     pub norm: NormSpec,
     /// Norms of q and k, before they turn.
     pub qk_norm: Option<QkNorm>,
+    /// The output is multiplied by the sigmoid of a gate, which is projected beside queries, keys and values (Qwen3-Next).
+    pub gated: bool,
     /// Keys and values are made of one vector per position; `kv_heads` is then 1, and `head_dim` that vector's width.
     pub latent: Option<LatentSpec>,
 }
@@ -242,6 +338,8 @@ pub struct PartSpec {
     pub attn: Vec<AttnSpec>,
     /// The convolution blocks, in order; a cache counts them from 0, too.
     pub conv: Vec<ConvSpec>,
+    /// The delta nets, in order; a cache counts them from 0, too.
+    pub delta: Vec<DeltaSpec>,
     /// The feed-forward blocks, in order.
     pub ffn: Vec<FfnSpec>,
 }
@@ -256,6 +354,7 @@ impl ModelSpec {
             ropes: self.ropes.clone(),
             attn: mixers().filter_map(Mixer::attn).cloned().collect(),
             conv: mixers().filter_map(Mixer::conv).copied().collect(),
+            delta: mixers().filter_map(Mixer::delta).copied().collect(),
             ffn: layers().filter(|(has, _)| has[1]).map(|(_, l)| l.ffn.clone()).collect(),
         }
     }
@@ -268,6 +367,11 @@ impl ModelSpec {
     /// Whether the model says what comes next. An encoder does not: its positions have seen what follows them.
     pub fn generates(&self) -> bool {
         self.layers.iter().filter_map(|l| l.mixer.attn()).all(|a| a.mask == Mask::Causal)
+    }
+
+    /// Whether layers have states that only the end of a sequence has, see [`crate::Run::state`].
+    pub fn has_states(&self) -> bool {
+        self.layers.iter().any(|l| l.mixer.delta().is_some())
     }
 
     /// # Errors
@@ -314,10 +418,11 @@ impl AttnSpec {
     pub fn qkv_dim(&self) -> usize {
         self.q_dim() + 2 * self.kv_dim()
     }
-    /// Width of the fused projection: `q | k | v`; or, of latent attention, `queries or their latent | k`.
+    /// Width of the fused projection: `q | k | v`, or `q | k | v | gate`; or, of latent attention, `queries or their latent | k`.
     pub fn projection_dim(&self) -> usize {
         match self.latent {
             Some(l) => l.q_rank.unwrap_or(self.projected_q_dim()) + self.head_dim,
+            None if self.gated => self.qkv_dim() + self.q_dim(),
             None => self.qkv_dim(),
         }
     }

@@ -1,9 +1,9 @@
 //! A backend with every fused stage switched off.
 
-use crate::backend::{Backend, ExpertWeights, Heads, Matrix, Read};
+use crate::backend::{Backend, DeltaVectors, ExpertWeights, Heads, Matrix, Read};
 use crate::{
-    Activation, AttnSpec, Batch, ConvSpec, ExpertSpec, FfnSpec, Format, KvTypes, NormSpec, PartSpec, Result,
-    RopeSpec,
+    Activation, AttnSpec, Batch, ConvSpec, DeltaSpec, ExpertSpec, FfnSpec, Format, KvTypes, NormSpec,
+    PartSpec, Result, RopeSpec,
 };
 use std::ops::Range;
 
@@ -38,11 +38,11 @@ impl<B: Backend> Backend for Unfused<B> {
     fn act_bytes(&self, rows: usize, width: usize) -> u64 {
         self.0.act_bytes(rows, width)
     }
-    fn kv(&self, part: &PartSpec, blocks: usize, types: KvTypes) -> Result<Self::Kv> {
-        self.0.kv(part, blocks, types)
+    fn kv(&self, part: &PartSpec, blocks: usize, states: usize, types: KvTypes) -> Result<Self::Kv> {
+        self.0.kv(part, blocks, states, types)
     }
-    fn kv_bytes(&self, part: &PartSpec, blocks: usize, types: KvTypes) -> u64 {
-        self.0.kv_bytes(part, blocks, types)
+    fn kv_bytes(&self, part: &PartSpec, blocks: usize, states: usize, types: KvTypes) -> u64 {
+        self.0.kv_bytes(part, blocks, states, types)
     }
     fn step(&self, part: &PartSpec, rows: usize, blocks: usize) -> Result<Self::Step> {
         self.0.step(part, rows, blocks)
@@ -168,6 +168,27 @@ impl<B: Backend> Backend for Unfused<B> {
         out: &mut Self::Act,
     ) -> Result<()> {
         self.0.short_conv(step, kv, layer, spec, taps, bcx, out)
+    }
+    fn delta_rule(
+        &self,
+        step: &mut Self::Step,
+        kv: &mut Self::Kv,
+        layer: usize,
+        spec: &DeltaSpec,
+        w: &DeltaVectors<Self::Vector>,
+        x: &Self::Act,
+        out: &mut Self::Act,
+    ) -> Result<()> {
+        self.0.delta_rule(step, kv, layer, spec, w, x, out)
+    }
+    fn gate_columns(
+        &self,
+        step: &Self::Step,
+        x: &mut Self::Act,
+        gate: &Self::Act,
+        first: usize,
+    ) -> Result<()> {
+        self.0.gate_columns(step, x, gate, first)
     }
     fn glu(&self, step: &Self::Step, act: Activation, x: &Self::Act, out: &mut Self::Act) -> Result<()> {
         self.0.glu(step, act, x, out)

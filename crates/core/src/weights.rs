@@ -1,6 +1,6 @@
 //! What a backend's stages work on: a layer's weights, and the activations of a step.
 
-use crate::{AttnSpec, Backend, ConvSpec, ExpertSpec};
+use crate::{AttnSpec, Backend, ConvSpec, DeltaSpec, ExpertSpec};
 
 /// Weights of a norm.
 pub struct NormWeights<B: Backend> {
@@ -53,6 +53,32 @@ pub enum MixerWeights<B: Backend> {
     Attention(AttnSpec, AttnWeights<B>),
     /// A gated short convolution.
     Convolution(ConvSpec, ConvWeights<B>),
+    /// A delta net.
+    DeltaNet(DeltaSpec, DeltaWeights<B>),
+}
+
+/// Weights of a delta net.
+pub struct DeltaWeights<B: Backend> {
+    /// Input norm.
+    pub norm: Option<NormWeights<B>>,
+    /// Fused projection `q | k | v | z | b | a`, `[projection_dim, dim]`, see [`DeltaSpec::projection_dim`].
+    pub input: B::Weight,
+    /// What is between the projections.
+    pub rule: DeltaVectors<B::Vector>,
+    /// Output projection, `[dim, all_values]`.
+    pub out: B::Weight,
+}
+
+/// Weights of a delta net between its projections.
+pub struct DeltaVectors<V> {
+    /// The convolution's, `[taps, channels]`, those of the position itself last.
+    pub taps: V,
+    /// Rates of decay, negative, `[value_heads]`.
+    pub decay: V,
+    /// What is added to `a`, `[value_heads]`.
+    pub dt_bias: V,
+    /// Norm of each head of the output, `[value_dim]`.
+    pub norm: V,
 }
 
 /// Weights of latent attention, see [`crate::LatentSpec`].
@@ -139,7 +165,7 @@ pub struct Layer<B: Backend> {
     pub stream_norms: [Option<NormWeights<B>>; 2],
     /// The two after the mixer where [`crate::LayerSpec::renormed`] says so, in place of the one before the feed-forward.
     pub renorms: Option<[NormWeights<B>; 2]>,
-    /// Attention or convolution.
+    /// Its kind, and its weights.
     pub mixer: Option<MixerWeights<B>>,
     /// Feed-forward.
     pub ffn: Option<Ffn<B>>,
@@ -161,9 +187,9 @@ pub struct Scratch<B: Backend> {
     pub norm: B::Act,
     /// Residual stream as a mixer has read it, `[rows, dim]`, where a layer needs it again.
     pub kept: B::Act,
-    /// Fused projection of attention or convolution, `[rows, max qkv_dim or 3 * width]`.
+    /// Fused projection of the mixer, `[rows, max projection_dim or 3 * width]`.
     pub qkv: B::Act,
-    /// Output of attention or convolution, `[rows, max q_dim or width]`.
+    /// Output of the mixer before its output projection, `[rows, max q_dim, width or all_values]`.
     pub attn: B::Act,
     /// Output of a block before the residual, `[rows, dim]`.
     pub proj: B::Act,

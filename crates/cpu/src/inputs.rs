@@ -30,9 +30,15 @@ impl Inputs {
 
     /// A number for the weight made of `parts`.
     pub(crate) fn weight(&self, parts: &[Matrix<'_>]) -> usize {
-        let parts = parts.iter().map(|m| (m.name.to_owned(), m.expert)).collect();
+        let mut made_of: Vec<(String, usize)> = Vec::with_capacity(parts.len());
+        for part in parts.iter().map(|m| (m.name.to_owned(), m.expert)) {
+            // A tensor whose rows are taken in pieces is one of them.
+            if !made_of.contains(&part) {
+                made_of.push(part);
+            }
+        }
         let mut weights = self.weights();
-        weights.push(WeightInputs { parts, rows: 0, squares: Vec::new() });
+        weights.push(WeightInputs { parts: made_of, rows: 0, squares: Vec::new() });
         weights.len() - 1
     }
 

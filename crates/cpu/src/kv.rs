@@ -1,14 +1,22 @@
 //! The paged cache.
 
 use crate::mem::{Arena, Region};
-use kinfer_core::{AttnSpec, ConvSpec, KvTypes, PartSpec, Result};
+use kinfer_core::{AttnSpec, ConvSpec, DeltaSpec, KvTypes, PartSpec, Result};
 use kinfer_kernels::ops::KvLayout;
 use std::ops::Range;
 
-/// Keys and values of the attention blocks of a part, and the tails of its convolutions.
+/// Keys and values of the attention blocks of a part, the tails of its convolutions, and the states of its delta nets.
 pub struct Kv {
     layers: Vec<LayerKv>,
     tails: Vec<Tails>,
+    states: Vec<States>,
+}
+
+/// The states of a delta net, `[states, key_heads, head_state]`.
+pub(crate) struct States {
+    spec: DeltaSpec,
+    states: usize,
+    data: Region,
 }
 
 /// The tails of a convolution's cache blocks, `[blocks, tail, width]`.
@@ -29,7 +37,13 @@ fn layout(attn: &AttnSpec, types: KvTypes) -> KvLayout {
 }
 
 impl Kv {
-    pub(crate) fn new(part: &PartSpec, blocks: usize, types: KvTypes, arena: &Arena) -> Result<Kv> {
+    pub(crate) fn new(
+        part: &PartSpec,
+        blocks: usize,
+        states: usize,
+        types: KvTypes,
+        arena: &Arena,
+    ) -> Result<Kv> {
         let layers = part.attn.iter().map(|attn| {
             let layout = layout(attn, types);
             let data = arena.alloc(blocks * layout.block_bytes(), "the KV cache")?;
@@ -39,20 +53,50 @@ impl Kv {
             let data = arena.alloc(spec.tail_bytes(blocks), "the tails of convolutions")?;
             Ok(Tails { spec, blocks, data })
         });
-        Ok(Kv { layers: layers.collect::<Result<_>>()?, tails: tails.collect::<Result<_>>()? })
+        let states = part.delta.iter().map(|&spec| {
+            let data = arena.alloc(spec.state_bytes(states), "the states of delta nets")?;
+            Ok(States { spec, states, data })
+        });
+        Ok(Kv {
+            layers: layers.collect::<Result<_>>()?,
+            tails: tails.collect::<Result<_>>()?,
+            states: states.collect::<Result<_>>()?,
+        })
     }
 
-    pub(crate) fn bytes(part: &PartSpec, blocks: usize, types: KvTypes) -> u64 {
+    pub(crate) fn bytes(part: &PartSpec, blocks: usize, states: usize, types: KvTypes) -> u64 {
         let attn = part.attn.iter().map(|attn| (blocks * layout(attn, types).block_bytes()) as u64);
-        attn.chain(part.conv.iter().map(|conv| conv.tail_bytes(blocks) as u64)).sum()
+        let tails = part.conv.iter().map(|conv| conv.tail_bytes(blocks) as u64);
+        attn.chain(tails).chain(part.delta.iter().map(|delta| delta.state_bytes(states) as u64)).sum()
     }
 
     pub(crate) fn tails(&self, i: usize) -> &Tails {
         &self.tails[i]
     }
 
+    pub(crate) fn states(&self, i: usize) -> &States {
+        &self.states[i]
+    }
+
     pub(crate) fn layer(&self, i: usize) -> &LayerKv {
         &self.layers[i]
+    }
+}
+
+impl States {
+    /// A key head of a state, `[head_state]`.
+    ///
+    /// # Safety
+    /// Nobody else accesses it.
+    #[allow(clippy::mut_from_ref)] // workers share the states and take disjoint heads
+    pub unsafe fn head_mut(&self, state: usize, key: usize) -> &mut [f32] {
+        let (heads, len) = (self.spec.key_heads, self.spec.head_state());
+        assert!(state < self.states && key < heads, "head {key} of state {state}");
+        // SAFETY: within the region, which is zeroed and aligned to a cache line; exclusive by this function's contract.
+        unsafe {
+            let first = self.data.as_mut_ptr().cast::<f32>().add((state * heads + key) * len);
+            std::slice::from_raw_parts_mut(first, len)
+        }
     }
 }
 

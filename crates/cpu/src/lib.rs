@@ -7,6 +7,7 @@
 
 mod act;
 mod conv;
+mod delta;
 mod inputs;
 mod kv;
 pub mod machine;
@@ -27,13 +28,13 @@ pub use team::{Team, Worker};
 pub use weight::Weight;
 
 use kinfer_core::backend::{
-    AttnWeights, Backend, ConvWeights, ExpertWeights, FfnWeights, Heads, Matrix, Scratch, latent_in,
-    latent_out,
+    AttnWeights, Backend, ConvWeights, DeltaVectors, DeltaWeights, ExpertWeights, FfnWeights, Heads, Matrix,
+    Scratch, latent_in, latent_out,
 };
 use kinfer_core::batch::Role;
 use kinfer_core::{
-    Activation, AttnSpec, Batch, ConvSpec, Error, ExpertSpec, FfnSpec, Format, KvTypes, NormKind, NormSpec,
-    PartSpec, Result, RopeSpec,
+    Activation, AttnSpec, Batch, ConvSpec, DeltaSpec, Error, ExpertSpec, FfnSpec, Format, KvTypes, NormKind,
+    NormSpec, PartSpec, Result, RopeSpec,
 };
 use kinfer_kernels::amx::TileConvert;
 use kinfer_kernels::ops::Ops;
@@ -125,12 +126,12 @@ impl Backend for Cpu {
         Act::bytes(rows, width, self.convert.is_some())
     }
 
-    fn kv(&self, part: &PartSpec, blocks: usize, types: KvTypes) -> Result<Kv> {
-        Kv::new(part, blocks, types, &self.arena)
+    fn kv(&self, part: &PartSpec, blocks: usize, states: usize, types: KvTypes) -> Result<Kv> {
+        Kv::new(part, blocks, states, types, &self.arena)
     }
 
-    fn kv_bytes(&self, part: &PartSpec, blocks: usize, types: KvTypes) -> u64 {
-        Kv::bytes(part, blocks, types)
+    fn kv_bytes(&self, part: &PartSpec, blocks: usize, states: usize, types: KvTypes) -> u64 {
+        Kv::bytes(part, blocks, states, types)
     }
 
     fn step(&self, part: &PartSpec, rows: usize, blocks: usize) -> Result<Step> {
@@ -303,6 +304,26 @@ impl Backend for Cpu {
         Ok(())
     }
 
+    fn delta_rule(
+        &self,
+        step: &mut Step,
+        kv: &mut Kv,
+        layer: usize,
+        spec: &DeltaSpec,
+        w: &DeltaVectors<Vec<f32>>,
+        x: &Act,
+        out: &mut Act,
+    ) -> Result<()> {
+        delta::delta_rule(self, step, kv, layer, spec, w, x, out);
+        Ok(())
+    }
+
+    fn gate_columns(&self, _step: &Step, x: &mut Act, gate: &Act, first: usize) -> Result<()> {
+        let cols = 0..x.width();
+        self.rows_mut(x, cols, |row, r| self.ops.sigmoid_mul(&gate.row(r)[first..first + row.len()], row));
+        Ok(())
+    }
+
     fn glu(&self, _step: &Step, act: Activation, x: &Act, out: &mut Act) -> Result<()> {
         let hidden = x.width() / 2;
         out.shape(x.rows(), hidden);
@@ -396,7 +417,12 @@ impl Backend for Cpu {
     ) -> Result<()> {
         match (&spec.latent, &w.latent) {
             (Some(latent), Some(up)) => latent_out(self, step, spec, latent, w, up, s)?,
-            _ => stages::attn_out(self, step, spec, w, s),
+            _ => {
+                if spec.gated {
+                    self.gate_columns(step, &mut s.attn, &s.qkv, spec.qkv_dim())?;
+                }
+                stages::attn_out(self, step, spec, w, s);
+            }
         }
         Ok(())
     }
@@ -422,6 +448,31 @@ impl Backend for Cpu {
         s: &mut Scratch<Self>,
     ) -> Result<()> {
         let ConvWeights { norm: _, bcx: _, taps: _, out } = w;
+        stages::mixer_out(self, step, spec.norm, out, None, None, s);
+        Ok(())
+    }
+
+    fn delta_in(
+        &self,
+        step: &mut Step,
+        spec: &DeltaSpec,
+        w: &DeltaWeights<Self>,
+        kv: &mut Kv,
+        layer: usize,
+        s: &mut Scratch<Self>,
+    ) -> Result<()> {
+        delta::delta_in(self, step, spec, w, kv, layer, s);
+        Ok(())
+    }
+
+    fn delta_out(
+        &self,
+        step: &mut Step,
+        spec: &DeltaSpec,
+        w: &DeltaWeights<Self>,
+        s: &mut Scratch<Self>,
+    ) -> Result<()> {
+        let DeltaWeights { norm: _, input: _, rule: _, out } = w;
         stages::mixer_out(self, step, spec.norm, out, None, None, s);
         Ok(())
     }

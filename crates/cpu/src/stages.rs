@@ -45,6 +45,7 @@ pub(crate) fn attn_in(
         rope,
         norm: norm_spec,
         qk_norm,
+        gated: _,
         latent: _,
     } = spec;
     let AttnWeights {
@@ -61,7 +62,7 @@ pub(crate) fn attn_in(
     } = w;
     let rows = s.x.rows();
     s.norm.shape(rows, s.x.width());
-    s.qkv.shape(rows, spec.qkv_dim());
+    s.qkv.shape(rows, spec.projection_dim());
     let mut guard;
     let (x, out) = (s.x.view(), s.qkv.view_mut());
     let normed = s.norm.view_mut();
@@ -211,6 +212,7 @@ pub(crate) fn attend(
         rope: _,
         norm: _,
         qk_norm: _,
+        gated: _,
         latent: _,
     } = *spec;
     out.shape(qkv.rows(), spec.q_dim());

@@ -57,6 +57,7 @@ impl Step {
             3 * queries * partial_len(a.head_dim) + TileAttend::scratch_len(a.head_dim, queries)
         };
         let item = part.attn.iter().map(item).max().unwrap_or(0);
+        let delta = part.delta.iter().map(crate::delta::scratch_len).max().unwrap_or(0);
         let widest = part.ffn.iter().map(|f| f.hidden).max().unwrap_or(0).max(part.dim);
         let all_heads = part.attn.iter().map(|a| a.heads * partial_len(a.head_dim)).max().unwrap_or(0);
         let partitions = (blocks * BLOCK_LEN).div_ceil(PARTITION_LEN);
@@ -72,7 +73,7 @@ impl Step {
             ropes: part.ropes.iter().map(|r| vec![0.0; 2 * rows * r.inv_freq.len()]).collect(),
             tiles: Vec::with_capacity(rows),
             chunks: Vec::with_capacity(rows),
-            scratch: WorkerScratch::new(threads, item.max(BLOCK_FLOATS + widest)),
+            scratch: WorkerScratch::new(threads, item.max(BLOCK_FLOATS + widest).max(delta)),
             partials: Buffer::new(all_heads * partitions),
             compact: Vec::new(),
             mixture: Mixture::new(part, rows, cpu.convert.is_some()),

@@ -30,11 +30,11 @@ pub use weight::Weight;
 
 use driver::{Argument, Function, Gpu, Grid};
 use kinfer_core::backend::{
-    AttnWeights, Backend, ConvWeights, ExpertWeights, FfnWeights, Heads, Matrix, Read, Scratch,
+    AttnWeights, Backend, ConvWeights, DeltaVectors, ExpertWeights, FfnWeights, Heads, Matrix, Read, Scratch,
 };
 use kinfer_core::{
-    Activation, AttnSpec, Batch, ConvSpec, ExpertSpec, FfnSpec, Format, KvTypes, NormSpec, PartSpec, Result,
-    RopeSpec,
+    Activation, AttnSpec, Batch, ConvSpec, DeltaSpec, ExpertSpec, FfnSpec, Format, KvTypes, NormSpec,
+    PartSpec, Result, RopeSpec,
 };
 use memory::Buffer;
 use std::ops::Range;
@@ -230,11 +230,11 @@ impl Backend for Cuda {
         Act::bytes(&self.gpu, rows, width)
     }
 
-    fn kv(&self, part: &PartSpec, blocks: usize, types: KvTypes) -> Result<Kv> {
+    fn kv(&self, part: &PartSpec, blocks: usize, _states: usize, types: KvTypes) -> Result<Kv> {
         Kv::new(&self.gpu, part, blocks, types)
     }
 
-    fn kv_bytes(&self, part: &PartSpec, blocks: usize, types: KvTypes) -> u64 {
+    fn kv_bytes(&self, part: &PartSpec, blocks: usize, _states: usize, types: KvTypes) -> u64 {
         Kv::bytes(part, blocks, types)
     }
 
@@ -353,6 +353,23 @@ impl Backend for Cuda {
         out: &mut Act,
     ) -> Result<()> {
         conv::short_conv(self, step, kv, layer, spec, taps, bcx, out, None)
+    }
+
+    fn delta_rule(
+        &self,
+        _step: &mut Step,
+        _kv: &mut Kv,
+        _layer: usize,
+        _spec: &DeltaSpec,
+        _w: &DeltaVectors<Vector>,
+        _x: &Act,
+        _out: &mut Act,
+    ) -> Result<()> {
+        Err(step::no_delta_nets())
+    }
+
+    fn gate_columns(&self, _step: &Step, _x: &mut Act, _gate: &Act, _first: usize) -> Result<()> {
+        Err(step::no_gates())
     }
 
     fn glu(&self, step: &Step, act: Activation, x: &Act, out: &mut Act) -> Result<()> {

@@ -126,6 +126,7 @@ pub(crate) fn attend(
         rope: _,
         norm: _,
         qk_norm: _,
+        gated: _,
         latent: _,
     } = *spec;
     out.shape(qkv.rows(), spec.q_dim())?;
@@ -252,6 +253,7 @@ pub(crate) fn attn_in(
         softcap: _,
         alibi: _,
         qk_norm: _,
+        gated: _,
         latent: _,
     } = spec;
     let AttnWeights {

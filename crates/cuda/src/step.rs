@@ -126,6 +126,12 @@ impl Step {
         if attn().any(|a| matches!(a.qk_norm, Some(QkNorm::LayerHeads | QkNorm::LayerRows))) {
             return Err(no_layer_norms());
         }
+        if !part.delta.is_empty() {
+            return Err(no_delta_nets());
+        }
+        if attn().any(|a| a.gated) {
+            return Err(no_gates());
+        }
         if let Some(wide) = attn().find(|a| a.head_dim > MAX_HEAD_DIM) {
             return Err(Error::Unsupported {
                 what: format!("heads of {} elements on CUDA", wide.head_dim),
@@ -421,6 +427,22 @@ pub(crate) fn no_layer_norms() -> Error {
     Error::Unsupported {
         what: "layer norms of queries and keys on CUDA".into(),
         supported: "RMS norms of them; `--device cpu` has both".into(),
+    }
+}
+
+/// Nor for such a one.
+pub(crate) fn no_delta_nets() -> Error {
+    Error::Unsupported {
+        what: "delta nets in place of attention on CUDA".into(),
+        supported: "attention; `--device cpu` has both".into(),
+    }
+}
+
+/// Nor for such a one.
+pub(crate) fn no_gates() -> Error {
+    Error::Unsupported {
+        what: "attention with a gated output on CUDA".into(),
+        supported: "attention without; `--device cpu` has both".into(),
     }
 }
 

@@ -37,6 +37,7 @@ impl Options {
         at_least("batch", "at least the number of parallel sequences", self.batch, self.parallel)?;
         at_least("micro-batch", "at least 1", runner.rows, 1)?;
         at_least("outputs", "at least 1", runner.outputs, 1)?;
+        at_least("states", "at least the number of parallel sequences", runner.states, self.parallel)?;
         at_least("cache blocks", "enough for one whole context", runner.blocks, blocks)
     }
 }
@@ -70,7 +71,7 @@ impl Engine {
         let Options { limits, batch, parallel } = options;
         Ok(Self {
             eog: (0..limits.vocab as u32).filter(|&id| vocab.is_eog(id)).collect(),
-            scheduler: Scheduler::new(of.blocks, batch, parallel),
+            scheduler: Scheduler::new(of.blocks, batch, parallel, runner.has_states()),
             sampler: Sampler::new(limits.vocab),
             candidates: Candidates::with_capacity(limits.vocab),
             plan: Vec::with_capacity(parallel),
@@ -140,19 +141,19 @@ impl Engine {
             let (start, from) = (s.computed, s.outputs_from());
             let free = (limits.rows - self.batch.rows())
                 .min(from.saturating_sub(start) + limits.outputs - self.batch.outputs.len());
-            let rows = chunk.rows.min(free);
+            // A sequence that is computed again has drawn tokens of its own. They are a run of the next step: what convolutions and
+            // delta nets keep is read from the step before.
+            let (role, all) = match s.prompt.checked_sub(start) {
+                Some(given) if given > 0 => (Role::of_prompt(s.prompt), given),
+                _ => (Role::Generated, usize::MAX),
+            };
+            let rows = chunk.rows.min(free).min(all);
             if rows == 0 {
                 return;
             }
             let (row, end) = (self.batch.rows(), start + rows);
-            // A sequence that is computed again has drawn tokens of its own.
-            let drawn = s.prompt.clamp(start, end);
-            for (role, run) in [(Role::of_prompt(s.prompt), start..drawn), (Role::Generated, drawn..end)] {
-                if !run.is_empty() {
-                    let blocks = &s.blocks[..run.end.div_ceil(BLOCK_LEN)];
-                    self.batch.push(role, &s.tokens[run.clone()], run.start, blocks, false);
-                }
-            }
+            let blocks = &s.blocks[..end.div_ceil(BLOCK_LEN)];
+            self.batch.push_state(s.state.unwrap_or(0), role, &s.tokens[start..end], start, blocks, false);
             self.batch.outputs.extend((start.max(from)..end).map(|p| (row + p - start) as u32));
             self.runs.push(Chunk { sequence: chunk.sequence, rows });
             chunk.rows -= rows;

@@ -16,6 +16,7 @@ mod request;
 pub mod sample;
 mod scheduler;
 mod sequence;
+mod states;
 mod text;
 
 pub use engine::{Engine, Options};

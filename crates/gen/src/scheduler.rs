@@ -2,6 +2,7 @@
 
 use crate::blocks::Blocks;
 use crate::sequence::Sequence;
+use crate::states::States;
 use std::collections::VecDeque;
 
 /// Rows of a running sequence that are to be computed.
@@ -20,6 +21,8 @@ pub(crate) struct Scheduler {
     /// Oldest first.
     pub running: Vec<Sequence>,
     pub blocks: Blocks,
+    /// Where the model's sequences have such.
+    states: Option<States>,
     /// Most rows of a schedule.
     batch: usize,
     /// Most running sequences.
@@ -27,11 +30,12 @@ pub(crate) struct Scheduler {
 }
 
 impl Scheduler {
-    pub fn new(blocks: usize, batch: usize, parallel: usize) -> Self {
+    pub fn new(blocks: usize, batch: usize, parallel: usize, has_states: bool) -> Self {
         Self {
             waiting: VecDeque::new(),
             running: Vec::with_capacity(parallel),
             blocks: Blocks::new(blocks),
+            states: has_states.then(|| States::new(parallel)),
             batch,
             parallel,
         }
@@ -49,7 +53,10 @@ impl Scheduler {
     pub fn reap(&mut self) {
         self.waiting.iter_mut().chain(&mut self.running).for_each(Sequence::end_if_cancelled);
         for ended in self.running.iter_mut().filter(|s| s.ended) {
-            ended.release(&mut self.blocks);
+            match &mut self.states {
+                Some(states) => ended.retire(&mut self.blocks, states),
+                None => ended.release(&mut self.blocks, None),
+            }
         }
         self.running.retain(|s| !s.ended);
         self.waiting.retain(|s| !s.ended);
@@ -80,14 +87,17 @@ impl Scheduler {
         plan.extend(chunks.filter(|c| c.rows > 0));
     }
 
-    /// Gives sequence `i` the blocks for its rows. If there are none left, younger sequences give back theirs, the
-    /// youngest first; if there is no younger one, it gives back its own and waits.
+    /// Gives sequence `i` the blocks for its rows. If there are none left, ended sequences are forgotten; then younger sequences
+    /// give back theirs, the youngest first; if there is no younger one, it gives back its own and waits.
     fn reserve(&mut self, i: usize) {
         while let Some(s) = self.running.get_mut(i)
             && !s.extend_blocks(s.computed + s.rows, &mut self.blocks)
         {
+            if self.states.as_mut().is_some_and(|states| states.forget(&mut self.blocks)) {
+                continue;
+            }
             if let Some(mut youngest) = self.running.pop() {
-                youngest.release(&mut self.blocks);
+                youngest.release(&mut self.blocks, self.states.as_mut());
                 self.waiting.push_front(youngest);
             }
         }
@@ -99,15 +109,30 @@ impl Scheduler {
             && budget > 0
             && let Some(next) = self.waiting.front()
         {
-            let (shared, idle) = self.blocks.matching(next.shareable());
-            let needed = next.tokens.len().div_ceil(kinfer_core::batch::BLOCK_LEN) - shared;
+            let all = next.tokens.len().div_ceil(kinfer_core::batch::BLOCK_LEN);
+            let (shared, idle) = match &self.states {
+                Some(_) => (0, 0),
+                None => self.blocks.matching(next.shareable()),
+            };
+            let needed = all - shared;
+            let continued = self.states.as_mut().and_then(|states| states.continued(next.shareable()));
+            let own = continued.as_ref().map_or(0, |kept| kept.blocks.len());
             // Shared blocks that are idle stop being available.
-            if needed + idle > self.blocks.available() {
-                return;
+            while needed.saturating_sub(own) + idle > self.blocks.available() {
+                if !self.states.as_mut().is_some_and(|states| states.forget(&mut self.blocks)) {
+                    if let (Some(kept), Some(states)) = (continued, &mut self.states) {
+                        states.keep(kept);
+                    }
+                    return;
+                }
             }
             let Some(mut next) = self.waiting.pop_front() else { return };
-            if !next.admit(&mut self.blocks) {
-                next.release(&mut self.blocks);
+            let admitted = match &mut self.states {
+                Some(states) => next.admit_state(continued, &mut self.blocks, states),
+                None => next.admit(&mut self.blocks),
+            };
+            if !admitted {
+                next.release(&mut self.blocks, self.states.as_mut());
                 return self.waiting.push_front(next);
             }
             next.rows = next.pending().min(budget);

@@ -2,13 +2,14 @@
 
 use crate::blocks::{Blocks, ROOT};
 use crate::sample::{Candidates, Rng, Sampler, logprobs};
+use crate::states::{Kept, States};
 use crate::text::TextStream;
 use crate::{
     CancelToken, Done, Error, Event, Finish, LengthLimit, Limits, Params, Request, Result, ScoreRequest,
     StopCause, Timings, TokenLogprobs, Usage, Vocabulary,
 };
 use kinfer_core::Likely;
-use kinfer_core::batch::BLOCK_LEN;
+use kinfer_core::batch::{BLOCK_LEN, Role};
 use std::sync::mpsc::Sender;
 use std::time::{Duration, Instant};
 
@@ -22,12 +23,16 @@ pub(crate) struct Sequence {
     pub computed: usize,
     /// The cache's blocks, in order of position.
     pub blocks: Vec<u32>,
+    /// Its state while it runs, where sequences have such.
+    pub state: Option<u32>,
     /// Full blocks that are published, and the serial number of the last of them.
     published: (usize, u64),
     /// Rows that the current schedule gives to it.
     pub rows: usize,
     /// Nothing more is to be computed for it.
     pub ended: bool,
+    /// It ended with an error: what was computed of it may be nothing.
+    failed: bool,
     cancel: CancelToken,
     limits: Limits,
     work: Work,
@@ -113,9 +118,11 @@ impl Sequence {
             tokens,
             computed: 0,
             blocks,
+            state: None,
             published: (0, ROOT),
             rows: 0,
             ended: false,
+            failed: false,
             cancel,
             limits,
             work,
@@ -152,9 +159,24 @@ impl Sequence {
         let serial = blocks.share(&self.tokens[..shareable], &mut self.blocks);
         self.published = (self.blocks.len(), serial);
         self.computed = self.blocks.len() * BLOCK_LEN;
-        if !self.extend_blocks(self.tokens.len(), blocks) {
-            return false;
+        self.extend_blocks(self.tokens.len(), blocks) && self.started()
+    }
+
+    /// The same where it has a state: goes on from an ended sequence, or from a state of its own.
+    pub fn admit_state(&mut self, continued: Option<Kept>, blocks: &mut Blocks, states: &mut States) -> bool {
+        match continued {
+            Some(Kept { tokens, blocks, state }) => {
+                self.computed = tokens.len();
+                self.blocks.extend_from_slice(&blocks);
+                self.state = Some(state);
+            }
+            None => self.state = states.alloc(blocks),
         }
+        self.state.is_some() && self.extend_blocks(self.tokens.len(), blocks) && self.started()
+    }
+
+    /// Reports that it runs, the first time. `true`.
+    fn started(&mut self) -> bool {
         if let Work::Generate(g) = &mut self.work
             && g.scheduled.is_none()
         {
@@ -182,14 +204,35 @@ impl Sequence {
     }
 
     /// Gives back its blocks; what was computed is to be computed again, as far as the cache forgets it.
-    pub fn release(&mut self, blocks: &mut Blocks) {
+    pub fn release(&mut self, blocks: &mut Blocks, states: Option<&mut States>) {
         blocks.release(&mut self.blocks);
+        if let (Some(state), Some(states)) = (self.state.take(), states) {
+            states.release(state);
+        }
         (self.computed, self.published, self.rows) = (0, (0, ROOT), 0);
+    }
+
+    /// Leaves what was computed of it, now that it has ended, to sequences that begin with its tokens.
+    pub fn retire(&mut self, blocks: &mut Blocks, states: &mut States) {
+        // A short prompt counts as generated, and a longer one that begins with it does not.
+        let same_role = self.computed > self.prompt || Role::of_prompt(self.prompt) == Role::Prompt;
+        if self.failed || self.computed == 0 || !same_role {
+            return self.release(blocks, Some(states));
+        }
+        let Some(state) = self.state.take() else { return };
+        self.tokens.truncate(self.computed);
+        let mut unused = self.blocks.split_off(self.computed.div_ceil(BLOCK_LEN).min(self.blocks.len()));
+        blocks.release(&mut unused);
+        let (tokens, blocks) = (std::mem::take(&mut self.tokens), std::mem::take(&mut self.blocks));
+        states.keep(Kept { tokens, blocks, state });
     }
 
     /// `rows` more positions are in the cache; publishes the blocks that they fill.
     pub fn advance(&mut self, rows: usize, blocks: &mut Blocks) {
         self.computed += rows;
+        if self.state.is_some() {
+            return;
+        }
         let (mut count, mut serial) = self.published;
         while (count + 1) * BLOCK_LEN <= self.computed
             && let Some(full) = self.tokens.get(count * BLOCK_LEN..).and_then(|t| t.first_chunk())
@@ -236,6 +279,7 @@ impl Sequence {
 
     /// Ends it with an error.
     pub fn fail(&mut self, error: Error) {
+        self.failed = true;
         if !self.ended {
             self.ended = true;
             match &self.work {

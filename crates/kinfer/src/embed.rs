@@ -131,6 +131,7 @@ impl Model {
             outputs,
             logits: false,
             blocks,
+            states: pieces,
             context: self.spec().context,
             kv: KvTypes::default(),
         };
@@ -142,11 +143,11 @@ impl Model {
         for step in &steps {
             batch.clear();
             let mut first = 0;
-            for piece in step {
+            for (state, piece) in (0..).zip(step) {
                 let (ids, next) = (texts[piece.text], first + blocks_of(piece) as u32);
                 let (row, role) = (batch.rows(), Role::of_prompt(ids.len()));
                 let table: Vec<u32> = (first..next).collect();
-                batch.push(role, &ids[piece.range.clone()], piece.range.start, &table, false);
+                batch.push_state(state, role, &ids[piece.range.clone()], piece.range.start, &table, false);
                 let wanted = piece.wanted(ids.len(), pooling);
                 batch.outputs.extend(wanted.map(|i| (row + i - piece.range.start) as u32));
                 first = next;

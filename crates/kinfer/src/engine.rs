@@ -118,7 +118,8 @@ impl EngineBuilder {
         let rows = rows.min(batch);
         let outputs = parallel.max(DEFAULT_OUTPUTS).min(rows);
         let options = Options { limits: Limits { context, vocab: spec.vocab }, batch, parallel };
-        let limits = RunnerLimits { rows, outputs, logits: true, blocks, context, kv: self.kv };
+        let limits =
+            RunnerLimits { rows, outputs, logits: true, blocks, states: parallel, context, kv: self.kv };
         options.check(&limits)?;
         Ok((options, limits))
     }

@@ -41,8 +41,8 @@ pub use embed::{EmbedOptions, Embedding};
 pub use engine::{Engine, EngineBuilder, Generation};
 pub use error::{Error, ErrorKind, Result};
 pub use kinfer_core::{
-    Activation, AttnSpec, ConvSpec, DeviceMemory, ExpertSpec, FfnSpec, KvType, KvTypes, LayerSpec,
-    LongContext, Mask, Mixer, ModelSpec, NormKind, NormSpec, Pooling, RopeSpec,
+    Activation, AttnSpec, ConvSpec, DeltaSpec, DeviceMemory, ExpertSpec, FfnSpec, HeadSharing, KvType,
+    KvTypes, LayerSpec, LongContext, Mask, Mixer, ModelSpec, NormKind, NormSpec, Pooling, RopeSpec,
 };
 /// Facts about this machine, the instruction sets that the CPU's kernels come in, and what those compute at most.
 pub use kinfer_cpu::{Isa, machine, peak};

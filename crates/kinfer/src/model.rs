@@ -137,8 +137,15 @@ impl Model {
 
     fn load_by(gguf: Gguf, mut options: LoadOptions, inputs: Option<Arc<Inputs>>) -> Result<Arc<Self>> {
         let tokenizer = tokenizer(&gguf, &options)?;
-        let nothing =
-            RunnerLimits { rows: 0, outputs: 0, logits: true, blocks: 0, context: 0, kv: KvTypes::default() };
+        let nothing = RunnerLimits {
+            rows: 0,
+            outputs: 0,
+            logits: true,
+            blocks: 0,
+            states: 0,
+            context: 0,
+            kv: KvTypes::default(),
+        };
         let recoded = options.quant.as_ref().map(|recipe| Recoded::new(&gguf, recipe, options.threads));
         let recoded = recoded.transpose()?;
         let source: &dyn Source = recoded.as_ref().map_or(&gguf, |recoded| recoded);
@@ -283,9 +290,9 @@ impl Model {
     /// [`Error::Memory`] or [`Error::Model`] when the cache or the scratch does not fit in memory, [`Error::Usage`] for
     /// limits of more than 32 bits.
     pub fn runner(&self, limits: RunnerLimits) -> Result<Box<dyn Runner>> {
-        let RunnerLimits { rows, outputs, logits: _, blocks, context, kv: _ } = limits;
+        let RunnerLimits { rows, outputs, logits: _, blocks, states, context, kv: _ } = limits;
         let what = format!("a runner for {rows} rows, {outputs} outputs and {blocks} cache blocks");
-        if [rows, outputs, blocks, context].into_iter().any(|n| u32::try_from(n).is_err()) {
+        if [rows, outputs, blocks, states, context].into_iter().any(|n| u32::try_from(n).is_err()) {
             return Err(Error::Usage(format!("{what} is too large to count")));
         }
         Plan::of_model(self, &limits).check(&what, of_runner)?;

@@ -1,7 +1,7 @@
 //! Operations without neighbours: sums, conversions, and the largest element.
 
 use super::lanes::{load_n, store_n, tanh};
-use crate::simd::{LANES, Simd};
+use crate::simd::{LANES, Simd, exp};
 use half::{bf16, f16};
 
 #[inline(always)]
@@ -28,6 +28,23 @@ pub unsafe fn scale<S: Simd>(x: &mut [f32], factor: f32) {
         // SAFETY: every access lies below `n`.
         unsafe {
             store_n::<S>(x.add(i), S::mul(load_n::<S>(x.add(i), n - i), S::splat(factor)), n - i);
+        }
+        i += LANES;
+    }
+}
+
+#[inline(always)]
+pub unsafe fn sigmoid_mul<S: Simd>(gate: &[f32], x: &mut [f32]) {
+    debug_assert_eq!(x.len(), gate.len());
+    let n = x.len().min(gate.len());
+    let (x, gate) = (x.as_mut_ptr(), gate.as_ptr());
+    let mut i = 0;
+    while i < n {
+        // SAFETY: every access lies below `n`.
+        unsafe {
+            let minus = S::sub(S::zero(), load_n::<S>(gate.add(i), n - i));
+            let v = S::div(load_n::<S>(x.add(i), n - i), S::add(S::splat(1.0), exp::<S>(minus)));
+            store_n::<S>(x.add(i), v, n - i);
         }
         i += LANES;
     }

@@ -10,6 +10,7 @@
 mod act;
 pub(crate) mod attn;
 mod conv;
+mod delta;
 mod elementwise;
 mod lanes;
 mod norm;
@@ -20,6 +21,7 @@ pub use attn::{
     Attend, BLOCK_LEN, KvLayout, KvRows, KvType, KvTypes, PARTITION_LEN, live_partitions, partial_len,
 };
 pub use conv::ConvRow;
+pub use delta::{ConvTaps, DeltaRow};
 pub use rope::rope_table;
 pub use route::{ExpertGroups, Routing, Scores, choose_experts};
 
@@ -131,6 +133,8 @@ ops! {
     pub fn add(x: &mut [f32], y: &[f32]) = elementwise::add;
     /// `x *= factor`.
     pub fn scale(x: &mut [f32], factor: f32) = elementwise::scale;
+    /// `x = x * sigmoid(gate)`.
+    pub fn sigmoid_mul(gate: &[f32], x: &mut [f32]) = elementwise::sigmoid_mul;
     /// `x = cap * tanh(x / cap)`.
     pub fn softcap(x: &mut [f32], cap: f32) = elementwise::softcap;
     /// `out = silu(gate) * up` with `silu(x) = x / (1 + e^-x)`.
@@ -159,6 +163,14 @@ ops! {
     /// first. `past`, `[taps - 1, n]`, is a ring of what `now` was at the positions before; its row `oldest`, the first to be added,
     /// becomes this position's. `out` is `[n]`.
     pub fn short_conv(row: ConvRow<'_>, past: &mut [f32], oldest: usize, out: &mut [f32]) = conv::short_conv;
+    /// Some channels, `[n]`, at a position of a causal convolution: the sum of tap `j` times what they were `behind - j` positions
+    /// before, oldest first, and of the last tap times `x`. The ring takes `x` in place of its oldest row.
+    pub fn causal_conv(x: &[f32], conv: ConvTaps<'_>, out: &mut [f32]) = delta::causal_conv;
+    /// `x = x * length / sqrt(sum(x^2) + eps)`.
+    pub fn to_length(x: &mut [f32], length: f32, eps: f32) = delta::to_length;
+    /// A position of the gated delta rule: `S = decay * S`, then `S += k (beta (v - k S))`, and `out = q S`. `state` is `S`,
+    /// `[key_dim, value_dim]`; sums are over keys in ascending order.
+    pub fn delta_rule(row: DeltaRow<'_>, state: &mut [f32], out: &mut [f32]) = delta::delta_rule;
     /// `out = x` in half precision, rounded to nearest even; beyond 65504 it becomes infinite.
     pub fn to_f16(x: &[f32], out: &mut [f16]) = elementwise::to_f16;
     /// `out = x`, exact.

@@ -29,6 +29,16 @@ unsafe fn sum<S: Simd, const SQUARES: bool>(p: *const f32, n: usize) -> f32 {
     }
 }
 
+/// `1 / sqrt(sum(x^2) + eps)`.
+///
+/// # Safety
+/// As [`Simd`].
+#[inline(always)]
+pub unsafe fn inverse_length<S: Simd>(x: &[f32], eps: f32) -> f32 {
+    // SAFETY: every access lies within the slice.
+    unsafe { 1.0 / (sum::<S, true>(x.as_ptr(), x.len()) + eps).sqrt() }
+}
+
 /// `out` may be `x`.
 #[inline(always)]
 unsafe fn norm<S: Simd>(x: *const f32, weight: *const f32, eps: f32, out: *mut f32, n: usize) {

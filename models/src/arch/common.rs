@@ -3,8 +3,8 @@
 use super::{Blueprint, Names};
 use crate::source::{Config, Value};
 use kinfer_core::{
-    Activation, AttnSpec, ConvSpec, Error, ExpertGroups, ExpertSpec, FfnSpec, LatentSpec, LayerSpec, Mask,
-    Mixer, ModelSpec, NormKind, NormSpec, Pooling, QkNorm, Result, RopeSpec, Routing, Scores,
+    Activation, AttnSpec, Error, ExpertGroups, ExpertSpec, FfnSpec, LatentSpec, LayerSpec, Mask, Mixer,
+    ModelSpec, NormKind, NormSpec, Pooling, QkNorm, Result, RopeSpec, Routing, Scores,
 };
 
 /// Far beyond any model; keeps a corrupt file from asking for gigabytes of rotary frequencies.
@@ -46,7 +46,7 @@ pub(super) struct Layer {
     /// Its attention.
     pub attn: AttnSpec,
     /// What it has in place of attention.
-    pub conv: Option<ConvSpec>,
+    pub instead: Option<Mixer>,
     /// Its feed-forward.
     pub ffn: FfnSpec,
     /// [`LayerSpec::parallel`].
@@ -148,7 +148,7 @@ impl Common {
             kv_heads,
             head_dim,
             rope_dim,
-            hidden: config.sizes("feed_forward_length", layers)?,
+            hidden: hidden(config, layers)?,
             norm: NormSpec { kind, eps: eps as f32 },
             scale: scale as f32,
             mask: mask(config)?,
@@ -308,9 +308,10 @@ impl Common {
                     rope: (!ropes.is_empty()).then_some(0),
                     norm: self.norm,
                     qk_norm: self.qk_norm,
+                    gated: false,
                     latent: self.latent,
                 },
-                conv: None,
+                instead: None,
                 ffn: FfnSpec {
                     hidden: self.hidden[i],
                     gated: true,
@@ -322,9 +323,8 @@ impl Common {
                 renormed: false,
             };
             detail(i, &mut layer);
-            let Layer { attn, conv, ffn, parallel, renormed } = layer;
-            let mixer = conv.map_or(Mixer::Attention(attn), Mixer::Convolution);
-            LayerSpec { mixer, ffn, parallel, renormed }
+            let Layer { attn, instead, ffn, parallel, renormed } = layer;
+            LayerSpec { mixer: instead.unwrap_or(Mixer::Attention(attn)), ffn, parallel, renormed }
         };
         let layers = (0..self.layers).map(layer).collect();
         let spec = ModelSpec {
@@ -341,6 +341,19 @@ impl Common {
             pooling: self.pooling,
         };
         Ok(Blueprint { spec, names, logit_scale: 1.0 })
+    }
+}
+
+/// Widths of the feed-forwards. A file in which all of them are mixtures of experts may give those of the experts only.
+fn hidden(config: &Config<'_>, layers: usize) -> Result<Vec<usize>> {
+    const KEY: &str = "feed_forward_length";
+    if let Some(hidden) = config.opt_sizes(KEY, layers)? {
+        return Ok(hidden);
+    }
+    let all_experts = config.opt_count("leading_dense_block_count")?.unwrap_or(0) == 0;
+    match config.opt_sizes(&format!("expert_{KEY}"), layers)? {
+        Some(hidden) if all_experts => Ok(hidden),
+        _ => config.sizes(KEY, layers),
     }
 }
 

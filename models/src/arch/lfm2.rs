@@ -5,7 +5,7 @@
 use super::{Blueprint, Names, ROPE_FACTORS, common::Common};
 use crate::{rope, source::Config};
 use kinfer_core::batch::BLOCK_LEN;
-use kinfer_core::{ConvSpec, Mask, NormKind, QkNorm, Result, Scores};
+use kinfer_core::{ConvSpec, Mask, Mixer, NormKind, QkNorm, Result, Scores};
 
 pub(super) fn read(config: &Config<'_>) -> Result<Blueprint> {
     let c = Common::with_convolutions(config, NormKind::Rms)?;
@@ -35,5 +35,5 @@ fn of(config: &Config<'_>, mut c: Common) -> Result<Blueprint> {
     c.qk_norm = Some(QkNorm::Heads);
     let names = Names { norm: "token_embd_norm", ..Names::GGUF };
     let ropes = vec![rope::read(config, c.rope_dim, 1_000_000.0, ROPE_FACTORS)?];
-    c.blueprint(config, ropes, names, |i, layer| layer.conv = is_conv[i].then_some(conv))
+    c.blueprint(config, ropes, names, |i, layer| layer.instead = is_conv[i].then_some(Mixer::Convolution(conv)))
 }

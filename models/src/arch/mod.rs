@@ -54,6 +54,9 @@ architectures! {
     "qwen2moe": qwen2moe, "Qwen 1.5 and 2 with experts";
     "qwen3": qwen3, "Qwen 3";
     "qwen3moe": qwen3moe, "Qwen 3 with experts";
+    "qwen3next": qwen3next, "Qwen3-Next";
+    "qwen35": qwen35, "Qwen 3.5";
+    "qwen35moe": qwen35moe, "Qwen 3.5 with experts";
     "smollm3": smollm3, "SmolLM3";
     "stablelm": stablelm, "StableLM";
     "starcoder2": starcoder2, "StarCoder2";

@@ -123,6 +123,7 @@ fn errors(model: &Arc<Model>, exact: &Arc<Model>, kv: KvTypes) -> anyhow::Result
         outputs: SEQUENCES,
         logits: true,
         blocks: SEQUENCES * each,
+        states: SEQUENCES,
         context: each * BLOCK_LEN,
         kv,
     };
@@ -137,7 +138,7 @@ fn errors(model: &Arc<Model>, exact: &Arc<Model>, kv: KvTypes) -> anyhow::Result
         let tokens: Vec<u32> = (0..PROMPT).map(|i| (7919 * (i + 1) * (s + 3)) as u32 % vocab).collect();
         for (chunk, start) in [(&tokens[..64], 0), (&tokens[64..], 64)] {
             batch.clear();
-            batch.push(Role::Prompt, chunk, start, &blocks(s), start > 0);
+            batch.push_state(s as u32, Role::Prompt, chunk, start, &blocks(s), start > 0);
             prompt.add(step(&mut *runner, &batch)?.data, step(&mut *truth, &batch)?.data);
         }
     }
@@ -148,7 +149,7 @@ fn errors(model: &Arc<Model>, exact: &Arc<Model>, kv: KvTypes) -> anyhow::Result
             if s < sequences {
                 let token = (104_729 * (i + 1) * (s + 1)) as u32 % vocab;
                 let start = if s == 0 { PROMPT + i } else { PROMPT + i - 3 };
-                batch.push(Role::Generated, &[token], start, &blocks(s), true);
+                batch.push_state(s as u32, Role::Generated, &[token], start, &blocks(s), true);
             }
         }
         generated.add(step(&mut *runner, &batch)?.data, step(&mut *truth, &batch)?.data);

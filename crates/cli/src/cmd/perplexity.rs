@@ -167,7 +167,8 @@ const ROWS: usize = 128;
 impl Windows {
     fn new(model: &Arc<Model>, size: usize, kv: KvTypes) -> anyhow::Result<Self> {
         let blocks = size.div_ceil(BLOCK_LEN);
-        let limits = RunnerLimits { rows: ROWS, outputs: ROWS, logits: true, blocks, context: size, kv };
+        let limits =
+            RunnerLimits { rows: ROWS, outputs: ROWS, logits: true, blocks, states: 1, context: size, kv };
         let trained = model.spec().context;
         if size > trained {
             return Err(CliError::usage(format!("-c {size}: the model's context is {trained} tokens")));

@@ -13,6 +13,8 @@ use std::sync::{Arc, Mutex};
 /// Bytes 0 to 255 are tokens; so are a few longer pieces and the end of text.
 pub const VOCAB: usize = 264;
 pub const EOG: u32 = 256;
+/// Of a mock whose sequences have some.
+pub const STATES: usize = 8;
 pub const PIECES: [&str; 7] = ["Hello", " world", "<think>", "</think>", "STO", "P now", "안녕"];
 
 pub struct Bytes;
@@ -45,6 +47,8 @@ pub struct Behaviour {
     pub nan_from: Option<usize>,
     /// Gives only the likeliest tokens where they are enough, and counts these steps.
     pub likeliest: Option<Arc<AtomicUsize>>,
+    /// Sequences have states, which go on at their ends only.
+    pub states: bool,
     /// Called before each step.
     pub before: Option<Hook>,
     /// Steps so far.
@@ -57,6 +61,8 @@ pub struct Mock {
     limits: RunnerLimits,
     /// Per block and place: the token that was written. // [blocks, BLOCK_LEN]
     cache: Vec<Option<(usize, u32)>>,
+    /// Positions that each state has taken in.
+    ends: Vec<usize>,
     logits: Vec<f32>,
     likeliest: Vec<Likely>,
     behaviour: Behaviour,
@@ -69,12 +75,14 @@ impl Mock {
             outputs,
             logits: true,
             blocks,
+            states: STATES,
             context: blocks * BLOCK_LEN,
             kv: KvType::F16.into(),
         };
         Self {
             limits,
             cache: vec![None; blocks * BLOCK_LEN],
+            ends: vec![0; STATES],
             logits: Vec::new(),
             likeliest: Vec::new(),
             behaviour,
@@ -93,6 +101,10 @@ impl Runner for Mock {
         self.limits
     }
 
+    fn has_states(&self) -> bool {
+        self.behaviour.states
+    }
+
     fn step(&mut self, batch: &Batch) -> kinfer_core::Result<Outputs<'_>> {
         let l = self.limits;
         batch.check(l.rows, l.outputs, l.blocks, VOCAB).map_err(Error::Batch)?;
@@ -105,6 +117,12 @@ impl Runner for Mock {
             return Err(Error::Backend { device: "mock".into(), source: "told to fail".into() });
         }
         self.logits.clear();
+        for (i, run) in batch.runs.iter().enumerate().filter(|_| b.states) {
+            assert!(batch.runs[..i].iter().all(|other| other.state != run.state), "two runs with a state");
+            let end = &mut self.ends[run.state as usize];
+            assert!(run.start == 0 || run.start == *end, "a state at {end} for a run from {}", run.start);
+            *end = run.start + run.rows.len();
+        }
         for run in &batch.runs {
             let table = &batch.blocks[run.blocks.clone()];
             let place = |p: usize| table[p / BLOCK_LEN] as usize * BLOCK_LEN + p % BLOCK_LEN;

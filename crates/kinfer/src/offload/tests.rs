@@ -20,6 +20,7 @@ fn model(layers: usize, mixtures: std::ops::Range<usize>) -> ModelSpec {
             qk_norm: None,
             rope: None,
             norm,
+            gated: false,
             latent: None,
             mask: Mask::Causal,
         }),

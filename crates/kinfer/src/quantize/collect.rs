@@ -57,8 +57,15 @@ impl Collector {
         let rows = chunk.min(if head { ROWS_WITH_HEAD } else { ROWS });
         let blocks = chunk.div_ceil(BLOCK_LEN);
         let outputs = if head { rows } else { 0 };
-        let limits =
-            RunnerLimits { rows, outputs, logits: true, blocks, context: chunk, kv: KvTypes::default() };
+        let limits = RunnerLimits {
+            rows,
+            outputs,
+            logits: true,
+            blocks,
+            states: 1,
+            context: chunk,
+            kv: KvTypes::default(),
+        };
         let runner = model.runner(limits)?;
         let (batch, blocks) = (Batch::default(), (0..blocks as u32).collect());
         Ok(Collector { model, inputs, runner, batch, blocks, chunk, head, chunks: 0 })

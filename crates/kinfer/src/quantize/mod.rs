@@ -433,6 +433,10 @@ fn source_row(order: RowOrder, r: usize) -> usize {
             let (head, i) = (r / head_dim, r % head_dim);
             head * head_dim + if i < turned { half(i, turned) } else { i }
         }
+        RowOrder::Interleaved { parts, rows, times } => {
+            let (turn, i) = (r / rows, r % rows);
+            (turn % parts * times + turn / parts) * rows + i
+        }
         RowOrder::TurnedLast { head_dim, turned } => {
             let (head, i, plain) = (r / head_dim, r % head_dim, head_dim - turned);
             head * head_dim + if i < plain { turned + i } else { half(i - plain, turned) }

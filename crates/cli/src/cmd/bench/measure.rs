@@ -94,6 +94,7 @@ impl Bench {
             outputs: sequences,
             logits: true,
             blocks: sequences * each,
+            states: sequences,
             context: each * BLOCK_LEN,
             kv,
         };
@@ -138,8 +139,8 @@ impl Bench {
     }
 
     fn once(&mut self, case: &Case) -> anyhow::Result<Run> {
-        // What was computed beyond the depth may have moved on what convolutions keep of its block.
-        let slot = case.depth % BLOCK_LEN;
+        // What was computed beyond the depth may have moved on what convolutions keep of its block, and has moved on states.
+        let slot = if self.runner.has_states() { case.depth } else { case.depth % BLOCK_LEN };
         for sequence in (0..case.parallel).filter(|_| slot > 0) {
             self.prefill(sequence, case.depth - slot, slot, case.ubatch)?;
         }
@@ -157,7 +158,7 @@ impl Bench {
         for chunk in prompt.chunks(ubatch) {
             self.batch.clear();
             let last = at + chunk.len() == start + count;
-            self.batch.push(role, chunk, at, &self.blocks[sequence], last);
+            self.batch.push_state(sequence as u32, role, chunk, at, &self.blocks[sequence], last);
             at += chunk.len();
             self.step(&mut run)?;
         }
@@ -170,8 +171,8 @@ impl Bench {
         let mut next: Vec<u32> = (0..case.parallel).map(|s| token(s, case.depth, self.vocab)).collect();
         for i in 0..case.tokens {
             self.batch.clear();
-            for (&token, blocks) in next.iter().zip(&self.blocks) {
-                self.batch.push(Role::Generated, &[token], case.depth + i, blocks, true);
+            for (state, (&token, blocks)) in (0..).zip(next.iter().zip(&self.blocks)) {
+                self.batch.push_state(state, Role::Generated, &[token], case.depth + i, blocks, true);
             }
             self.step(&mut run)?;
             next.copy_from_slice(&run.tokens[i * case.parallel..]);

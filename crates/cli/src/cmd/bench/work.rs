@@ -59,6 +59,12 @@ impl Work {
             work.operations += 4.0 * attn.q_dim() as f64 * seen;
             work.bytes += (attn.kv_heads * kv.row_bytes(attn.head_dim)) as f64 * read;
         }
+        // A state is read and written once for each token of a sequence: multiplied with a key, changed, and multiplied with a query.
+        for delta in spec.layers.iter().filter_map(|l| l.mixer.delta()) {
+            let state = (delta.value_heads * delta.key_dim * delta.value_dim) as f64;
+            work.operations += 7.0 * state * case.all_tokens() as f64;
+            work.bytes += 2.0 * state * size_of::<f32>() as f64 * (case.steps() * case.parallel) as f64;
+        }
         work
     }
 }
@@ -67,8 +73,9 @@ impl Work {
 fn layer_weights(layer: &LayerSpec, dim: usize) -> usize {
     let LayerSpec { mixer, ffn, parallel: _, renormed: _ } = layer;
     let mixer = match mixer {
-        Mixer::Attention(attn) => dim * attn.qkv_dim() + attn.q_dim() * dim,
+        Mixer::Attention(attn) => dim * (attn.qkv_dim() + attn.q_dim() * (1 + usize::from(attn.gated))),
         Mixer::Convolution(conv) => 4 * dim * conv.width,
+        Mixer::DeltaNet(delta) => dim * (delta.projection_dim() + delta.all_values()),
     };
     let (experts, router) = ffn.experts.map_or((1, 0), |e| (e.routing.used, e.count * dim));
     mixer + experts * dim * (ffn.up_dim() + ffn.hidden) + router
@@ -96,6 +103,7 @@ mod tests {
                 qk_norm: None,
                 rope: None,
                 norm: NORM,
+                gated: false,
                 latent: None,
             }),
             ffn: FfnSpec { hidden: 32, gated: true, act: Activation::Silu, norm: NORM, experts: None },

@@ -1,0 +1,9 @@
+//! Qwen3-Next: Qwen 3.5 with mixtures of experts, but for the order of value heads.
+
+use super::{Blueprint, qwen35};
+use crate::source::Config;
+use kinfer_core::{HeadSharing, Result};
+
+pub(super) fn read(config: &Config<'_>) -> Result<Blueprint> {
+    qwen35::mixture(config, HeadSharing::Neighbours)
+}

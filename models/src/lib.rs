@@ -16,6 +16,7 @@ mod plan;
 mod recipe;
 mod rope;
 mod sampling;
+pub mod scales;
 pub mod source;
 pub mod synthetic;
 mod tails;

@@ -135,10 +135,11 @@ impl Weight {
         let mut first = 0;
         for same in parts.chunk_by(|a, b| a.format == b.format) {
             let stored: Vec<&[u8]> = same.iter().flat_map(|p| (0..p.rows).map(|r| p.row(r))).collect();
+            let scales: Vec<f32> = same.iter().flat_map(|p| (0..p.rows).map(|_| p.scale)).collect();
             let format = same[0].format;
             let segment = match Packing::of(format) {
                 packing @ Packing::Quantised(layout) => {
-                    packed(gpu, packing, layout, format, &stored, cols, threads)?
+                    packed(gpu, packing, layout, format, (&stored, &scales), cols, threads)?
                 }
                 Packing::Float(float) => floats(gpu, float, &stored, cols, threads)?,
             };
@@ -162,7 +163,7 @@ fn packed(
     packing: Packing,
     layout: Layout,
     format: Format,
-    rows: &[&[u8]],
+    (rows, scales): (&[&[u8]], &[f32]),
     cols: usize,
     threads: usize,
 ) -> Result<Segment> {
@@ -179,10 +180,11 @@ fn packed(
         embed: function("embed")?,
         gemm: Gemm::new(gpu, module, |kernel| format!("{kernel}_{index}"), Gemm::packed_bytes(layout))?,
     };
-    let groups: Vec<&[&[u8]]> = rows.chunks(ROWS).collect();
-    let data = upload(gpu, &groups, packing.group_bytes(cols), threads, |group, out, scratch| {
+    let groups: Vec<(&[&[u8]], &[f32])> = rows.chunks(ROWS).zip(scales.chunks(ROWS)).collect();
+    let data = upload(gpu, &groups, packing.group_bytes(cols), threads, |(group, scales), out, scratch| {
         scratch.resize(out.len(), 0);
         packing.pack_group(format, group, cols, scratch);
+        packing.scale_group(scales.iter().copied(), scratch);
         turn_for_gpu(layout, scratch, out);
     })?;
     Ok(Segment { first: 0, rows: rows.len(), data, kernels })

@@ -138,8 +138,8 @@ fn exponents(rms: f32) -> [u8; SCALES] {
 
 /// The same of E4M3 floats, from 2^-9 to 448.
 fn e4m3(rms: f32) -> [u8; SCALES] {
-    // The sixteen values have the mean square 8.5625 / 4 at scale 1.
-    let square = 4.0 * rms * rms / 8.5625;
+    // The sixteen values have the mean square 8.5625 at scale 1.
+    let square = rms * rms / 8.5625;
     let value = |bits: u8| match bits >> 3 {
         0 => f32::from(bits) / 512.0,
         e => (1.0 + f32::from(bits & 7) / 8.0) * (f32::from(e) - 7.0).exp2(),

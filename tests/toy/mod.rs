@@ -105,7 +105,8 @@ pub fn features() -> Vec<Toy> {
     ];
     let experts = ExpertSpec {
         count: 5,
-        routing: Routing { used: 2, scores: Scores::Softmax, renormalise: true, scale: 1.0, groups: None },
+        // All of them: which are chosen is no matter of rounding then.
+        routing: Routing { used: 5, scores: Scores::Softmax, renormalise: true, scale: 1.0, groups: None },
         shared: None,
     };
     toys.extend([

@@ -201,7 +201,7 @@ fn scales_of_rows_are_packed() {
     let packing = Packing::of(format);
     let mut packed = pack(format, &data, rows, cols);
     let bytes = packing.group_bytes(cols);
-    let scale = |r: usize| if r % 3 == 0 { 1.0 } else { 1.7e-5 * r as f32 };
+    let scale = |r: usize| if r.is_multiple_of(3) { 1.0 } else { 1.7e-5 * r as f32 };
     for (g, group) in packed.chunks_exact_mut(bytes).enumerate() {
         packing.scale_group((0..ROWS.min(rows - g * ROWS)).map(|r| scale(g * ROWS + r)), group);
     }

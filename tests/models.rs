@@ -4,7 +4,7 @@ mod common;
 
 use common::Random;
 use kinfer_candle::Candle;
-use kinfer_core::{Batch, Error, Format, KvType, KvTypes, Model, Result, Role, RunnerLimits};
+use kinfer_core::{Batch, Error, Format, KvType, KvTypes, Model, Result, Role, RunnerLimits, dequantize};
 use kinfer_load::gguf::{Gguf, write::Writer};
 use kinfer_models::source::{Source, Stored, Value};
 use kinfer_models::synthetic;
@@ -45,6 +45,12 @@ fn tensors() -> Tensors {
     tensors
 }
 
+/// What a tensor of so many bytes is stored in.
+fn format(shape: &[u64], data: &[u8]) -> Format {
+    let elements = shape.iter().product::<u64>() as usize;
+    if data.len() == 4 * elements { Format::F32 } else { Format::NVFP4 }
+}
+
 fn gguf(tensors: &Tensors) -> Gguf {
     let mut writer = Writer::default();
     writer.set("general.architecture", "llama");
@@ -59,9 +65,9 @@ fn gguf(tensors: &Tensors) -> Gguf {
         writer.set(format!("llama.{key}"), value);
     }
     writer.set("llama.attention.layer_norm_rms_epsilon", 1e-5f32);
-    for (name, shape, _) in tensors {
+    for (name, shape, data) in tensors {
         let shape: Vec<u64> = shape.iter().rev().copied().collect();
-        writer.tensor(name, &shape, Format::F32.tensor_type()).unwrap();
+        writer.tensor(name, &shape, format(&shape, data).tensor_type()).unwrap();
     }
     let mut bytes = Vec::new();
     writer.write(&mut bytes, tensors.iter().map(|(_, _, data)| data)).unwrap();
@@ -92,6 +98,46 @@ fn one_tensor_for_q_k_and_v_is_the_same_model() {
     let separate = logits(load(&tensors()).unwrap());
     assert!(separate.iter().any(|&v| v != separate[0]));
     assert_eq!(logits(load(&fused).unwrap()), separate);
+}
+
+#[test]
+fn the_scale_beside_a_matrix_is_multiplied_in() {
+    const NAME: &str = "blk.0.ffn_down";
+    let data: Vec<u8> = (0..32 * 36).map(|i| (i * 41 % 119) as u8).collect();
+    let mut values = vec![0.0; 32 * 64];
+    dequantize(Format::NVFP4, &data, &mut values);
+    // The file with the matrix in this format, and with the values times `scale`.
+    let stored = |others: &[(&str, Vec<u64>, f32)]| {
+        let mut all = tensors();
+        all.iter_mut().find(|t| t.0 == format!("{NAME}.weight")).unwrap().2 = data.clone();
+        for (name, shape, value) in others {
+            let count = shape.iter().product::<u64>() as usize;
+            all.push((format!("{NAME}.{name}"), shape.clone(), value.to_le_bytes().repeat(count)));
+        }
+        load(&all)
+    };
+    let floats = |scale: f32| {
+        let mut all = tensors();
+        all.iter_mut().find(|t| t.0 == format!("{NAME}.weight")).unwrap().2 =
+            values.iter().flat_map(|v| (v * scale).to_le_bytes()).collect();
+        logits(load(&all).unwrap())
+    };
+    assert_eq!(logits(stored(&[]).unwrap()), floats(1.0));
+    assert_ne!(floats(0.3), floats(1.0));
+    // One for activations, which are not stored in this format here, changes nothing.
+    for more in [&[][..], &[("input_scale", vec![1], 7.0)]] {
+        let all = [&[("scale", vec![1], 0.3)], more].concat();
+        assert_eq!(logits(stored(&all).unwrap()), floats(0.3));
+    }
+    for (shape, value, says) in [(vec![2], 0.3, "[2]"), (vec![1], f32::NAN, "NaN")] {
+        let error = stored(&[("scale", shape, value)]).err().unwrap().to_string();
+        assert!(error.contains("blk.0.ffn_down.scale") && error.contains(says), "{error}");
+    }
+    // Of other formats nobody reads one.
+    let mut all = tensors();
+    all.push((format!("{NAME}.scale"), vec![1], 1f32.to_le_bytes().to_vec()));
+    let error = load(&all).err().unwrap().to_string();
+    assert!(error.contains("tensor `blk.0.ffn_down.scale`"), "{error}");
 }
 
 #[test]

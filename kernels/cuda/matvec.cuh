@@ -142,7 +142,7 @@ template <int L, int N>
 __device__ __forceinline__ void direct(const Product &p, const uint8_t *w, const ActBlock *x, float *y, const float *bias, int n, int to) {
   using T = Packed<L>;
   const int lane = threadIdx.x & 31, warp = threadIdx.x >> 5, warps = blockDim.x >> 5, pieces = max(p.ending.pieces, 1);
-  const int row = lane & 15, half = lane >> 4, blocks = p.units * T::BLOCKS, x_blocks = p.columns / 32;
+  const int row = lane & 15, half = lane >> 4, blocks = T::blocks(p.units, p.columns), x_blocks = p.columns / 32;
   __shared__ float part[2][PARTS][N][16];
 #pragma unroll 1
   for (int piece = 0; piece < pieces; piece++) {
@@ -216,7 +216,7 @@ __device__ __forceinline__ void matvec(const Product &p, const uint8_t *w, const
   using C = Chunk<L>;
   DYNAMIC_SHARED(shared);
   const int lane = threadIdx.x & 31, warp = threadIdx.x >> 5, warps = blockDim.x >> 5, pieces = max(p.ending.pieces, 1);
-  const int row = lane & 15, half = lane >> 4, blocks = p.units * T::BLOCKS, chunks = (blocks + 7) / 8;
+  const int row = lane & 15, half = lane >> 4, blocks = T::blocks(p.units, p.columns), chunks = (blocks + 7) / 8;
   // No more stages than a warp has chunks: the rest is not allocated.
   uint8_t *ring = shared + warp * min(AHEAD, pieces * ((chunks + warps - 1) / warps)) * C::STAGE;
   // A chunk of a piece, and the next one of this warp.
@@ -265,7 +265,7 @@ __device__ __forceinline__ void matvec(const Product &p, const uint8_t *w, const
 #pragma unroll
     for (int i = 0; i < 4; i++) {
       const int at = 4 * half + i, block = at % T::BLOCKS;
-      if (!Layout<L>::two_level && 8 * now.chunk + at >= blocks) break;
+      if (T::OPEN && 8 * now.chunk + at >= blocks) break;
       const uint8_t *unit = codes + at / T::BLOCKS * T::UNIT;
       if (i == 0 || !Layout<L>::two_level) scales.load(unit, row, block);
       uint32_t words[8];
@@ -364,7 +364,7 @@ template <int L, int N> __device__ __forceinline__ void batch(const Product &p) 
   DYNAMIC_SHARED(shared);
   const int lane = threadIdx.x & 31, warp = threadIdx.x >> 5;
   const int set = warp / B::WARPS, group = warp % B::GROUPS, side = warp % B::WARPS / B::GROUPS;
-  const int blocks = p.units * T::BLOCKS, chunks = (blocks + 7) / 8, x_blocks = p.columns / 32;
+  const int blocks = T::blocks(p.units, p.columns), chunks = (blocks + 7) / 8, x_blocks = p.columns / 32;
   const bool gated = p.ending.pieces == 2;
   const int first = blockIdx.x * N, n = min(N, p.n - first), groups = (p.rows + 15) / 16;
   const ActBlock *x = static_cast<const ActBlock *>(p.x) + (size_t)first * x_blocks;
@@ -419,7 +419,7 @@ template <int L, int N> __device__ __forceinline__ void batch(const Product &p) 
 #pragma unroll
     for (int b = 0; b < 4; b++) {
       const int block = two_level ? 4 * now.half + b : b & 1;
-      if (!two_level && 8 * now.chunk + 4 * now.half + b >= blocks) break;
+      if (T::OPEN && 8 * now.chunk + 4 * now.half + b >= blocks) break;
       const uint8_t *unit = two_level ? of_w : of_w + (b >> 1) * T::UNIT;
       const uint8_t *codes = unit + T::SCALES + (two_level ? b : b & 1) * T::CODES;
       BlockScales s[2];

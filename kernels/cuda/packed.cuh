@@ -2,7 +2,7 @@
 // group is a sequence of units of 64 columns (256 where scales have two levels), a unit is `scales | codes`. What belongs to
 // a row lies together, so that a lane, which has a row, reads it with few wide loads, and sixteen lanes read consecutive bytes:
 //   scales, one level:   d [2 blocks][16 rows] f16, with minimums another such array
-//   scales, two levels:  d [16] f16, dmin [16] f16, then [16 rows][256 / group] bytes, with minimums another such array
+//   scales, two levels:  d [16] f16, dmin [16] f16 (or d [16] f32), then [16 rows][256 / group] bytes, with minimums another such array
 //   codes of 32 columns: planes of 4, 2 and 1 words to a row, [16 rows][words], as many words together as a code has bits
 #pragma once
 #include "common.cuh"
@@ -15,6 +15,10 @@ template <int L> struct Packed {
   static constexpr bool nibbles = P::two_level && P::min && P::bits == 2;
   static constexpr int SCALES = P::two_level ? 64 + (P::min && !nibbles ? 2 : 1) * GROUPS * 16 : P::min ? 128 : 64;
   static constexpr int CODES = 64 * P::bits;
+  // Whether a row's columns may end within a unit, or half a chunk, of which the rest is not multiplied.
+  static constexpr bool OPEN = !P::two_level || P::e4m3;
+  // Blocks of a row that are multiplied. Where scales have two levels, only E4M3 ones are of rows that end within a unit.
+  static __device__ __forceinline__ int blocks(int units, int columns) { return P::e4m3 ? columns / 32 : units * BLOCKS; }
   static constexpr int UNIT = SCALES + BLOCKS * CODES;
   // Added to the dot product for each activation: codes are stored without sign, and 8-bit ones and tables are made signed.
   static constexpr int OFFSET = P::min || P::table || P::bits == 8 ? 0 : P::offset;
@@ -36,6 +40,14 @@ template <int L> struct Scales {
     const uint16_t bits = *reinterpret_cast<const uint16_t *>(at);
     return P::wide ? bf16_value(bits) : f16_value(bits) * (1.f / (1 << P::shift));
   }
+  // Of a unit of two levels.
+  static __device__ __forceinline__ float of_unit(const uint8_t *unit, int row) {
+    return P::e4m3 ? *reinterpret_cast<const float *>(unit + 4 * row) : half(unit + 2 * row);
+  }
+  // A byte, which belongs to a group, as a number. An E4M3 float moved up is a half, and 256 times less: d is 256 times more.
+  static __device__ __forceinline__ float of_group(uint32_t byte) {
+    return P::e4m3 ? f16_value((uint16_t)(byte << 7)) : (float)(int8_t)byte;
+  }
   static __device__ __forceinline__ uint4 bytes(const uint8_t *at) {
     if (T::GROUPS == 16) return *reinterpret_cast<const uint4 *>(at);
     const uint2 v = *reinterpret_cast<const uint2 *>(at);
@@ -45,7 +57,7 @@ template <int L> struct Scales {
   // `block` matters to one-level layouts only.
   __device__ __forceinline__ void load(const uint8_t *unit, int row, int block) {
     if (P::two_level) {
-      d = half(unit + 2 * row);
+      d = of_unit(unit, row);
       scales = bytes(unit + 64 + T::GROUPS * row);
       if (P::min) dmin = half(unit + 32 + 2 * row);
       if (P::min && !T::nibbles) mins = bytes(unit + 64 + T::GROUPS * (16 + row));
@@ -68,7 +80,7 @@ template <int L> struct Scales {
       scale = __fmul_rn(d, (float)(s & 15));
       min = __fmul_rn(dmin, (float)(s >> 4));
     } else {
-      scale = __fmul_rn(d, (float)(int8_t)s);
+      scale = __fmul_rn(d, of_group(s));
       if (P::min) min = __fmul_rn(dmin, (float)byte_of(mins, g));
     }
   }

@@ -126,8 +126,8 @@ template <int L> struct PackedRows {
     } else {
       const int b = step % 4 * 2 + block, g = P::group == 32 ? b : 2 * b + h;
       const uint8_t *at = scales + 64 + T::GROUPS * r + g;
-      const float d = Scales<L>::half(scales + 2 * r);
-      s[i] = d * (float)(T::nibbles ? *at & 15 : (int)(int8_t)*at);
+      const float d = Scales<L>::of_unit(scales, r);
+      s[i] = d * (T::nibbles ? (float)(*at & 15) : Scales<L>::of_group(*at));
       if (P::min) min = Scales<L>::half(scales + 32 + 2 * r) * (float)(T::nibbles ? *at >> 4 : at[T::GROUPS * 16]);
     }
     base[i] = is_signed ? min : fmaf(s[i], 128.f + T::OFFSET, min);

@@ -6,6 +6,7 @@ pub(crate) use other::{DELTA_CONV, SHORT_CONV};
 
 use crate::arch::Names;
 use crate::loading::Loading;
+use crate::scales;
 use crate::source::Stored;
 use kinfer_core::backend::{
     AttnWeights, ExpertWeights, Ffn, FfnWeights, LatentWeights, Layer, Matrix, MixerWeights, MoeWeights,
@@ -407,19 +408,21 @@ impl<B: Backend> Builder<'_, '_, B> {
     pub fn weight(&mut self, parts: &[Part]) -> Result<B::Weight> {
         let (mut matrices, mut read) = (Vec::with_capacity(parts.len()), 0);
         let mut values = Vec::with_capacity(parts.len());
-        for part in parts {
+        let scales = parts.iter().map(|part| self.scale(part)).collect::<Result<Vec<_>>>()?;
+        for (part, scale) in parts.iter().zip(scales) {
             let tensor = self.stored(&part.name, &part.stored)?;
             let rows = part.rows.0..part.rows.0 + part.rows.1;
             read += (tensor.data.bytes() / part.all_rows() * rows.len()) as u64;
             values.push(match self.all.source.target(&part.name).filter(|&target| target != tensor.format) {
-                Some(target) => (target, Cow::Owned(self.all.source.recoded(&part.name, rows)?)),
-                None => (tensor.format, tensor.data.rows(rows)),
+                Some(target) => (target, Cow::Owned(self.all.source.recoded(&part.name, rows)?), 1.0),
+                None => (tensor.format, tensor.data.rows(rows), scale),
             });
         }
-        for (part, (format, data)) in parts.iter().zip(&values) {
+        for (part, (format, data, scale)) in parts.iter().zip(&values) {
             let (cols, rows) = (part.stored[part.stored.len() - 1], part.rows.1);
             let (name, expert) = (part.name.as_str(), part.expert());
-            matrices.push(Matrix { name, expert, rows, cols, format: *format, data, order: part.order });
+            let (format, scale, order) = (*format, *scale, part.order);
+            matrices.push(Matrix { name, expert, rows, cols, format, data, scale, order });
         }
         let weight = self.backend.weight(&matrices)?;
         let bytes: u64 = matrices.iter().map(|m| self.backend.weight_bytes(m.rows, m.cols, m.format)).sum();
@@ -434,6 +437,17 @@ impl<B: Backend> Builder<'_, '_, B> {
         self.all.done += read;
         (self.all.progress)(self.all.done, self.all.total);
         Ok(weight)
+    }
+
+    /// What the file multiplies the matrix that `part` lies in with.
+    fn scale(&mut self, part: &Part) -> Result<f32> {
+        let scales = scales::of(self.all.source, &part.name)?;
+        for (name, bytes) in scales.tensors {
+            if self.all.used.insert(name) {
+                self.all.done += bytes;
+            }
+        }
+        Ok(scales.values.get(part.expert()).or(scales.values.first()).copied().unwrap_or(1.0))
     }
 
     pub fn values(&mut self, name: &str, shape: &[usize]) -> Result<Vec<f32>> {

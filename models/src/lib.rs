@@ -17,6 +17,7 @@ mod plan;
 mod recipe;
 mod rope;
 mod sampling;
+pub mod scales;
 pub mod source;
 mod states;
 pub mod synthetic;

@@ -104,7 +104,16 @@ pub fn features() -> Vec<Toy> {
         }
         .build(&[Format::Q8_0, Format::Q5_0, Format::Q4_K]),
     ];
+    let experts = ExpertSpec {
+        count: 5,
+        // All of them: which are chosen is no matter of rounding then.
+        routing: Routing { used: 5, scores: Scores::Softmax, renormalise: true, scale: 1.0, groups: None },
+        shared: None,
+    };
     toys.extend([
+        Shape { name: "scales of matrices", bias: true, ..Shape::default() }.build(&[Format::NVFP4]),
+        Shape { name: "scales of experts", experts: Some(experts), ..Shape::default() }
+            .build(&[Format::NVFP4]),
         Shape {
             name: "post-norms only",
             norms: true,
@@ -526,8 +535,17 @@ impl File<'_> {
         let format = if cols.is_multiple_of(format.block_len()) { format } else { Format::F16 };
         self.writer.tensor(name, dims, format.tensor_type()).unwrap();
         let mut data = vec![0; format.bytes_for(elements).unwrap()];
-        Blocks::new(format, gain / (cols as f32).sqrt()).fill(&mut self.random, &mut data);
+        let (base, rms) = (name.trim_end_matches(".weight"), gain / (cols as f32).sqrt());
+        // Numbers of the size that checkpoints in NVFP4 have.
+        let scale = if format == Format::NVFP4 { 3e-4 } else { 1.0 };
+        Blocks::new(format, rms / scale).fill(&mut self.random, &mut data);
         self.data.push(data);
+        if scale != 1.0 {
+            let count = dims.get(2).copied().unwrap_or(1);
+            let values = (0..count).flat_map(|i| (scale * (1.0 + 0.1 * i as f32)).to_le_bytes());
+            self.writer.tensor(format!("{base}.scale"), &[count], Format::F32.tensor_type()).unwrap();
+            self.data.push(values.collect());
+        }
     }
 
     /// `[len]` of F32 around `mean`.

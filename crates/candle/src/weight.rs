@@ -76,7 +76,7 @@ impl Weight {
             None => {
                 let mut values = vec![0f32; m.rows * m.cols];
                 for (r, row) in values.chunks_exact_mut(m.cols.max(1)).enumerate() {
-                    dequantize(m.format, m.row(r), row);
+                    m.values(r, row);
                 }
                 Ok(Part::Dense(Tensor::from_vec(values, (m.rows, m.cols), device)?))
             }

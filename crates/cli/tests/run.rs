@@ -231,4 +231,16 @@ fn decomposed_korean_is_told_of_or_composed() {
     assert!(told.stderr == want && told.json()["tokens"] == many + 1, "{told:?}");
     let composed = world.run(&[&score[..], &["--nfc", "on"]].concat()).ok();
     assert!(composed.stderr.is_empty() && composed.json()["tokens"] == few + 1, "{composed:?}");
+    // In texts that are measured.
+    let out = world.file("apart.imatrix.gguf", "");
+    let measured: [&[&str]; 2] = [
+        &["perplexity", &model, &file, "-c", "4", "--windows", "1", "--json"],
+        &["imatrix", &model, "-f", &file, "-o", &out, "--force", "-c", "4", "--chunks", "1", "--json"],
+    ];
+    for command in measured {
+        let told = world.run(command).ok();
+        assert!(told.stderr == want && told.json()["tokens"] == many, "{told:?}");
+        let composed = world.run(&[command, &["--nfc", "on"]].concat()).ok();
+        assert!(composed.stderr.is_empty() && composed.json()["tokens"] == few, "{composed:?}");
+    }
 }

@@ -33,6 +33,8 @@ pub struct Matrix<'a> {
     pub format: Format,
     /// `rows * bytes(cols)` bytes, row after row.
     pub data: &'a [u8],
+    /// What all elements are multiplied with besides: 1 in all formats but NVFP4, whose files have such a number for each matrix.
+    pub scale: f32,
     /// The order in which the rows are to be taken.
     pub order: RowOrder,
 }
@@ -117,6 +119,14 @@ impl Matrix<'_> {
         let n = self.row_bytes();
         let s = self.stored_row(r) * n;
         &self.data[s..s + n]
+    }
+
+    /// The values of the row that is taken as row `r`.
+    pub fn values(&self, r: usize, out: &mut [f32]) {
+        crate::dequantize(self.format, self.row(r), out);
+        if self.scale != 1.0 {
+            out.iter_mut().for_each(|v| *v *= self.scale);
+        }
     }
 }
 

@@ -9,7 +9,6 @@ use kinfer_core::batch::Role;
 use kinfer_core::{Format, Result};
 use kinfer_kernels::amx::{STRIP, TileMatmul};
 use kinfer_kernels::pack::{Matmul, Packing, ROWS, padded_cols};
-use kinfer_kernels::quant::dequantize;
 use std::ops::Range;
 
 /// Bytes of 8-bit activations that one pass over the weights multiplies: half of a 2 MiB L2 cache, so that they stay there
@@ -333,7 +332,7 @@ fn pack_share(part: &Part, m: &Matrix<'_>, exact: bool, w: &Worker<'_>) {
         let mut stored = [&[][..]; ROWS];
         if dequantise {
             for (r, dst) in rows.clone().zip(exact_rows.chunks_exact_mut(4 * m.cols)) {
-                dequantize(m.format, m.row(r), &mut floats);
+                m.values(r, &mut floats);
                 for (d, f) in dst.chunks_exact_mut(4).zip(&floats) {
                     d.copy_from_slice(&f.to_le_bytes());
                 }
@@ -347,6 +346,7 @@ fn pack_share(part: &Part, m: &Matrix<'_>, exact: bool, w: &Worker<'_>) {
                 *s = m.row(r);
             }
             packing.pack_group(m.format, &stored[..rows.len()], m.cols, out);
+            packing.scale_group(rows.map(|_| m.scale), out);
         }
     }
 }

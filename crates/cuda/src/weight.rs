@@ -118,10 +118,11 @@ impl Weight {
         let mut first = 0;
         for same in parts.chunk_by(|a, b| a.format == b.format) {
             let stored: Vec<&[u8]> = same.iter().flat_map(|p| (0..p.rows).map(|r| p.row(r))).collect();
+            let scales: Vec<f32> = same.iter().flat_map(|p| (0..p.rows).map(|_| p.scale)).collect();
             let format = same[0].format;
             let segment = match Packing::of(format) {
                 packing @ Packing::Quantised(layout) => {
-                    packed(gpu, packing, layout, format, &stored, cols, threads)?
+                    packed(gpu, packing, layout, format, (&stored, &scales), cols, threads)?
                 }
                 Packing::Float(float) => floats(gpu, float, &stored, cols, threads)?,
             };
@@ -156,7 +157,7 @@ fn packed(
     packing: Packing,
     layout: Layout,
     format: Format,
-    rows: &[&[u8]],
+    (rows, scales): (&[&[u8]], &[f32]),
     cols: usize,
     threads: usize,
 ) -> Result<Segment> {
@@ -173,10 +174,11 @@ fn packed(
         embed: function("embed")?,
         gemm: Gemm::new(gpu, module, |kernel| format!("{kernel}_{index}"))?,
     };
-    let groups: Vec<&[&[u8]]> = rows.chunks(ROWS).collect();
-    let data = upload(gpu, &groups, packing.group_bytes(cols), threads, |group, out, scratch| {
+    let groups: Vec<(&[&[u8]], &[f32])> = rows.chunks(ROWS).zip(scales.chunks(ROWS)).collect();
+    let data = upload(gpu, &groups, packing.group_bytes(cols), threads, |(group, scales), out, scratch| {
         scratch.resize(out.len(), 0);
         packing.pack_group(format, group, cols, scratch);
+        packing.scale_group(scales.iter().copied(), scratch);
         turn_for_gpu(layout, scratch, out);
     })?;
     Ok(Segment { first: 0, rows: rows.len(), data, kernels })

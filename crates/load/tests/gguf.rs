@@ -124,13 +124,13 @@ fn tensors_round_trip() {
     assert!(gguf.tensor("c").is_none());
 
     let unsupported = gguf.tensor("unsupported").unwrap();
-    assert_eq!((unsupported.type_name().as_ref(), unsupported.data()), ("NVFP4", &u[..]));
+    assert_eq!((unsupported.type_name().as_ref(), unsupported.data()), ("Q1_0", &u[..]));
     let error = unsupported.format().unwrap_err().to_string();
     assert_eq!(
         error,
-        "(in memory): tensor \"unsupported\": NVFP4 is not supported yet; supported: \
+        "(in memory): tensor \"unsupported\": Q1_0 is not supported yet; supported: \
          F32 F16 BF16 Q4_0 Q4_1 Q5_0 Q5_1 Q8_0 Q2_K Q3_K Q4_K Q5_K Q6_K IQ4_NL IQ4_XS MXFP4 \
-         IQ2_XXS IQ2_XS IQ2_S IQ3_XXS IQ3_S IQ1_S IQ1_M TQ1_0 TQ2_0"
+         IQ2_XXS IQ2_XS IQ2_S IQ3_XXS IQ3_S IQ1_S IQ1_M TQ1_0 TQ2_0 NVFP4"
     );
 }
 

@@ -23,7 +23,7 @@ pub struct ActBlock {
 }
 
 /// Columns that a quantised row of `cols` activations occupies: whole units of the one-level layouts (64). The
-/// two-level formats have whole units (256) by themselves.
+/// two-level formats have whole units (256) by themselves, or end within one, at a multiple of 64 (NVFP4).
 pub const fn padded_cols(cols: usize) -> usize {
     cols.next_multiple_of(64)
 }

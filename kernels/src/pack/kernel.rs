@@ -68,7 +68,9 @@ unsafe fn tile<S: Simd, const L: usize, const G: usize, const T: usize>(
                     }
                 }
             }
-            for b in 0..blocks {
+            // What lies past the row's end is not multiplied: activations end there.
+            let within = if layout.open_ended() { blocks.min(x.stride / BLOCK - u * blocks) } else { blocks };
+            for b in 0..within {
                 if fetch {
                     let lines = unit_bytes / blocks;
                     for g in 0..G {
@@ -167,6 +169,7 @@ pub(crate) unsafe fn load_scale<S: Simd, const L: usize>(p: *const u8) -> S::F {
     // SAFETY: passed on.
     unsafe {
         match layout.shift {
+            _ if layout.e4m3 => S::load(p.cast()),
             _ if layout.wide => S::load_bf16(p.cast()),
             0 => S::load_f16(p.cast()),
             shift => S::mul(S::load_f16(p.cast()), S::splat(1.0 / (1u32 << shift) as f32)),
@@ -174,7 +177,7 @@ pub(crate) unsafe fn load_scale<S: Simd, const L: usize>(p: *const u8) -> S::F {
     }
 }
 
-/// Effective scale and minimum of one scale group of a two-level format; both products are exact in f32.
+/// Effective scale and minimum of one scale group of a two-level format; products with integers are exact in f32.
 #[inline(always)]
 pub(crate) unsafe fn sub_scales<S: Simd, const L: usize>(
     unit: *const u8,
@@ -192,6 +195,9 @@ pub(crate) unsafe fn sub_scales<S: Simd, const L: usize>(
             let high = S::to_f(S::to_i(S::fma(bytes, S::splat(1.0 / 16.0), S::splat(-15.0 / 32.0))));
             let low = S::fnma(high, S::splat(16.0), bytes);
             return (S::mul(d, low), S::mul(dmin, high));
+        }
+        if layout.e4m3 {
+            return (S::mul(d, S::load_e4m3(scales)), S::zero());
         }
         let scale = S::mul(d, S::load_i8(scales.cast()));
         if layout.min {

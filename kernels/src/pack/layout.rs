@@ -9,7 +9,7 @@
 //! | | one-level formats (Q4_0 … Q8_0) | two-level formats (Q2_K … Q6_K) |
 //! |---|---|---|
 //! | columns of a unit | 64 (two blocks of 32) | 256 (eight blocks of 32) |
-//! | scales | `d: f16[2][16]` (MXFP4: bf16), with minimums `dmin: f16[2][16]` | `d: f16[16]`, `dmin: f16[16]`, then one byte per scale group and row, with minimums another |
+//! | scales | `d: f16[2][16]` (MXFP4: bf16), with minimums `dmin: f16[2][16]` | `d: f16[16]`, `dmin: f16[16]` (NVFP4: `d: f32[16]`), then one byte per scale group and row, with minimums another |
 //! | codes | per block of 32 columns: [`Layout::block_bytes`] | the same |
 //!
 //! Codes are stored without sign (code - smallest code); of a format whose codes take a few values only, their places in the
@@ -17,9 +17,13 @@
 //! eight vectors; of wider codes than 3 bits the low nibbles of quads `j` and `j + 4` share vector `j`; two-bit
 //! planes hold quad `j` at bit `2 (j % 4)` of vector `j / 4`; one-bit planes hold quad `j` at bit `j`.
 //!
+//! NVFP4 has its scale for a whole matrix in `d`, times the block's scale, times 256: a scale byte of it, moved up in an IEEE half, is a
+//! 256th of the float that it stands for. Its blocks are shorter than units, so that the last unit of a row may have blocks of zeros; activations do
+//! not reach there.
+//!
 //! Packing is exact: [`unpack_row`] gives the bits that [`crate::quant::dequantize`] gives.
 
-use crate::quant::{Block, Format, Levels, Quant, grids, iq4_nl, mxfp4, tq1_0};
+use crate::quant::{Block, Format, Levels, Quant, e4m3, grids, iq4_nl, mxfp4, tq1_0};
 use half::{bf16, f16};
 
 /// Rows of a group: the lanes of a vector.
@@ -38,6 +42,8 @@ pub struct Layout {
     pub group: usize,
     /// Whether scales have two levels: an f16 per 256 columns times an integer per group.
     pub two_level: bool,
+    /// Whether these scales are an f32 times E4M3 floats instead.
+    pub e4m3: bool,
     /// Whether the format subtracts a minimum.
     pub min: bool,
     /// Whether scales are bfloat16 rather than f16: powers of two down to 2^-128.
@@ -48,7 +54,7 @@ pub struct Layout {
 
 /// Shorthand for [`LAYOUTS`]: the bits of a code, the columns of a scale.
 const fn layout(bits: u32, group: usize) -> Layout {
-    Layout { bits, levels: None, group, two_level: false, min: false, wide: false, shift: 0 }
+    Layout { bits, levels: None, group, two_level: false, e4m3: false, min: false, wide: false, shift: 0 }
 }
 
 /// The same of a two-level format with a table.
@@ -59,7 +65,7 @@ const fn table(bits: u32, group: usize, levels: Levels) -> Layout {
 /// The layouts that kernels are compiled for; the kernels' parameter is an index. Tests iterate the table of formats, and find a
 /// format whose layout is not here.
 #[rustfmt::skip]
-pub(crate) const LAYOUTS: [Layout; 20] = [
+pub(crate) const LAYOUTS: [Layout; 21] = [
     layout(4, 32),                                                                  // Q4_0
     Layout { min: true, ..layout(4, 32) },                                          // Q4_1
     layout(5, 32),                                                                  // Q5_0
@@ -80,6 +86,7 @@ pub(crate) const LAYOUTS: [Layout; 20] = [
     Layout { shift: 3, ..table(3, 32, grids::IQ1_LEVELS) },                         // IQ1_S
     Layout { shift: 3, ..table(3, 16, grids::IQ1_LEVELS) },                         // IQ1_M
     table(2, 32, tq1_0::LEVELS),                                                    // TQ1_0, TQ2_0
+    Layout { e4m3: true, ..table(4, 16, mxfp4::LEVELS) },                           // NVFP4
 ];
 
 /// What kernels ask of layout `L` of [`LAYOUTS`], as constants: folding the functions in each kernel instead doubled the time that the
@@ -121,6 +128,7 @@ macro_rules! by_layout {
             $kernel::<17>,
             $kernel::<18>,
             $kernel::<19>,
+            $kernel::<20>,
         ];
         LAYOUTS.iter().position(|l| *l == $layout).map(|i| instances[i])
     }};
@@ -145,6 +153,7 @@ impl Layout {
             levels: q.levels,
             group: q.group_len,
             two_level: format.block_len() > BLOCK,
+            e4m3: q.e4m3,
             min: q.has_min(),
             wide: q.wide_scale,
             shift: q.scale_shift,
@@ -213,6 +222,11 @@ impl Layout {
     /// Bytes of a unit: a multiple of a cache line.
     pub const fn unit_bytes(&self) -> usize {
         self.scale_bytes() + self.unit_cols() / BLOCK * self.block_bytes()
+    }
+
+    /// Whether a row's last unit may have blocks past the row's end.
+    pub(crate) const fn open_ended(&self) -> bool {
+        self.e4m3
     }
 
     /// Units of a row of `cols` columns; the last one may be padded with zeros.
@@ -301,13 +315,18 @@ pub fn pack_group(
                 false => f16::from_f32(v * (1u32 << layout.shift) as f32).to_le_bytes(),
             };
             if layout.two_level {
-                unit[2 * r..2 * r + 2].copy_from_slice(&half(block.d));
-                unit[32 + 2 * r..34 + 2 * r].copy_from_slice(&half(block.dmin));
+                if layout.e4m3 {
+                    unit[4 * r..4 * r + 4].copy_from_slice(&(block.d * MOVED_UP).to_le_bytes());
+                } else {
+                    unit[2 * r..2 * r + 2].copy_from_slice(&half(block.d));
+                    unit[32 + 2 * r..34 + 2 * r].copy_from_slice(&half(block.dmin));
+                }
+                let before = col % layout.unit_cols() / layout.group;
                 for g in 0..len / layout.group {
-                    unit[layout.sub_scale(g, false) + r] |= block.scales[g] as u8;
+                    unit[layout.sub_scale(before + g, false) + r] |= block.scales[g] as u8;
                     if layout.min {
                         let m = if layout.nibble_scales() { block.mins[g] << 4 } else { block.mins[g] };
-                        unit[layout.sub_scale(g, true) + r] |= m;
+                        unit[layout.sub_scale(before + g, true) + r] |= m;
                     }
                 }
             } else {
@@ -329,6 +348,19 @@ pub fn pack_group(
                     vector[4 * r..4 * r + 4].copy_from_slice(&word.to_le_bytes());
                 }
             }
+        }
+    }
+}
+
+/// How many times an E4M3 float is what its bits stand for at the top of an IEEE half's exponent and mantissa.
+const MOVED_UP: f32 = 256.0;
+
+/// Multiplies row `r` of a packed group by `scale`, which a layout of E4M3 scales has room for: each unit's `d`.
+pub fn scale_row(layout: Layout, group: &mut [u8], r: usize, scale: f32) {
+    debug_assert!(layout.e4m3, "{layout:?} has no scale of whole rows");
+    for unit in group.chunks_exact_mut(layout.unit_bytes()) {
+        if let Some(d) = unit[4 * r..].first_chunk_mut::<4>() {
+            *d = (f32::from_le_bytes(*d) * scale).to_le_bytes();
         }
     }
 }
@@ -355,12 +387,17 @@ pub fn unpack_row(layout: Layout, group: &[u8], r: usize, out: &mut [f32]) {
         let (scale, min) = if layout.two_level {
             let g = in_unit / layout.group;
             let (s, m) = (unit[layout.sub_scale(g, false) + r], unit[layout.sub_scale(g, true) + r]);
-            let (s, m) = match (layout.nibble_scales(), layout.min) {
-                (true, _) => (f32::from(s & 15), f32::from(m >> 4)),
-                (_, true) => (f32::from(s as i8), f32::from(m)),
-                _ => (f32::from(s as i8), 0.0),
-            };
-            (half(&unit[2 * r..]) * s, half(&unit[32 + 2 * r..]) * m)
+            if layout.e4m3 {
+                let d = f32::from_le_bytes([unit[4 * r], unit[4 * r + 1], unit[4 * r + 2], unit[4 * r + 3]]);
+                (d * (e4m3(s) / MOVED_UP), 0.0)
+            } else {
+                let (s, m) = match (layout.nibble_scales(), layout.min) {
+                    (true, _) => (f32::from(s & 15), f32::from(m >> 4)),
+                    (_, true) => (f32::from(s as i8), f32::from(m)),
+                    _ => (f32::from(s as i8), 0.0),
+                };
+                (half(&unit[2 * r..]) * s, half(&unit[32 + 2 * r..]) * m)
+            }
         } else {
             let at = 32 * (in_unit / BLOCK) + 2 * r;
             (half(&unit[at..]), if layout.min { half(&unit[64 + at..]) } else { 0.0 })

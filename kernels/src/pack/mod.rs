@@ -67,6 +67,17 @@ impl Packing {
         }
     }
 
+    /// Multiplies the rows of a packed group by `scales`, one for each. Only a format whose scales are E4M3 floats has room for them
+    /// (NVFP4); of others they have to be 1.
+    pub fn scale_group(self, scales: impl Iterator<Item = f32>, group: &mut [u8]) {
+        for (r, scale) in scales.enumerate().filter(|&(_, scale)| scale != 1.0) {
+            match self {
+                Packing::Quantised(l) if l.e4m3 => layout::scale_row(l, group, r, scale),
+                _ => debug_assert!(false, "{self:?} has no scale of whole rows"),
+            }
+        }
+    }
+
     /// Row `r` of a packed group as f32: bit-equal to the stored row dequantised.
     pub fn unpack_row(self, group: &[u8], r: usize, out: &mut [f32]) {
         match self {

@@ -152,8 +152,10 @@ pub(super) unsafe fn matmul<S: Simd, const L: usize>(
         // Columns come first: these of all rows then stay in L2, and so do the outputs, for all groups.
         let mut unit = 0;
         while unit < units {
-            let blocks = (units - unit).min(BLOCKS / unit_blocks) * unit_blocks;
+            let some = (units - unit).min(BLOCKS / unit_blocks);
             let from = unit * unit_blocks;
+            // What lies past the row's end is not multiplied: activations end there.
+            let blocks = (some * unit_blocks).min(x.stride / BLOCK - from);
             let x = QuantRows { q: x.q.add(from * BLOCK), meta: x.meta.add(from), stride: x.stride };
             let mut g = 0;
             while g < groups {
@@ -197,7 +199,7 @@ pub(super) unsafe fn matmul<S: Simd, const L: usize>(
                 }
                 g += n;
             }
-            unit += blocks / unit_blocks;
+            unit += some;
         }
     }
 }

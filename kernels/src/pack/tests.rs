@@ -22,6 +22,8 @@ fn stored(format: Format, rows: usize, cols: usize, rng: &mut Rng) -> Vec<u8> {
     let half = |rng: &mut Rng| half::f16::from_f32(rng.unit() * 0.1);
     match format {
         Format::MXFP4 => data.chunks_exact_mut(17).for_each(|block| block[0] = 118 + block[0] % 8),
+        // All four kinds of scales: small and large ones, denormal ones, none.
+        Format::NVFP4 => data.chunks_exact_mut(36).for_each(|block| block[3] &= 7),
         Format::F32 => {
             return (0..rows * cols).flat_map(|_| rng.unit().to_le_bytes()).collect();
         }
@@ -43,6 +45,7 @@ fn shapes(format: Format) -> Vec<(usize, usize)> {
     let b = format.block_len();
     match b {
         256 => vec![(16, 256), (35, 768), (49, 2304)],
+        64 => vec![(16, 64), (5, 192), (37, 320), (48, 576), (33, 2112)],
         32 => vec![(16, 64), (5, 32), (37, 96), (48, 576), (33, 2080)],
         _ => vec![(16, 16), (7, 5), (50, 333)],
     }
@@ -212,12 +215,43 @@ fn products_of_a_row_do_not_depend_on_the_rows_beside_it() {
     }
 }
 
+/// A scale of a whole matrix is multiplied into its rows, and costs one rounding.
+#[test]
+fn scales_of_rows_are_packed() {
+    let (format, rows, cols) = (Format::NVFP4, 21, 448);
+    let mut rng = Rng(5);
+    let data = stored(format, rows, cols, &mut rng);
+    let packing = Packing::of(format);
+    let mut packed = pack(format, &data, rows, cols);
+    let bytes = packing.group_bytes(cols);
+    let scale = |r: usize| if r.is_multiple_of(3) { 1.0 } else { 1.7e-5 * r as f32 };
+    for (g, group) in packed.chunks_exact_mut(bytes).enumerate() {
+        packing.scale_group((0..ROWS.min(rows - g * ROWS)).map(|r| scale(g * ROWS + r)), group);
+    }
+    let (mut want, mut got) = (vec![0f32; cols], vec![0f32; cols]);
+    for (r, row) in data.chunks_exact(format.bytes_for(cols).unwrap()).enumerate() {
+        dequantize(format, row, &mut want);
+        packing.unpack_row(&packed[r / ROWS * bytes..][..bytes], r % ROWS, &mut got);
+        for (w, g) in want.iter().zip(&got) {
+            let want = w * scale(r);
+            assert!((want - g).abs() <= 2e-7 * want.abs(), "row {r}: {want} {g}");
+        }
+    }
+    for isa in Isa::ALL.into_iter().filter(|i| i.available()) {
+        let x: Vec<f32> = (0..cols).map(|_| rng.unit()).collect();
+        let of = |isa| product(&Matmul::new(packing, isa).unwrap(), &packed, 2, cols, &x, 1);
+        assert_eq!(of(isa), of(Isa::Scalar), "{isa}");
+        let (o, y) = (oracle(format, &data, cols, &x, 20, 0) * f64::from(scale(20)), of(isa)[20]);
+        assert!((f64::from(y) - o).abs() <= 1e-5 * o.abs(), "{isa}: {y} {o}");
+    }
+}
+
 /// Extreme codes and activations: nothing saturates.
 #[test]
 fn extreme_codes_do_not_saturate() {
     let (cols, rows) = (256, 16);
     for format in Format::all().filter(|f| f.quant().is_some()) {
-        for fill in [0x00u8, 0xff, 0x80] {
+        for fill in [0x00u8, 0xff, 0x80, 0x7f] {
             let n = format.bytes_for(cols).unwrap();
             let mut data = vec![fill; 16 * n];
             let quarter = half::f16::from_f32(0.25);
@@ -317,8 +351,9 @@ fn gpu_header() -> String {
         .unwrap();
         writeln!(
             text,
-            "  static constexpr bool two_level = {}, min = {}, wide = {}, table = {};",
+            "  static constexpr bool two_level = {}, e4m3 = {}, min = {}, wide = {}, table = {};",
             l.two_level,
+            l.e4m3,
             l.min,
             l.wide,
             l.levels.is_some()

@@ -22,6 +22,8 @@ pub struct Block {
     pub dmin: f32,
     /// Sub-block scales. `[block_len / group_len]`
     pub scales: [i8; MAX_GROUPS],
+    /// Whether these are the bits of E4M3 floats, and no integers.
+    pub e4m3: bool,
     /// Sub-block minimums. `[block_len / group_len]`
     pub mins: [u8; MAX_GROUPS],
     /// Codes in element order, the format's offset (such as 8 for Q4_0) already subtracted. `[block_len]`
@@ -30,7 +32,8 @@ pub struct Block {
 
 impl Default for Block {
     fn default() -> Self {
-        Self { d: 0.0, dmin: 0.0, scales: [0; MAX_GROUPS], mins: [0; MAX_GROUPS], codes: [0; MAX_BLOCK] }
+        let (scales, mins, codes) = ([0; MAX_GROUPS], [0; MAX_GROUPS], [0; MAX_BLOCK]);
+        Self { d: 0.0, dmin: 0.0, scales, e4m3: false, mins, codes }
     }
 }
 
@@ -44,25 +47,38 @@ impl Block {
         self.mins[0] = u8::from(m.is_some());
     }
 
+    /// The scale of group `g`, by which `d` is multiplied.
+    #[inline]
+    fn scale(&self, g: usize) -> f32 {
+        if self.e4m3 { e4m3(self.scales[g] as u8) } else { f32::from(self.scales[g]) }
+    }
+
     /// The value of element `i`.
     #[inline]
     pub fn value(&self, group_len: usize, i: usize) -> f32 {
         let g = i / group_len;
-        (self.d * f32::from(self.scales[g])) * f32::from(self.codes[i]) - self.dmin * f32::from(self.mins[g])
+        (self.d * self.scale(g)) * f32::from(self.codes[i]) - self.dmin * f32::from(self.mins[g])
     }
 
     /// The values of the block's first `out.len()` elements: [`Block::value`] for each, with the group's products hoisted.
     #[inline]
     pub(super) fn values(&self, group_len: usize, out: &mut [f32]) {
         let groups = out.chunks_mut(group_len).zip(self.codes.chunks(group_len));
-        for ((out, codes), (&scale, &min)) in groups.zip(self.scales.iter().zip(&self.mins)) {
-            let scale = self.d * f32::from(scale);
+        for (g, ((out, codes), &min)) in groups.zip(&self.mins).enumerate() {
+            let scale = self.d * self.scale(g);
             let min = self.dmin * f32::from(min);
             for (out, &code) in out.iter_mut().zip(codes) {
                 *out = scale * f32::from(code) - min;
             }
         }
     }
+}
+
+/// An E4M3 float (OCP 8-bit floating point specification 1.0) without sign, of which the largest is a number, too.
+#[inline]
+pub(crate) fn e4m3(bits: u8) -> f32 {
+    // In the exponent and mantissa of an f32 it is smaller by the difference of the exponents' biases, 120. Exact, also where denormal.
+    f32::from_bits(u32::from(bits) << 20) * f32::from_bits((127 + 120) << 23)
 }
 
 /// A little-endian binary16 as f32.

@@ -21,6 +21,7 @@ mod iq3_xxs;
 pub(crate) mod iq4_nl;
 mod iq4_xs;
 pub(crate) mod mxfp4;
+mod nvfp4;
 mod q2_k;
 mod q3_k;
 mod q4_0;
@@ -35,6 +36,7 @@ pub(crate) mod tq1_0;
 mod tq2_0;
 mod types;
 
+pub(crate) use block::e4m3;
 pub use block::{Block, MAX_BLOCK, MAX_GROUPS};
 pub use encode::{MAX_VALUE, encode};
 pub use types::TensorType;
@@ -93,6 +95,8 @@ pub enum Format {
     TQ1_0,
     /// The same, two bits each.
     TQ2_0,
+    /// 4-bit floats (E2M1), one 8-bit float (E4M3) per 16, in blocks of 64.
+    NVFP4,
 }
 
 /// The values that codes take, by the bits that are stored of them: at most sixteen.
@@ -109,13 +113,16 @@ pub struct Quant {
     pub levels: Option<Levels>,
     /// Smallest and largest sub-block scale; (1, 1) where the block scale is the only one.
     pub scales: (i8, i8),
+    /// Whether sub-block scales are the bits of E4M3 floats, and no integers. The block scale, which is the same everywhere then, may be
+    /// multiplied by one of the whole matrix.
+    pub e4m3: bool,
     /// Largest sub-block minimum; 0 where the format has none, 1 where the block minimum is the only one.
     pub max_min: u8,
     /// Whether the block scale has an exponent of 8 bits, and so does not fit an f16.
     pub wide_scale: bool,
     /// The block scale is an f16 divided by two to the power of this.
     pub scale_shift: u32,
-    /// Where the block has f16 fields: its scale, then the offset or the scale of its minimums. None in MXFP4 and IQ1_M.
+    /// Where the block has f16 fields: its scale, then the offset or the scale of its minimums. None in MXFP4, NVFP4 and IQ1_M.
     pub halves: &'static [usize],
     decode: fn(&[u8], &mut Block),
     /// The inverse of `decode`, of the formats that [`encode`] makes.
@@ -130,6 +137,7 @@ impl Quant {
             codes: (0, 0),
             levels: None,
             scales: (1, 1),
+            e4m3: false,
             max_min: 0,
             wide_scale: false,
             scale_shift: 0,
@@ -139,13 +147,13 @@ impl Quant {
         }
     }
 
-    /// Writes the f16 fields of a block: its scale and, where the format has one, its offset or the scale of its minimums. MXFP4,
-    /// whose scale is a power of two, is left as it is.
+    /// Writes the f16 fields of a block: its scale and, where the format has one, its offset or the scale of its minimums. MXFP4
+    /// and NVFP4, whose scales are 8 bits, are left as they are.
     pub fn put_halves(&self, block: &mut [u8], scale: half::f16, offset: half::f16) {
         for (&at, value) in self.halves.iter().zip([scale, offset]) {
             block[at..at + 2].copy_from_slice(&value.to_le_bytes());
         }
-        if self.halves.is_empty() && !self.wide_scale {
+        if self.halves.is_empty() && !self.wide_scale && !self.e4m3 {
             iq1_m::put_scale(block, scale);
         }
     }
@@ -159,6 +167,7 @@ impl Quant {
     /// `[..block_len / group_len]`, `d` and `dmin`; the rest of `out` keeps its old content.
     #[inline]
     pub fn unpack(&self, src: &[u8], out: &mut Block) {
+        out.e4m3 = self.e4m3;
         (self.decode)(src, out);
     }
 }
@@ -206,7 +215,7 @@ macro_rules! quant {
 /// One row per format, in the order of the enum: ggml id, elements per block / per group, layout, code range, sub-block
 /// scale range, largest sub-block minimum.
 #[rustfmt::skip]
-static FORMATS: [Row; 25] = [
+static FORMATS: [Row; 26] = [
     float!(F32, 0, 4, float::f32),
     float!(F16, 1, 2, float::f16),
     float!(BF16, 30, 2, float::bf16),
@@ -232,6 +241,7 @@ static FORMATS: [Row; 25] = [
     quant!(IQ1_M, 29, 256 / 16, iq1_m, (-9, 9), (1, 15), 0, levels: Some(grids::IQ1_LEVELS), scale_shift: 3, halves: &[]),
     quant!(TQ1_0, 34, 256 / 32, tq1_0, (-1, 1), (1, 1), 0, levels: Some(tq1_0::LEVELS), halves: &[52]),
     quant!(TQ2_0, 35, 256 / 32, tq2_0, (-1, 2), (1, 1), 0, levels: Some(tq1_0::LEVELS), halves: &[64]),
+    quant!(NVFP4, 40, 64 / 16, nvfp4, (-12, 12), (0, 127), 0, levels: Some(mxfp4::LEVELS), e4m3: true, halves: &[]),
 ];
 
 impl Format {
@@ -343,7 +353,7 @@ mod tests {
         assert_eq!(Format::Q4_K.bytes_for(500), None);
         assert_eq!(Format::F32.bytes_for(usize::MAX), None);
         assert_eq!(Format::Q4_0.bits_per_weight(), 4.5);
-        assert_eq!(Format::from_ggml_id(40), None, "NVFP4 is known, not supported");
+        assert_eq!(Format::from_ggml_id(41), None, "Q1_0 is known, not supported");
     }
 
     /// The ranges in the table are what packers size their fields by: no block may leave them, and they are tight.

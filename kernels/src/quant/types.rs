@@ -16,7 +16,7 @@ pub struct TensorType {
 /// Known to ggml, not computed with: id, name, elements per block, bytes per block. Q8_1 and Q8_K are intermediate
 /// formats of ggml's kernels; integers and F64 occur in auxiliary tensors. Ids 4, 5, 31-33 and 36-38 were removed from ggml.
 #[rustfmt::skip]
-static OTHERS: [TensorType; 18] = [
+static OTHERS: [TensorType; 17] = [
     other(4, "Q4_2", 16, 10),
     other(5, "Q4_3", 16, 12),
     other(9, "Q8_1", 32, 36),
@@ -32,7 +32,6 @@ static OTHERS: [TensorType; 18] = [
     other(36, "IQ4_NL_4_4", 32, 18),
     other(37, "IQ4_NL_4_8", 32, 18),
     other(38, "IQ4_NL_8_8", 32, 18),
-    other(40, "NVFP4", 64, 36),
     other(41, "Q1_0", 128, 18),
     other(42, "Q2_0", 64, 18),
 ];

@@ -121,6 +121,14 @@ impl<D: Dot<I2, I2>> Simd for Halves<D> {
         }
     }
     #[inline(always)]
+    unsafe fn load_e4m3(p: *const u8) -> F2 {
+        unsafe {
+            let up = |v: __m128i| _mm256_cvtph_ps(_mm_slli_epi16::<7>(_mm_cvtepu8_epi16(v)));
+            let v = _mm_loadu_si128(p.cast());
+            F2(up(v), up(_mm_srli_si128::<8>(v)))
+        }
+    }
+    #[inline(always)]
     unsafe fn load_i8(p: *const i8) -> F2 {
         unsafe { from_i8(_mm_loadu_si128(p.cast())) }
     }

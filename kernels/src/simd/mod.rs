@@ -80,6 +80,8 @@ pub trait Simd: Copy + 'static {
     unsafe fn load_u8(p: *const u8) -> Self::F;
     /// Loads 16 signed bytes.
     unsafe fn load_i8(p: *const i8) -> Self::F;
+    /// Loads 16 E4M3 floats without sign, each divided by 256: moved up, their bits are those of IEEE halves.
+    unsafe fn load_e4m3(p: *const u8) -> Self::F;
     /// Loads 16 bytes: their lower nibbles less 8, and their upper nibbles less 8.
     #[inline(always)]
     unsafe fn load_i4(p: *const u8) -> [Self::F; 2] {

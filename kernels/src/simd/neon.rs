@@ -167,6 +167,20 @@ impl<D: Dot<I4, C4>> Simd for Lanes<D> {
         }
     }
     #[inline(always)]
+    unsafe fn load_e4m3(p: *const u8) -> F4 {
+        unsafe {
+            let v = vld1q_u8(p);
+            let a = vreinterpretq_f16_u16(vshll_n_u8::<7>(vget_low_u8(v)));
+            let b = vreinterpretq_f16_u16(vshll_high_n_u8::<7>(v));
+            [
+                vcvt_f32_f16(vget_low_f16(a)),
+                vcvt_high_f32_f16(a),
+                vcvt_f32_f16(vget_low_f16(b)),
+                vcvt_high_f32_f16(b),
+            ]
+        }
+    }
+    #[inline(always)]
     unsafe fn load_i8(p: *const i8) -> F4 {
         unsafe {
             let v = vld1q_s8(p);

@@ -76,6 +76,10 @@ impl Simd for Scalar {
         unsafe { p.cast::<[u8; 16]>().read_unaligned() }.map(f32::from)
     }
     #[inline(always)]
+    unsafe fn load_e4m3(p: *const u8) -> F {
+        unsafe { p.cast::<[u8; 16]>().read_unaligned() }.map(|b| f16::from_bits(u16::from(b) << 7).to_f32())
+    }
+    #[inline(always)]
     unsafe fn load_i8(p: *const i8) -> F {
         unsafe { p.cast::<[i8; 16]>().read_unaligned() }.map(f32::from)
     }

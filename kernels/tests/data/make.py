@@ -18,7 +18,7 @@ HALFS = {
     T.Q2_K: [80, 82], T.Q3_K: [108], T.Q4_K: [0, 2], T.Q5_K: [0, 2], T.Q6_K: [208],
     T.IQ4_NL: [0], T.IQ4_XS: [0], T.MXFP4: [],
     T.IQ2_XXS: [0], T.IQ2_XS: [0], T.IQ2_S: [0], T.IQ3_XXS: [0], T.IQ3_S: [0], T.IQ1_S: [0], T.IQ1_M: [],
-    T.TQ1_0: [52], T.TQ2_0: [64],
+    T.TQ1_0: [52], T.TQ2_0: [64], T.NVFP4: [],
 }
 # d and dmin (or m): typical, negative, smallest and largest denormal, zeros of both signs, largest, infinite
 SCALES = [
@@ -32,6 +32,8 @@ def blocks(ty, rng):
     out = rng.integers(0, 256, (len(SCALES) + 2, size), dtype=np.uint8)
     if ty == T.MXFP4:  # exponents: denormal results, typical ones, the largest
         out[:10, 0] = [0, 1, 2, 3, 100, 118, 125, 127, 254, 255]
+    if ty == T.NVFP4:  # scales: zeros, denormal and typical ones, the largest, NaN, all of them with a sign that counts for nothing
+        out[:8, :4] = np.reshape([0, 0x80, 1, 0x81, 7, 8, 9, 15, 56, 57, 63, 64, 0x7D, 0x7E, 0x7F, 0xFF, *range(96, 112)], (8, 4))
     if ty == T.IQ1_M:  # a nibble of d in the upper bits of each u16
         for row, (value, _) in zip(out, SCALES):
             bits = int(np.array(value, np.float16).view(np.uint16))

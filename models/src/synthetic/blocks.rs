@@ -47,12 +47,12 @@ enum Kind {
     Float(Vec<u8>),
     /// A block's half-precision scale, and its offset (or the scale of its minimums). All else in a block may have any bits.
     Quantised(&'static Quant, [f16; 2]),
-    /// The first byte of a block is the scale's exponent: picked from these. All else may have any bits.
-    Exponent([u8; EXPONENTS]),
+    /// The first bytes of a block, so many, are scales: picked from these. All else may have any bits.
+    Scales(usize, [u8; SCALES]),
 }
 
-/// Exponents that blocks of MXFP4 pick from: so many that their mean square is within 5 % of any.
-const EXPONENTS: usize = 64;
+/// Scales that blocks of MXFP4 and NVFP4 pick from: so many that their mean square is within 5 % of any.
+const SCALES: usize = 64;
 
 /// Values that floats are picked from: 12 random bits choose one.
 const FLOATS: usize = 1 << 12;
@@ -64,7 +64,10 @@ impl Blocks {
     pub fn new(format: Format, rms: f32) -> Blocks {
         let Some(quant) = format.quant() else { return Blocks { format, kind: floats(format, rms) } };
         if quant.wide_scale {
-            return Blocks { format, kind: exponents(rms) };
+            return Blocks { format, kind: Kind::Scales(1, exponents(rms)) };
+        }
+        if quant.e4m3 {
+            return Blocks { format, kind: Kind::Scales(4, e4m3(rms)) };
         }
         // What centres the codes at scale 1: added to them where there is one per block, subtracted in blocks of 256.
         let centre = f32::from(quant.codes.1) / if format.block_len() > 32 { 2.0 } else { -2.0 };
@@ -92,10 +95,10 @@ impl Blocks {
                     }
                 }
             }
-            Kind::Exponent(exponents) => {
+            Kind::Scales(count, scales) => {
                 random.fill(out);
                 for block in out.chunks_exact_mut(self.format.block_bytes()) {
-                    block[0] = exponents[usize::from(block[0]) % EXPONENTS];
+                    block[..*count].iter_mut().for_each(|b| *b = scales[usize::from(*b) % SCALES]);
                 }
             }
             Kind::Quantised(quant, [scale, offset]) => {
@@ -124,13 +127,27 @@ fn floats(format: Format, rms: f32) -> Kind {
 }
 
 /// Two neighbouring exponents, so often each that the mean square is right.
-fn exponents(rms: f32) -> Kind {
+fn exponents(rms: f32) -> [u8; SCALES] {
     // The sixteen values of MXFP4 have the mean square 8.5625 at exponent 127.
     let square = rms * rms / 8.5625;
     let low = (square.log2() / 2.0).floor();
     let share = (square / (2.0 * low).exp2() - 1.0) / 3.0;
-    let high = (share * EXPONENTS as f32).round() as usize;
-    Kind::Exponent(std::array::from_fn(|i| (127.0 + low) as u8 + u8::from(i < high)))
+    let high = (share * SCALES as f32).round() as usize;
+    std::array::from_fn(|i| (127.0 + low) as u8 + u8::from(i < high))
+}
+
+/// The same of E4M3 floats, from 2^-9 to 448.
+fn e4m3(rms: f32) -> [u8; SCALES] {
+    // The sixteen values have the mean square 8.5625 at scale 1.
+    let square = rms * rms / 8.5625;
+    let value = |bits: u8| match bits >> 3 {
+        0 => f32::from(bits) / 512.0,
+        e => (1.0 + f32::from(bits & 7) / 8.0) * (f32::from(e) - 7.0).exp2(),
+    };
+    let low = (0..0x7e).rev().find(|&bits| value(bits).powi(2) <= square).unwrap_or(0);
+    let [of_low, of_high] = [low, low + 1].map(|bits| value(bits).powi(2));
+    let high = ((square - of_low) / (of_high - of_low) * SCALES as f32).round() as usize;
+    std::array::from_fn(|i| low + u8::from(i < high))
 }
 
 fn root_mean_square(values: &[f32]) -> f32 {

@@ -5,6 +5,7 @@ use crate::ctx::Ctx;
 use crate::exit::{self, CliError};
 use crate::input::read;
 use crate::model::{self, LoadArgs};
+use crate::nfc::NfcArgs;
 use crate::{progress, term};
 use clap::builder::FalseyValueParser;
 use kinfer::EngineBuilder;
@@ -46,6 +47,8 @@ pub struct ImatrixArgs {
     /// Measure the output head, too: its logits are then computed for every token
     #[arg(long, env = "KINFER_PROCESS_OUTPUT", value_parser = FalseyValueParser::new())]
     process_output: bool,
+    #[command(flatten)]
+    nfc: NfcArgs,
     /// Print one JSON object
     #[arg(long, env = "KINFER_JSON", value_parser = FalseyValueParser::new())]
     json: bool,
@@ -86,7 +89,7 @@ pub fn run(args: ImatrixArgs, ctx: &Ctx) -> anyhow::Result<()> {
             folder.display()
         )));
     }
-    let text = read(&args.file)?;
+    let text = args.nfc.apply(read(&args.file)?);
     let load = |path: &Path, options| Collector::load(Gguf::open(path)?, options, size, args.process_output);
     let mut collector =
         args.load.load_as(ctx, Some(&args.model), EngineBuilder::default(), load, Collector::model)?;
@@ -98,6 +101,7 @@ pub fn run(args: ImatrixArgs, ctx: &Ctx) -> anyhow::Result<()> {
         return Err(CliError::usage(format!("{path} is the model or the text itself; name another with -o")));
     }
     let tokenizer = collector.model().tokenizer();
+    args.nfc.tell(ctx, tokenizer, &text)?;
     // As data: what looks like a control token in the text is text.
     let options = Encode { special: false, bos: None, eos: Some(false) };
     let ids = tokenizer.encode(&text, options).map_err(kinfer::Error::from)?;

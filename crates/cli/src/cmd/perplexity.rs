@@ -5,6 +5,7 @@ use crate::ctx::Ctx;
 use crate::exit::{self, CliError};
 use crate::input::read;
 use crate::model::{self, CacheArgs, LoadArgs};
+use crate::nfc::NfcArgs;
 use crate::{progress, term};
 use anyhow::Context;
 use clap::builder::FalseyValueParser;
@@ -45,6 +46,8 @@ pub struct PerplexityArgs {
     #[arg(long, value_name = "FILE")]
     kl_base: Option<PathBuf>,
     #[command(flatten)]
+    nfc: NfcArgs,
+    #[command(flatten)]
     cache: CacheArgs,
     /// Print one JSON object
     #[arg(long, env = "KINFER_JSON", value_parser = FalseyValueParser::new())]
@@ -71,9 +74,10 @@ Examples:
 
 /// Runs it.
 pub fn run(args: PerplexityArgs, ctx: &Ctx) -> anyhow::Result<()> {
-    let text = read(&args.text)?;
+    let text = args.nfc.apply(read(&args.text)?);
     let model = args.load.load(ctx, Some(&args.model), EngineBuilder::default())?;
     let tokenizer = model.tokenizer();
+    args.nfc.tell(ctx, tokenizer, &text)?;
     // As data: what looks like a control token in the text is text.
     let options = Encode { special: false, bos: None, eos: Some(false) };
     let ids = tokenizer.encode(&text, options).map_err(kinfer::Error::from)?;

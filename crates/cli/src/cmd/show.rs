@@ -412,6 +412,7 @@ fn file_type(gguf: &Gguf) -> Option<String> {
         36 => "TQ1_0",
         37 => "TQ2_0",
         38 => "MXFP4_MOE",
+        39 => "NVFP4",
         _ => return Some(format!("file type {id}")),
     };
     Some(name.into())

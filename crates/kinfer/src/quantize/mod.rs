@@ -22,6 +22,7 @@ use kinfer_core::{Format, MAX_VALUE, dequantize, encode};
 use kinfer_cpu::machine;
 use kinfer_load::gguf::{Gguf, GgufError, Problem, Tensor, Value as Stored, write::Writer};
 use kinfer_models::arch::{self, QkRows};
+use kinfer_models::scales;
 use kinfer_models::source::{Source, Stored as View, Value};
 pub use kinfer_models::{Recipe, Targets};
 use std::borrow::Cow;
@@ -147,14 +148,17 @@ struct Output<'a> {
     pieces: Vec<Tensor<'a>>,
     /// What the stored rows have to become.
     order: RowOrder,
+    /// What the matrices of pieces that get another format are multiplied with, see [`scales::of`].
+    scales: BTreeMap<String, Vec<f32>>,
 }
 
 /// What the file is to hold: the experts' matrices joined, everything else as it is called in the source.
 fn outputs<'a>(source: &'a Gguf, targets: &Targets, requantize: bool) -> Result<Vec<Output<'a>>> {
     let orders = orders(source)?;
+    let settled = scales::settled(source, &targets.formats)?;
     let mut outputs: Vec<Output<'a>> = Vec::new();
     let mut places = BTreeMap::new();
-    for tensor in source.tensors() {
+    for tensor in source.tensors().filter(|t| !settled.contains(t.name())) {
         let name = tensor.name();
         let stored = tensor.format()?;
         let format = targets.formats.get(name).copied().unwrap_or(stored);
@@ -162,17 +166,27 @@ fn outputs<'a>(source: &'a Gguf, targets: &Targets, requantize: bool) -> Result<
             refuse_twice(name, stored, format)?;
         }
         let order = orders.get(name).copied().unwrap_or(RowOrder::AsStored);
+        let own = if stored == format { Vec::new() } else { scales::of(source, name)?.values };
+        let scales = BTreeMap::from([(name.to_string(), own)]);
         let Some((joined, _)) = expert(name) else {
             let (shape, pieces) = (tensor.shape().to_vec(), vec![tensor]);
-            outputs.push(Output { name: name.into(), shape, format, pieces, order });
+            outputs.push(Output { name: name.into(), shape, format, pieces, order, scales });
             continue;
         };
         let at = *places.entry(joined.clone()).or_insert_with(|| {
             let shape = tensor.shape().to_vec();
-            outputs.push(Output { name: joined, shape, format, pieces: Vec::new(), order });
+            outputs.push(Output {
+                name: joined,
+                shape,
+                format,
+                pieces: vec![],
+                order,
+                scales: BTreeMap::new(),
+            });
             outputs.len() - 1
         });
         outputs[at].pieces.push(tensor);
+        outputs[at].scales.extend(scales);
         outputs[at].pieces.sort_by_key(|t| expert(t.name()).map(|(_, e)| e));
         let same =
             outputs[at].pieces.iter().all(|t| t.shape() == tensor.shape()) && outputs[at].format == format;
@@ -300,6 +314,7 @@ impl Output<'_> {
                 cols,
                 format: self.format,
                 order: self.order,
+                scales: self.scales.get(tensor.name()).map_or(&[], Vec::as_slice),
             };
             let step = (CHUNK / cols).max(1);
             for first in (0..rows).step_by(step) {
@@ -334,11 +349,18 @@ struct Rows<'a> {
     cols: usize,
     format: Format,
     order: RowOrder,
+    scales: &'a [f32],
 }
 
 impl Rows<'_> {
     fn row_bytes(&self) -> usize {
         self.cols / self.stored.block_len() * self.stored.block_bytes()
+    }
+
+    /// What row `r` of the result is multiplied with.
+    fn scale(&self, r: usize) -> Option<f32> {
+        let of_matrix = self.tensor.shape().get(1).map_or(1, |&rows| rows.max(1) as usize);
+        self.scales.get(r / of_matrix).or(self.scales.first()).copied()
     }
 
     /// Stored rows of these rows of the result.
@@ -383,6 +405,9 @@ impl Rows<'_> {
                 let stored = stored.chunks_exact(self.row_bytes());
                 for ((r, out), stored) in (first..).zip(out.chunks_exact_mut(row_bytes)).zip(stored) {
                     dequantize(self.stored, stored, &mut values);
+                    if let Some(scale) = self.scale(r) {
+                        values.iter_mut().for_each(|v| *v *= scale);
+                    }
                     self.check(&values)?;
                     encode(self.format, &values, weights(r), out);
                 }
@@ -491,7 +516,8 @@ impl Source for Recoded<'_> {
         };
         let cols = stored.shape.last().copied().unwrap_or(1);
         let order = RowOrder::AsStored;
-        let matrix = Rows { name, tensor: stored.data, stored: stored.format, cols, format, order };
+        let scales = &scales::of(self.source, name)?.values;
+        let matrix = Rows { name, tensor: stored.data, stored: stored.format, cols, format, order, scales };
         matrix.encode(rows, &|_| None, self.threads).map_err(|e| match e {
             Error::Model(e) => e,
             other => kinfer_core::Error::Backend { device: "quantising".into(), source: Box::new(other) },

@@ -91,6 +91,41 @@ fn experts_are_joined_in_their_order() {
     assert_eq!(read(&gguf, "blk.0.ffn_norm.weight"), a[..32]);
 }
 
+/// Scales of whole matrices stay beside what stays in NVFP4, and are multiplied into what gets another format.
+#[test]
+fn scales_of_matrices_are_multiplied_in() {
+    const NAMES: [&str; 3] = ["blk.0.ffn_up.weight", "blk.0.ffn_gate_exps.weight", "blk.0.ffn_down.0.weight"];
+    let nvfp4 = Format::NVFP4;
+    let mut writer = Writer::default();
+    writer.set("general.architecture", "llama").set("llama.block_count", 1u32);
+    let shapes: [&[u64]; 3] = [&[64, 2], &[64, 2, 3], &[64, 2]];
+    let scales: [&[f32]; 3] = [&[0.5], &[1e-4, 2.0, 3.0], &[-7.0]];
+    let mut data = Vec::new();
+    for ((name, shape), scales) in NAMES.iter().zip(shapes).zip(scales) {
+        writer.tensor(*name, shape, nvfp4.tensor_type()).unwrap();
+        let count = nvfp4.bytes_for(shape.iter().product::<u64>() as usize).unwrap();
+        data.push((0..count).map(|i| (i * 37 % 127) as u8).collect::<Vec<u8>>());
+        for (end, values) in [("scale", scales), ("input_scale", &scales[..1])] {
+            let name = name.replace("weight", end);
+            writer.tensor(name, &[values.len() as u64], Format::F32.tensor_type()).unwrap();
+            data.push(values.iter().flat_map(|v| v.to_le_bytes()).collect());
+        }
+    }
+    let mut bytes = Vec::new();
+    writer.write(&mut bytes, data).unwrap();
+    let source = Gguf::from_bytes(bytes).unwrap();
+    let floats = written(&source, "f32", &Options::default()).unwrap();
+    let names: Vec<&str> = floats.tensors().map(|t| t.name()).collect();
+    let joined = "blk.0.ffn_down_exps.weight";
+    assert_eq!(names, [NAMES[0], NAMES[1], joined]);
+    for ((name, scales), out) in NAMES.iter().zip(scales).zip([NAMES[0], NAMES[1], joined]) {
+        let (stored, got) = (read(&source, name), read(&floats, out));
+        for (i, (v, g)) in stored.iter().zip(&got).enumerate() {
+            assert_eq!(v * scales.get(i / 128).unwrap_or(&scales[0]), *g, "{name} {i}");
+        }
+    }
+}
+
 #[test]
 fn values_that_a_format_cannot_hold_are_named() {
     const NAME: &str = "blk.0.ffn_up.weight";

@@ -301,6 +301,10 @@ mod tests {
         assert_eq!(pieces("superbpe", "by the way 12345 x"), ["by the way ", "12", "345", " x"]);
         assert_eq!(pieces("superbpe", "½1234"), ["½1", "234"]);
         assert_eq!(pieces("minicpm5", "12345"), ["123", "45"]);
+        assert_eq!(
+            pieces("afmoe", "in 12345, x1234ab½"),
+            ["in", " ", "12", "345", ",", " x", "1", "234", "ab", "½"]
+        );
     }
 
     #[test]
@@ -317,6 +321,7 @@ mod tests {
         assert_eq!(pieces("kimi-k2", "ab北京cd 한국어's"), ["ab", "北京", "cd", " 한국어's"]);
         assert_eq!(pieces("youtu", "ab한국어北京、x"), ["ab", "한국어", "北京", "、", "x"]);
         assert_eq!(pieces("ufakzeka", "Ankara'da"), ["Ankara", "'da"]);
+        assert_eq!(pieces("afmoe", "a 北京한국어 ລາວ(x"), ["a", " ", "北京한국어", " ", "ລາວ", "(x"]);
         assert_eq!(pieces("laguna", "a \n\n b"), ["a", " ", "\n\n", " b"]);
         assert_eq!(pieces("spark2_5", "a12\n\nb"), ["a", "1", "2", "\n", "\n", "b"]);
         assert_eq!(pieces("chameleon", "a    b.1"), ["a", "    ", "b", ".", "1"]);

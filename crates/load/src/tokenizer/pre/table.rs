@@ -225,6 +225,20 @@ pub(super) const TABLE: &[Row] = &[
         ..ROW
     },
     Row {
+        names: &["afmoe"],
+        stages: &[
+            Threes(r"\p{N}+"),
+            // Scripts without spaces, in the ranges that llama.cpp has.
+            Cut(concat!(
+                r"[\x{4E00}-\x{9FFF}\x{3400}-\x{4DBF}\x{8C48}-\x{FAFF}\x{3040}-\x{309F}\x{30A0}-\x{30FF}",
+                r"\x{FF65}-\x{FF9F}\x{2F00}-\x{2FDF}\x{E40}-\x{E7F}\x{E80}-\x{EFF}\x{1780}-\x{17FF}",
+                r"\x{1000}-\x{109F}\x{AA60}-\x{AA7F}\x{A9E0}-\x{A9FF}\x{AC00}-\x{D7AF}\x{1100}-\x{11FF}]+",
+            )),
+            DEEPSEEK3,
+        ],
+        ..ROW
+    },
+    Row {
         names: &["deepseek-llm"],
         stages: &[
             Cut(r"[\r\n]"),

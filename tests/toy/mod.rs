@@ -217,7 +217,7 @@ pub fn all() -> Vec<Toy> {
     let narrow =
         Shape { head_dim: 32, heads: 6, kv_heads: 6, ..norms("layer norms of all heads", QkNorm::LayerRows) };
     toys.push(narrow.build(&[Format::Q8_0]));
-    // Value heads that are wider than whole vectors, and narrower.
+    // Value heads of whole vectors; and others, with weights that add no rounding to the activations'.
     let delta = |sharing, key_heads, value_dim, taps| DeltaSpec {
         key_heads,
         value_heads: 4,
@@ -237,7 +237,7 @@ pub fn all() -> Vec<Toy> {
     };
     toys.push(net("delta nets", delta(HeadSharing::Turns, 2, 64, 4)).build(&k_quants));
     toys.push(
-        net("delta nets of neighbours", delta(HeadSharing::Neighbours, 1, 40, 2)).build(&[Format::Q8_0]),
+        net("delta nets of neighbours", delta(HeadSharing::Neighbours, 1, 40, 2)).build(&[Format::F16]),
     );
     toys.extend(Format::all().map(|f| Shape { name: f.name(), ..Shape::default() }.build(&[f])));
     toys

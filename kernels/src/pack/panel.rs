@@ -2,6 +2,7 @@
 //!
 //! In [`super::kernel`] every tile of rows unpacks the codes that it multiplies, which costs up to as much as the products (of Q4_K on AVX2
 //! 7 instructions to 22, of formats with planes or tables more). Here it costs next to nothing, so all formats are about as fast.
+#![allow(clippy::needless_range_loop)] // register tiles: the indices are the tile's coordinates
 
 use super::kernel::{QuantRows, accumulate, dots, load_scale, quad_codes, sub_scales};
 use super::layout::{BLOCK, Facts, ROWS};

@@ -67,7 +67,7 @@ unsafe fn unpack<S: Simd, const L: usize>(mut unit: *const u8, blocks: usize, pa
     }
 }
 
-/// `y[t][16 g + lane] += w . x[t]` for `G` panels and `T` tokens, or `=` if these are the `first` columns.
+/// `y[t][16 g + lane] += w . x[t]` for `G` panels and `T` tokens, or `=` if these are the `first` columns of the rows.
 ///
 /// # Safety
 /// As for [`super::kernel::matmul`]; `x` begins at the panels' first column.
@@ -100,10 +100,13 @@ unsafe fn tile<S: Simd, const L: usize, const G: usize, const T: usize>(
                 ($half:literal) => {
                     let dots = dots::<S, L, $half, G, T, true>(codes, x, b);
                     for g in 0..G {
-                        let (d, min) =
-                            (&(*panels.add(g)).d[2 * b + $half], &(*panels.add(g)).min[2 * b + $half]);
-                        let dv = S::load(d.as_ptr());
-                        let mv = if const { Facts::<L>::LAYOUT.min } { S::load(min.as_ptr()) } else { dv };
+                        // No reference: without minimums their place was never written.
+                        let (d, min): (*const f32, *const f32) = (
+                            (&raw const (*panels.add(g)).d[2 * b + $half]).cast(),
+                            (&raw const (*panels.add(g)).min[2 * b + $half]).cast(),
+                        );
+                        let dv = S::load(d);
+                        let mv = if const { Facts::<L>::LAYOUT.min } { S::load(min) } else { S::zero() };
                         for t in 0..T {
                             let m = &*x.meta.add(t * (x.stride / BLOCK) + b);
                             accumulate::<S, L, $half>(

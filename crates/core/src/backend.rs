@@ -8,127 +8,17 @@
 //! error in each fused path until it is dealt with.
 
 use crate::{
-    Activation, AttnSpec, Batch, ConvSpec, DeltaSpec, ExpertSpec, FfnSpec, Format, KvTypes, LatentSpec,
-    Likely, ModelSpec, NormSpec, PartSpec, QkNorm, Result, RopeSpec,
+    Activation, AttnSpec, Batch, ConvSpec, DeltaSpec, ExpertSpec, FfnSpec, Format, KvTypes, Likely,
+    ModelSpec, NormSpec, PartSpec, QkNorm, Result, RopeSpec,
 };
 use std::ops::Range;
 
+pub use crate::latent::{latent_in, latent_out};
+pub use crate::matrix::{Matrix, RowOrder};
 pub use crate::weights::{
     AttnWeights, ConvWeights, DeltaVectors, DeltaWeights, ExpertWeights, Ffn, FfnWeights, HeadWeights,
     LatentScratch, LatentWeights, Layer, MixerWeights, MoeWeights, NormWeights, Scratch, SharedExpert,
 };
-
-/// A stored matrix, as it lies in the model file.
-#[derive(Clone, Copy, Debug)]
-pub struct Matrix<'a> {
-    /// Tensor name, for errors and records.
-    pub name: &'a str,
-    /// Which matrix it is of a tensor that holds those of several experts, else 0; for records.
-    pub expert: usize,
-    /// Outputs.
-    pub rows: usize,
-    /// Inputs; a row is `cols` elements in blocks of the format.
-    pub cols: usize,
-    /// How `data` stores the elements.
-    pub format: Format,
-    /// `rows * bytes(cols)` bytes, row after row.
-    pub data: &'a [u8],
-    /// What all elements are multiplied with besides: 1 in all formats but NVFP4, whose files have such a number for each matrix.
-    pub scale: f32,
-    /// The order in which the rows are to be taken.
-    pub order: RowOrder,
-}
-
-/// Row order of a stored projection.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum RowOrder {
-    /// As stored.
-    AsStored,
-    /// The rows of each head that turn are stored for rotary pairs `(2i, 2i+1)`; taken in the order
-    /// `0, 2, 4, …, 1, 3, 5, …` they suit the half-split convention of [`RopeSpec`].
-    AdjacentPairs {
-        /// Rows of a head.
-        head_dim: usize,
-        /// The first rows of a head, which turn.
-        turned: usize,
-    },
-    /// The rows of `parts` matrices take turns, `rows` of each at a time; they are taken one matrix after the other.
-    Interleaved {
-        /// Matrices.
-        parts: usize,
-        /// Rows of each that follow one another.
-        rows: usize,
-        /// How often each comes.
-        times: usize,
-    },
-    /// The last `turned` rows of each head turn, stored for adjacent pairs; they are taken first, as above, and the others after them.
-    TurnedLast {
-        /// Rows of a head.
-        head_dim: usize,
-        /// Those of them that turn.
-        turned: usize,
-    },
-}
-
-impl RowOrder {
-    /// The stored row that is taken as row `r`.
-    pub fn stored_row(self, r: usize) -> usize {
-        match self {
-            RowOrder::AsStored => r,
-            RowOrder::Interleaved { parts, rows, times } => {
-                let (part, r) = (r / (rows * times), r % (rows * times));
-                (r / rows * parts + part) * rows + r % rows
-            }
-            RowOrder::AdjacentPairs { head_dim, turned } => {
-                let (head, i) = (r / head_dim, r % head_dim);
-                head * head_dim + pairs_to_halves(i, turned)
-            }
-            RowOrder::TurnedLast { head_dim, turned } => {
-                let (head, i) = (r / head_dim, r % head_dim);
-                let plain = head_dim - turned;
-                let i = if i < turned { plain + pairs_to_halves(i, turned) } else { i - turned };
-                head * head_dim + i
-            }
-        }
-    }
-}
-
-/// The row of `turned` pairs of rows that is row `i` of two halves; rows behind them stay.
-fn pairs_to_halves(i: usize, turned: usize) -> usize {
-    let half = turned / 2;
-    match i {
-        _ if i < half => 2 * i,
-        _ if i < turned => 2 * (i - half) + 1,
-        _ => i,
-    }
-}
-
-impl Matrix<'_> {
-    /// The stored row that is taken as row `r`.
-    pub fn stored_row(&self, r: usize) -> usize {
-        self.order.stored_row(r)
-    }
-
-    /// Bytes of one stored row.
-    pub fn row_bytes(&self) -> usize {
-        self.cols / self.format.block_len() * self.format.block_bytes()
-    }
-
-    /// The bytes of the row that is taken as row `r`.
-    pub fn row(&self, r: usize) -> &[u8] {
-        let n = self.row_bytes();
-        let s = self.stored_row(r) * n;
-        &self.data[s..s + n]
-    }
-
-    /// The values of the row that is taken as row `r`.
-    pub fn values(&self, r: usize, out: &mut [f32]) {
-        crate::dequantize(self.format, self.row(r), out);
-        if self.scale != 1.0 {
-            out.iter_mut().for_each(|v| *v *= self.scale);
-        }
-    }
-}
 
 /// Where the heads of a row lie in activations.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -566,77 +456,8 @@ pub trait Backend: Send + Sync + Sized + 'static {
     }
 }
 
-/// [`Backend::attn_in`] of latent attention, see [`LatentSpec`]: `s.qkv[r]` holds the absorbed queries, and the vector of the
-/// position as key and as value.
-#[allow(clippy::too_many_arguments)]
-pub fn latent_in<B: Backend>(
-    b: &B,
-    step: &mut B::Step,
-    spec: &AttnSpec,
-    latent: &LatentSpec,
-    w: &AttnWeights<B>,
-    up: &LatentWeights<B>,
-    kv: &mut B::Kv,
-    layer: usize,
-    s: &mut Scratch<B>,
-) -> Result<()> {
-    let AttnSpec { heads, head_dim, .. } = *spec;
-    let LatentSpec { rank, q_rank, plain, value: _, eps } = *latent;
-    let turned = head_dim - rank;
-    let input = input(b, step, spec.norm, &w.norm, &s.x, &mut s.norm)?;
-    let Scratch { qkv, latent: LatentScratch { down, q_down, queries, head_in, head_out }, .. } = s;
-    b.linear(step, &w.qkv, input, down)?;
-    let (q_cols, width) = (q_rank.unwrap_or(spec.projected_q_dim()), spec.projection_dim());
-    b.rms_norm_heads(step, down, q_cols + turned..width, &up.kv_norm, eps)?;
-    let at = |first, stride, width| Heads::Columns { first, stride, width };
-    let (q, q_width): (&B::Act, usize) = match (&up.q, q_rank) {
-        (Some((norm, project)), Some(q_rank)) => {
-            b.rms_norm_heads(step, down, 0..q_rank, norm, eps)?;
-            b.rearrange(step, down, at(0, 0, width), q_down, at(0, 0, q_rank), 1, q_rank)?;
-            b.linear(step, project, q_down, queries)?;
-            (queries, spec.projected_q_dim())
-        }
-        _ => (down, width),
-    };
-    let stride = turned + plain;
-    b.rearrange(step, q, at(turned, stride, q_width), head_in, Heads::Rows, heads, plain)?;
-    b.linear_heads(step, &up.k_up, head_in, head_out)?;
-    let all = spec.qkv_dim();
-    b.rearrange(step, q, at(0, stride, q_width), qkv, at(0, head_dim, all), heads, turned)?;
-    b.rearrange(step, head_out, Heads::Rows, qkv, at(turned, head_dim, all), heads, rank)?;
-    for copy in [heads, heads + 1] {
-        b.rearrange(step, down, at(q_cols, 0, width), qkv, at(copy * head_dim, 0, all), 1, head_dim)?;
-    }
-    if let Some(rope) = spec.rope {
-        b.rope(step, qkv, 0..(heads + 1) * head_dim, head_dim, rope)?;
-    }
-    b.kv_write(step, kv, layer, spec, qkv)
-}
-
-/// [`Backend::attn_out`] of latent attention.
-pub fn latent_out<B: Backend>(
-    b: &B,
-    step: &mut B::Step,
-    spec: &AttnSpec,
-    latent: &LatentSpec,
-    w: &AttnWeights<B>,
-    up: &LatentWeights<B>,
-    s: &mut Scratch<B>,
-) -> Result<()> {
-    let AttnSpec { heads, head_dim, .. } = *spec;
-    let LatentSpec { rank, value, .. } = *latent;
-    let LatentScratch { queries: values, head_in, head_out, .. } = &mut s.latent;
-    let from = Heads::Columns { first: head_dim - rank, stride: head_dim, width: spec.q_dim() };
-    b.rearrange(step, &s.attn, from, head_in, Heads::Rows, heads, rank)?;
-    b.linear_heads(step, &up.v_up, head_in, head_out)?;
-    let to = Heads::Columns { first: 0, stride: value, width: heads * value };
-    b.rearrange(step, head_out, Heads::Rows, values, to, heads, value)?;
-    b.linear(step, &w.out, values, &mut s.proj)?;
-    residual(b, step, &w.out_bias, spec.norm, &w.post_norm, s)
-}
-
 /// What a block reads: the norm of `x`, or `x` itself.
-fn input<'a, B: Backend>(
+pub(crate) fn input<'a, B: Backend>(
     b: &B,
     step: &B::Step,
     spec: NormSpec,
@@ -651,7 +472,7 @@ fn input<'a, B: Backend>(
 }
 
 /// The end of a block: `s.x += norm(s.proj + bias)`.
-fn residual<B: Backend>(
+pub(crate) fn residual<B: Backend>(
     b: &B,
     step: &B::Step,
     bias: &Option<B::Vector>,

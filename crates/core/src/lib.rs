@@ -8,6 +8,8 @@
 pub mod backend;
 pub mod batch;
 pub mod error;
+mod latent;
+mod matrix;
 pub mod model;
 pub mod spec;
 mod unfused;

@@ -68,6 +68,7 @@ DELTA = LLAMA | dict(
     linear_conv_kernel_dim=4,
 ) | rope(500.0, partial_rotary_factor=0.25, mrope_section=[2, 1, 1])  # fmt: skip
 DELTA_EXPERTS = dict(num_experts=8, num_experts_per_tok=3, moe_intermediate_size=64, shared_expert_intermediate_size=128)
+CLOVA = LLAMA | dict(embedding_multiplier=6.0, residual_multiplier=0.25, attention_multiplier=0.125, logits_scaling=0.375)
 LAYER = {k: v for k, v in LLAMA.items() if k != "rms_norm_eps"} | dict(layer_norm_eps=EPS)
 
 GPT_OSS = LLAMA | WINDOW | dict(
@@ -102,6 +103,8 @@ V3 = DEEPSEEK | dict(scoring_func="sigmoid", topk_method="noaux_tc")
 MORE = {
     "gpt-oss": dict(experts_per_token=2, initial_context_length=32),
     MXFP4: dict(experts_per_token=2, initial_context_length=32, quantization_config=MXFP4_CONFIG),
+    # What other code's configurations have.
+    "hyperclovax-plain": dict(attention_multiplier=None, attn_pdrop=0.0, embd_pdrop=0.0, resid_pdrop=0.0, end_token_id=1),
     "deepseek2": DEEPSEEK | dict(scoring_func="softmax"),
     "deepseek2-sigmoid": V3,
     "deepseek2-sigmoid-groups": V3,
@@ -152,6 +155,11 @@ FAMILIES = {
         "Granite",
         LLAMA | dict(embedding_multiplier=6.0, residual_multiplier=0.25, attention_multiplier=0.125,
                      logits_scaling=8.0) | rope(500.0),
+    ),
+    "hyperclovax": ("HyperCLOVAX", CLOVA | dict(head_dim=32) | rope(500.0)),
+    "hyperclovax-plain": (
+        "HyperCLOVAX",
+        CLOVA | dict(use_post_norm=False, attention_multiplier=None, attention_bias=True, mlp_bias=True) | rope(500.0),
     ),
     "olmo2": ("Olmo2", LLAMA | rope(500.0)),
     # transformers has no EXAONE 3.5, which is Llama in other words; the file format's name for it differs, too.
@@ -423,15 +431,44 @@ def weights(name, shape):
     return (unit * np.float32(scale)).reshape(shape)
 
 
+def hyperclovax(llama):
+    """A converter of a class that llama.cpp has none for, on its converter of Llama."""
+
+    class HyperCLOVAX(llama):
+        model_arch, undo_permute = llama.model_arch, False
+        norms = dict(input_layernorm="attn_norm", post_norm1="post_attention_norm", post_attention_layernorm="ffn_norm",
+                     post_norm2="post_ffw_norm")  # fmt: skip
+
+        def set_gguf_parameters(self):
+            super().set_gguf_parameters()
+            out, config = self.gguf_writer, self.hparams
+            out.add_attention_scale(config["attention_multiplier"])
+            out.add_embedding_scale(config["embedding_multiplier"])
+            out.add_residual_scale(config["residual_multiplier"])
+            out.add_logit_scale(config["logits_scaling"])
+            out.add_bool(f"{out.arch}.use_post_norm", config["use_post_norm"])
+
+        def modify_tensors(self, data, name, bid):
+            norm = self.norms.get(name.split(".")[-2])
+            return [(f"blk.{bid}.{norm}.weight", data)] if norm else super().modify_tensors(data, name, bid)
+
+    return HyperCLOVAX
+
+
+OWN = {"HyperCLOVAXForCausalLM": hyperclovax}
+
+
 def converted(converter, folder, name):
     """The file that the converter makes of a folder."""
     sys.path[:0] = [str(converter), str(converter / "gguf-py")]
     import gguf
     from conversion import ModelBase, ModelType, get_model_architecture, get_model_class
 
-    cls = get_model_class(get_model_architecture(ModelBase.load_hparams(folder, False), ModelType.TEXT))
+    kind = get_model_architecture(ModelBase.load_hparams(folder, False), ModelType.TEXT)
+    cls = get_model_class("LlamaForCausalLM" if kind in OWN else kind)
+    cls = OWN[kind](cls) if kind in OWN else cls
     cls.set_vocab = lambda self: None  # toys have no tokenizer
-    if hasattr(cls, "undo_permute"):  # the class is that of other toys, too
+    if hasattr(cls, "undo_permute") and kind not in OWN:  # the class is that of other toys, too
         cls.undo_permute = name != "exaone"
     if name == "stablelm-norms":  # it returns the norms of heads where it has to yield them
 
@@ -469,9 +506,10 @@ def convert(converter, model, name):
             (folder / "1_Pooling" / "config.json").write_text(json.dumps(pooling))
         reader = converted(converter, folder, name)
         metadata = {key: field.contents() for key, field in reader.fields.items()}
-        if name == "exaone":
-            metadata = {key.replace("llama.", "exaone."): value for key, value in metadata.items()}
-            metadata["general.architecture"] = "exaone"
+        if name == "exaone" or name.startswith("hyperclovax"):
+            arch = name.removesuffix("-plain")
+            metadata = {key.replace("llama.", f"{arch}."): value for key, value in metadata.items()}
+            metadata["general.architecture"] = arch
         return metadata, {t.name: np.array(t.data, dtype=np.float64) for t in reader.tensors}
 
 

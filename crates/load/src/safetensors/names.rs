@@ -62,6 +62,10 @@ const SANDWICHED: &[(&str, &str)] = &[
     ("post_feedforward_layernorm", "post_ffw_norm"),
 ];
 
+/// Norms before both blocks, and after them.
+const PERI_NORMED: &[(&str, &str)] =
+    &[("post_norm1", "post_attention_norm"), ("post_norm2", "post_ffw_norm")];
+
 /// A layer of LFM2.
 const LFM2_LAYER: &[(&str, &str)] = &[
     ("operator_norm", "attn_norm"),
@@ -137,6 +141,7 @@ pub(super) static FAMILIES: &[Family] = &[
     },
     Family { class: "Phi3ForCausalLM", arch: "phi3", ..PLAIN },
     Family { class: "GraniteForCausalLM", arch: "granite", ..PLAIN },
+    Family { class: "HyperCLOVAXForCausalLM", arch: "hyperclovax", layer: PERI_NORMED, ..PLAIN },
     Family { class: "Olmo2ForCausalLM", arch: "olmo2", layer: POST_NORMED, ..PLAIN },
     Family { class: "Olmo3ForCausalLM", arch: "olmo2", layer: POST_NORMED, ..PLAIN },
     Family { class: "Exaone4ForCausalLM", arch: "exaone4", layer: POST_NORMED, ..PLAIN },

@@ -159,6 +159,27 @@ impl Config<'_> {
                 out.set("residual_scale", self.number("residual_multiplier")? as f32);
                 out.set("logit_scale", self.number("logits_scaling")? as f32);
             }
+            "HyperCLOVAXForCausalLM" => {
+                for (key, name) in [
+                    // Absent, it is that of plain attention.
+                    ("attention_multiplier", "attention.scale"),
+                    ("embedding_multiplier", "embedding_scale"),
+                    ("residual_multiplier", "residual_scale"),
+                    // A factor here, where Granite's of the same name is a divisor.
+                    ("logits_scaling", "logit_scale"),
+                ] {
+                    if let Some(multiplier) = self.opt_number(key)? {
+                        out.set(name, multiplier as f32);
+                    }
+                }
+                // Absent, it is true.
+                let normed = self.get("use_post_norm").is_none() || self.flag("use_post_norm")?;
+                out.set("use_post_norm", normed);
+                // Of training, and a token that the tokenizer's own files name.
+                for key in ["attn_pdrop", "summary_first_dropout", "end_token_id"] {
+                    self.get(key);
+                }
+            }
             "Gemma2ForCausalLM" | "Gemma3ForCausalLM" => {
                 let scalar = self.number("query_pre_attn_scalar")?;
                 if scalar != f64::from(head_dim) {

@@ -526,7 +526,8 @@ def origins(numbered, places, zeros):
     """For each tensor of transformers' file the one of the GGUF file that has its elements, and how: `=`, `+1` (larger by 1),
     an expert's number, `halves D` (heads of D rows, stored as pairs there), `after N` (N rows lie before them), `squeezed` (without a dimension of 1 in the middle), `transposed`, or with a second tensor `pairs` and `transposed
     pairs` (the rows of both take turns) or `keys and values` (of each head those of the first, transposed, then those of
-    the second). None where they are rearranged otherwise."""
+    the second). Otherwise rearranged rows or columns are `rows`, `squeezed rows`, `log rows` (logarithms of the opposites) or `columns`,
+    with runs of them, each the first and how many; those of a second tensor are counted on. None for anything else."""
     owner = {int(n): name for name, where in places.items() for n in where.flatten()}
     out = {}
     for name, numbers in numbered.items():
@@ -540,9 +541,12 @@ def origins(numbered, places, zeros):
             elif a.ndim == 3 and a.shape[1] == b.shape[2]:
                 hows = [("keys and values", np.concatenate([a.swapaxes(1, 2), b], 1).reshape(-1, b.shape[2]))]
             how = next((how for how, w in hows if w.shape == numbers.shape and (w == numbers).all()), None)
-            if how is None:
+            if how:
+                out[name] = [source, how, others[0]]
+            elif a.shape[1:] == b.shape[1:] and len(others) == 1 and (rows := runs(numbers, np.concatenate([a, b]))):
+                out[name] = [source, "rows", rows, others[0]]
+            else:
                 return None
-            out[name] = [source, how, others[0]]
             continue
         where, added = places[source], zeros[source].flatten()[0]
         hows = [("=" if added == 0 else f"+{added:.0f}", where)]
@@ -558,9 +562,31 @@ def origins(numbered, places, zeros):
         if before > 0 and numbers[before:].shape == where.shape and (numbers[before:] == where).all():
             hows.append((f"after {before}", numbers))
         how = next((how for how, w in hows if w.shape == numbers.shape and (w == numbers).all()), None)
-        if how is None:
+        how = None if name.endswith("A_log") else how
+        if how:
+            out[name] = [source, how]
+        elif rows := runs(numbers, where):
+            kind = "log " if name.endswith("A_log") else "squeezed " if numbers.ndim == 3 else ""
+            out[name] = [source, f"{kind}rows", rows]
+        elif numbers.ndim == 2 and (columns := runs(numbers.T, where.T)):
+            out[name] = [source, "columns", columns]
+        else:
             return None
-        out[name] = [source, how]
+    return out
+
+
+def runs(numbers, where):
+    """The rows of `where` that those of `numbers` are, as the first and the number of those that follow each other; None where they are not."""
+    place = {row.tobytes(): i for i, row in enumerate(where.astype(np.int64).reshape(len(where), -1))}
+    out = []
+    for row in numbers.astype(np.int64).reshape(len(numbers), -1):
+        i = place.get(row.tobytes())
+        if i is None:
+            return None
+        if out and sum(out[-1]) == i:
+            out[-1][1] += 1
+        else:
+            out.append([i, 1])
     return out
 
 

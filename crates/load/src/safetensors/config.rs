@@ -1,5 +1,6 @@
 //! `config.json` as the metadata of a GGUF file.
 
+mod delta;
 mod details;
 mod lfm2;
 mod rope;
@@ -11,9 +12,10 @@ use std::ops::Range;
 use serde_json::{Map, Value as Json};
 
 use super::coded::Storage;
-use super::names::{FAMILIES, Family};
+use super::names::{FAMILIES, Family, is_delta};
 use super::quantization;
 use crate::gguf::{Problem, Value};
+pub(super) use delta::Delta;
 pub(super) use details::Latent;
 use kinfer_kernels::quant::Format;
 
@@ -168,8 +170,12 @@ impl<'a> Config<'a> {
                 false => out.set("attention.head_count_kv", kv_heads),
             }
         }
-        if !family.is_lfm2() {
-            out.set("feed_forward_length", self.count("intermediate_size")?);
+        // A class all of whose layers have experts need not name another width.
+        let hidden = self.opt_count("intermediate_size")?;
+        match (hidden, family.is_lfm2() || family.arch == "qwen35moe") {
+            (Some(hidden), _) if !family.is_lfm2() => out.set("feed_forward_length", hidden),
+            (None, false) => return Err(wrong("intermediate_size", "is missing")),
+            _ => {}
         }
         if family.arch == "bert" {
             self.encoder(&mut out, family)?;
@@ -260,6 +266,10 @@ struct Out {
 }
 
 impl Out {
+    fn is_delta(&self) -> bool {
+        is_delta(self.arch)
+    }
+
     fn set(&mut self, key: &str, value: impl Into<Value>) {
         self.entries.push((format!("{}.{key}", self.arch), value.into()));
     }

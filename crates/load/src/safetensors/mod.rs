@@ -15,6 +15,7 @@ mod coded;
 mod config;
 mod made;
 mod names;
+mod ordered;
 mod quantization;
 mod ranks;
 mod unigram;
@@ -34,10 +35,11 @@ use crate::gguf::{Gguf, GgufError, Metadata, Problem, Record};
 
 pub(crate) use coded::Piece;
 use coded::{Coded, Module, Role, Storage};
-use config::{Config, Latent};
+use config::{Config, Delta, Latent};
 pub(crate) use made::Made;
 use made::Picked;
-use names::Place;
+use names::{Part, Place};
+use ordered::Ordered;
 
 /// Beside one or several files of weights.
 const INDEX: &str = "model.safetensors.index.json";
@@ -73,6 +75,7 @@ pub(crate) fn open(path: &Path) -> Result<Gguf, GgufError> {
     let family = config.family().map_err(at_config)?;
     let storage = config.storage().map_err(at_config)?;
     let latent = config.latent(family).map_err(at_config)?;
+    let delta = config.delta(family).map_err(at_config)?;
     let (mut entries, computed) = config.metadata(family).map_err(at_config)?;
 
     if let Some(pooling) = pooling(folder)? {
@@ -87,6 +90,7 @@ pub(crate) fn open(path: &Path) -> Result<Gguf, GgufError> {
         part: names.len(),
         storage,
         latent,
+        delta,
         modules: BTreeMap::new(),
     };
     for (part, name) in names.iter().enumerate() {
@@ -175,6 +179,8 @@ struct Weights {
     storage: Option<Storage>,
     /// The widths of latent attention, where the model has it.
     latent: Option<Latent>,
+    /// The heads of delta nets, where the model has them.
+    delta: Option<Delta>,
     /// Those matrices, whose tensors may be in several files.
     modules: BTreeMap<String, Module>,
 }
@@ -245,14 +251,28 @@ impl Weights {
                 Place::Parts(parts) => {
                     let stored = Piece { part, range, shape: info.shape.clone(), ty: info.dtype };
                     for (gguf_name, which) in parts {
-                        let picked = Picked::of_floats(&name, which, stored.clone(), format, self.latent)?;
-                        self.records.push(Record::made(gguf_name, Made::Picked(picked))?);
+                        let stored = stored.clone();
+                        let made = match which {
+                            Part::Delta(part) => {
+                                Made::Ordered(Ordered::of_floats(&name, part, stored, format, self.delta)?)
+                            }
+                            _ => Made::Picked(Picked::of_floats(&name, which, stored, format, self.latent)?),
+                        };
+                        self.records.push(Record::made(gguf_name, made)?);
                     }
                 }
                 Place::PlusOne(gguf_name) => {
                     let data = bytes.get(range).unwrap_or_default();
                     let values: Vec<f32> = floats(format, data).into_iter().map(|v| v + 1.0).collect();
                     self.compute(gguf_name, &info.shape, &values)?;
+                }
+                Place::Decay(gguf_name) => {
+                    let logarithms = floats(format, bytes.get(range).unwrap_or_default());
+                    let rates = match &self.delta {
+                        Some(delta) => delta.decay(&name, &logarithms)?,
+                        None => return Err(Problem::ForeignTensor { tensor: name, class: family.class }),
+                    };
+                    self.compute(gguf_name, &info.shape, &rates)?;
                 }
                 Place::Nowhere => {}
             }
@@ -284,10 +304,13 @@ impl Weights {
                 (Storage::Coded(scheme), Some(Place::Parts(parts))) => {
                     for (place, part) in parts {
                         let coded = Coded::new(&name, scheme, module.clone(), &bytes)?;
-                        made.push((
-                            place,
-                            Made::Picked(Picked::of_coded(&weight, part, coded, self.latent)?),
-                        ));
+                        let of_part = match part {
+                            Part::Delta(part) => {
+                                Made::Ordered(Ordered::of_coded(&weight, part, coded, self.delta)?)
+                            }
+                            _ => Made::Picked(Picked::of_coded(&weight, part, coded, self.latent)?),
+                        };
+                        made.push((place, of_part));
                     }
                 }
                 (Storage::Mxfp4, Some(Place::Parts(parts))) => {

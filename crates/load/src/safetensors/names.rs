@@ -4,8 +4,10 @@ mod families;
 
 use std::ops::Range;
 
-use families::{EXPERT, LAYER, MODEL, POSITIONS, SHORT_CONV, TRAINING, WHOLE};
-pub(super) use families::{FAMILIES, Family, HEAD};
+use families::{
+    DECAY, DELTA_CONV, DELTA_NORM, EXPERT, GUESSING, LAYER, MODEL, POSITIONS, SHORT_CONV, TRAINING, WHOLE,
+};
+pub(super) use families::{FAMILIES, Family, HEAD, is_delta};
 
 /// Which part of a tensor, which is one matrix or one for each expert, another is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -20,6 +22,26 @@ pub(super) enum Part {
     Keys,
     /// Of each head the matrix that makes its values.
     Values,
+    /// Something of a delta net.
+    Delta(DeltaPart),
+}
+
+/// Which rows or columns of a tensor of a delta net another has. Where heads take turns, the first value heads of all key heads come
+/// before the second ones.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum DeltaPart {
+    /// Rows: all, of which those of value heads take turns behind those of queries and keys.
+    Mixed,
+    /// Rows: all, of value heads that take turns.
+    Values,
+    /// Rows, or elements of a vector: one for each value head, which take turns.
+    Heads,
+    /// Columns: all, of value heads that take turns.
+    Columns,
+    /// Rows: queries, keys and values, which are stored with their gates by key heads.
+    Projected,
+    /// Rows: those gates.
+    Gate,
 }
 
 /// What becomes of a tensor.
@@ -35,6 +57,8 @@ pub(super) enum Place {
     Squeezed(String),
     /// The tensors of these names have a part of it each.
     Parts(Vec<(String, Part)>),
+    /// The tensor of this name has rates of decay, of which these are the logarithms.
+    Decay(String),
     /// It is computed from the configuration.
     Nowhere,
 }
@@ -44,7 +68,7 @@ pub(super) enum Place {
 pub(super) fn place(family: &Family, guessing: Range<u64>, name: &str) -> Option<Place> {
     // Models that were saved without their head do without it.
     let name = name.strip_prefix("model.").unwrap_or(name);
-    if family.arch == "bert" && TRAINING.contains(&name) {
+    if family.arch == "bert" && TRAINING.contains(&name) || family.is_delta() && name.starts_with(GUESSING) {
         return Some(Place::Nowhere);
     }
     let of_layer = match name.strip_prefix(family.layers) {
@@ -58,12 +82,15 @@ pub(super) fn place(family: &Family, guessing: Range<u64>, name: &str) -> Option
         }
     };
     if let Some((i, part)) = of_layer {
-        if let Some(whole) = find(WHOLE, part) {
-            return Some(Place::Copy(format!("blk.{i}.{whole}")));
+        if family.is_delta() && part == DECAY {
+            return Some(Place::Decay(format!("blk.{i}.ssm_a")));
         }
         if let Some((_, parts)) = family.parts.iter().find(|row| row.0 == part) {
             let parts = parts.iter().map(|&(name, part)| (format!("blk.{i}.{name}"), part));
             return Some(Place::Parts(parts.collect()));
+        }
+        if let Some(whole) = find(WHOLE, part) {
+            return Some(Place::Copy(format!("blk.{i}.{whole}")));
         }
     }
     let Some(end) = [".weight", ".bias"].into_iter().find(|end| name.ends_with(end)) else {
@@ -73,9 +100,9 @@ pub(super) fn place(family: &Family, guessing: Range<u64>, name: &str) -> Option
         None => find(MODEL, name.strip_suffix(end)?)?.to_owned(),
         Some((i, part)) => format!("blk.{i}.{}", layer(family, part.strip_suffix(end)?)?),
     };
-    let plus_one = family.offset_norms && full.ends_with("norm");
+    let plus_one = family.offset_norms && full.ends_with("norm") && !full.ends_with(DELTA_NORM);
     let later = family.first_position > 0 && full == POSITIONS;
-    let squeezed = full.ends_with(SHORT_CONV);
+    let squeezed = full.ends_with(SHORT_CONV) || full.ends_with(DELTA_CONV);
     let full = format!("{full}{end}");
     Some(match (plus_one, later) {
         (true, _) => Place::PlusOne(full),
@@ -135,6 +162,23 @@ mod tests {
         let conv = Some(Place::Squeezed("blk.3.shortconv.conv.weight".into()));
         assert_eq!(of("Lfm2ForCausalLM", "model.layers.3.conv.conv.weight"), conv);
         assert_eq!(of("Lfm2ForCausalLM", "model.embedding_norm.weight"), copy("token_embd_norm.weight"));
+        let part = |name: &str, part: DeltaPart| (name.to_owned(), Part::Delta(part));
+        let fused = vec![
+            part("blk.1.attn_qkv.weight", DeltaPart::Projected),
+            part("blk.1.attn_gate.weight", DeltaPart::Gate),
+        ];
+        for (class, name, place) in [
+            ("Qwen3NextForCausalLM", "linear_attn.in_proj_qkvz.weight", Some(Place::Parts(fused))),
+            ("Qwen3NextForCausalLM", "linear_attn.dt_bias", copy("blk.1.ssm_dt.bias")),
+            ("Qwen3_5ForCausalLM", "linear_attn.A_log", Some(Place::Decay("blk.1.ssm_a".into()))),
+            // Not larger by 1, as other norms of these models.
+            ("Qwen3_5ForCausalLM", "linear_attn.norm.weight", copy("blk.1.ssm_norm.weight")),
+            ("LlamaForCausalLM", "linear_attn.A_log", None),
+        ] {
+            assert_eq!(of(class, &format!("model.layers.1.{name}")), place, "{class}: {name}");
+        }
+        assert_eq!(of("Qwen3NextForCausalLM", "mtp.fc.weight"), Some(Place::Nowhere));
+        assert_eq!(of("LlamaForCausalLM", "mtp.fc.weight"), None);
         // The thirteenth layer of twelve.
         assert_eq!(of("Glm4MoeForCausalLM", "model.layers.12.eh_proj.weight"), Some(Place::Nowhere));
         // One more than the configuration tells of is refused, not ignored.

@@ -82,7 +82,8 @@ impl Config<'_> {
 
     /// Sliding windows, in the architectures that have them, and which layers have them.
     pub(super) fn windows(&self, out: &mut Out, family: &Family, layers: usize) -> Result<(), Problem> {
-        if family.is_lfm2() {
+        // Layers of another kind than attention have types of their own.
+        if family.is_lfm2() || family.is_delta() {
             return Ok(());
         }
         let types = match self.get("layer_types") {
@@ -279,6 +280,7 @@ impl Config<'_> {
                 out.set("expert_weights_norm", self.flag("norm_topk_prob")?);
                 self.expert_groups(out)?;
             }
+            _ if family.is_delta() => self.delta_nets(out, layers)?,
             _ => {}
         }
         Ok(())

@@ -1,6 +1,6 @@
 //! What transformers' classes call their tensors, and what GGUF files call them: tables only.
 
-use super::Part;
+use super::{DeltaPart, Part};
 
 /// A class of transformers, and the architecture that it is in a GGUF file.
 #[derive(Debug)]
@@ -48,6 +48,16 @@ impl Family {
     pub fn is_lfm2(&self) -> bool {
         self.arch.starts_with("lfm2")
     }
+
+    /// Whether most layers are gated delta nets.
+    pub fn is_delta(&self) -> bool {
+        is_delta(self.arch)
+    }
+}
+
+/// Whether most layers of an architecture are gated delta nets.
+pub(in super::super) fn is_delta(arch: &str) -> bool {
+    arch.starts_with("qwen35") || arch == "qwen3next"
 }
 
 /// Norms of both blocks' outputs only.
@@ -108,6 +118,49 @@ const JOINED_EXPERTS: &[(&str, &[(&str, Part)])] = &[
 const LATENT: &[(&str, &[(&str, Part)])] =
     &[("self_attn.kv_b_proj.weight", &[("attn_k_b.weight", Part::Keys), ("attn_v_b.weight", Part::Values)])];
 
+/// A layer of Qwen3-Next.
+const DELTA_LAYER: &[(&str, &str)] = &[
+    ("post_attention_layernorm", "post_attention_norm"),
+    ("linear_attn.in_proj_ba", "ssm_ba"),
+    ("linear_attn.conv1d", DELTA_CONV),
+    ("linear_attn.norm", DELTA_NORM),
+    ("linear_attn.out_proj", "ssm_out"),
+];
+
+/// What it projects by key heads.
+const BY_KEY_HEADS: &[(&str, &[(&str, Part)])] = &[(
+    "linear_attn.in_proj_qkvz.weight",
+    &[
+        ("attn_qkv.weight", Part::Delta(DeltaPart::Projected)),
+        ("attn_gate.weight", Part::Delta(DeltaPart::Gate)),
+    ],
+)];
+
+/// What value heads of Qwen 3.5 have, which take turns in GGUF files.
+const IN_TURNS: &[(&str, &[(&str, Part)])] = &[
+    ("linear_attn.in_proj_qkv.weight", &[("attn_qkv.weight", Part::Delta(DeltaPart::Mixed))]),
+    ("linear_attn.in_proj_z.weight", &[("attn_gate.weight", Part::Delta(DeltaPart::Values))]),
+    ("linear_attn.in_proj_b.weight", &[("ssm_beta.weight", Part::Delta(DeltaPart::Heads))]),
+    ("linear_attn.in_proj_a.weight", &[("ssm_alpha.weight", Part::Delta(DeltaPart::Heads))]),
+    ("linear_attn.conv1d.weight", &[("ssm_conv1d.weight", Part::Delta(DeltaPart::Mixed))]),
+    ("linear_attn.dt_bias", &[("ssm_dt.bias", Part::Delta(DeltaPart::Heads))]),
+    ("linear_attn.out_proj.weight", &[("ssm_out.weight", Part::Delta(DeltaPart::Columns))]),
+];
+
+/// The convolution of a delta net.
+pub(super) const DELTA_CONV: &str = "ssm_conv1d";
+
+/// The norm of its output, whose weight is the whole factor.
+pub(super) const DELTA_NORM: &str = "ssm_norm";
+
+/// The logarithms of its rates of decay.
+pub(super) const DECAY: &str = "linear_attn.A_log";
+
+/// What names of the tensors begin with that guess further tokens, in models of delta nets.
+pub(super) const GUESSING: &str = "mtp.";
+
+const DELTA: Family = Family { layer: DELTA_LAYER, offset_norms: true, ..PLAIN };
+
 /// Every class that can be read.
 pub(in super::super) static FAMILIES: &[Family] = &[
     Family { class: "LlamaForCausalLM", arch: "llama", ..PLAIN },
@@ -148,6 +201,9 @@ pub(in super::super) static FAMILIES: &[Family] = &[
     Family { class: "SmolLM3ForCausalLM", arch: "smollm3", tied: true, ..PLAIN },
     Family { class: "Lfm2ForCausalLM", arch: "lfm2", layer: LFM2_LAYER, tied: true, ..PLAIN },
     Family { class: "Lfm2MoeForCausalLM", arch: "lfm2moe", layer: LFM2_LAYER, tied: true, ..PLAIN },
+    Family { class: "Qwen3NextForCausalLM", arch: "qwen3next", parts: BY_KEY_HEADS, ..DELTA },
+    Family { class: "Qwen3_5ForCausalLM", arch: "qwen35", parts: IN_TURNS, ..DELTA },
+    Family { class: "Qwen3_5MoeForCausalLM", arch: "qwen35moe", parts: IN_TURNS, ..DELTA },
     BERT,
     Family { class: "RobertaModel", first_position: 2, ..BERT },
     Family { class: "XLMRobertaModel", first_position: 2, ..BERT },
@@ -206,6 +262,7 @@ pub(super) const WHOLE: &[(&str, &str)] = &[
     ("feed_forward.expert_bias", "exp_probs_b.bias"),
     ("mlp.experts.down_proj_bias", "ffn_down_exps.bias"),
     ("self_attn.sinks", "attn_sinks.weight"),
+    ("linear_attn.dt_bias", "ssm_dt.bias"),
 ];
 
 /// The matrices of an expert: `…experts.{e}.w1` is `ffn_gate.{e}`, as in GGUF files from before experts were joined.

@@ -90,6 +90,7 @@ HUB = {
     "deepseek2-sigmoid": dict(scoring_func="sigmoid"),
     "deepseek2-sigmoid-groups": dict(scoring_func="sigmoid"),
     "modern-bert": dict(global_attn_every_n_layers=3),
+    "modern-bert-biases": dict(global_attn_every_n_layers=2),
     "jina-bert-v3": dict(architectures=["XLMRobertaModel"], lora_adaptations=["retrieval.query"], lora_alpha=1),
     "mpt": dict(architectures=["MPTForCausalLM"]),
     "nomic-bert": dict(n_positions=8192, max_trained_positions=2048, activation_function="swiglu", causal=False,
@@ -100,11 +101,17 @@ HUB = {
 # What configurations on the hub have beside what transformers saves.
 DEEPSEEK = dict(moe_layer_freq=1, ep_size=1, aux_loss_alpha=0.001, seq_aux=True)
 V3 = DEEPSEEK | dict(scoring_func="sigmoid", topk_method="noaux_tc")
+JINA_V2 = dict(position_embedding_type="alibi", feed_forward_type="geglu", hidden_act="gelu", emb_pooler="mean",
+               type_vocab_size=2, attn_implementation="torch")  # fmt: skip
 MORE = {
     "gpt-oss": dict(experts_per_token=2, initial_context_length=32),
     MXFP4: dict(experts_per_token=2, initial_context_length=32, quantization_config=MXFP4_CONFIG),
     # What other code's configurations have.
     "hyperclovax-plain": dict(attention_multiplier=None, attn_pdrop=0.0, embd_pdrop=0.0, resid_pdrop=0.0, end_token_id=1),
+    "modern-bert-biases": dict(architectures=["ModernBertForMaskedLM"], global_attn_every_n_layers=2,
+                               position_embedding_type="absolute", layer_norm_eps=1e-5),
+    "jina-bert-v2": dict(architectures=["JinaBertForMaskedLM"], **JINA_V2),
+    "jina-bert-v2-code": JINA_V2,
     "deepseek2": DEEPSEEK | dict(scoring_func="softmax"),
     "deepseek2-sigmoid": V3,
     "deepseek2-sigmoid-groups": V3,
@@ -122,7 +129,7 @@ KEYS = {
 EMBEDDERS = {
     "bert": "mean_tokens", "roberta": "mean_tokens", "xlm-roberta": "cls_token", "nomic-bert": "mean_tokens",
     "jina-bert-v2": "mean_tokens", "jina-bert-v2-code": "mean_tokens", "jina-bert-v3": "mean_tokens",
-    "modern-bert": "cls_token", "gemma-embedding": "mean_tokens", "qwen3-embedding": "lasttoken",
+    "modern-bert": "cls_token", "modern-bert-biases": "mean_tokens", "gemma-embedding": "mean_tokens", "qwen3-embedding": "lasttoken",
 }  # fmt: skip
 
 # Name: transformers' class, and its configuration.
@@ -341,6 +348,15 @@ FAMILIES = {
     "modern-bert": (
         "ModernBert",
         ENCODER | dict(num_hidden_layers=5, norm_eps=EPS, local_attention=12, bos_token_id=0, eos_token_id=1,
+                       cls_token_id=0, sep_token_id=1,
+                       rope_parameters={
+                           "full_attention": {"rope_type": "default", "rope_theta": 500.0},
+                           "sliding_attention": {"rope_type": "default", "rope_theta": 100.0}}),
+    ),
+    "modern-bert-biases": (
+        "ModernBert",
+        ENCODER | dict(num_hidden_layers=4, norm_eps=EPS, local_attention=9, global_attn_every_n_layers=2, norm_bias=True,
+                       attention_bias=True, mlp_bias=True, hidden_activation="silu", bos_token_id=0, eos_token_id=1,
                        cls_token_id=0, sep_token_id=1,
                        rope_parameters={
                            "full_attention": {"rope_type": "default", "rope_theta": 500.0},
@@ -665,6 +681,7 @@ def make(converter, name, kind, config):
     hows = origins(numbered, filled, zeros)
     sums = {}
     hub_config |= MORE.get(name, {})
+    hub_config.pop("code", None)  # jina_bert.py's own
     if name == MXFP4:
         packed = blocks(hows, tensors)
         model, sums = reopened(converter, model, packed, hub_config)

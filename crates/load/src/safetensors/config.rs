@@ -2,6 +2,7 @@
 
 mod delta;
 mod details;
+mod encoders;
 mod lfm2;
 mod rope;
 
@@ -146,6 +147,11 @@ impl<'a> Config<'a> {
     pub fn metadata(&self, family: &Family) -> Result<(Entries, Computed), Problem> {
         let mut out = Out { arch: family.arch, entries: Vec::new(), computed: Vec::new() };
         out.entries.push(("general.architecture".into(), family.arch.into()));
+        if family.arch.contains("bert") {
+            self.encoder(&mut out, family)?;
+            self.finish(family)?;
+            return Ok((out.entries, out.computed));
+        }
         let (dim, layers, heads) = (
             self.count("hidden_size")?,
             self.count("num_hidden_layers")?,
@@ -155,8 +161,7 @@ impl<'a> Config<'a> {
         out.set("block_count", layers);
         out.set("embedding_length", dim);
         out.set("vocab_size", self.count("vocab_size")?);
-        let positions = self.count("max_position_embeddings")?;
-        out.set("context_length", positions.saturating_sub(family.first_position));
+        out.set("context_length", self.count("max_position_embeddings")?);
         out.set("attention.head_count", heads);
         let latent = self.latent(family)?;
         if latent.is_some() {
@@ -176,11 +181,6 @@ impl<'a> Config<'a> {
             (Some(hidden), _) if !family.is_lfm2() => out.set("feed_forward_length", hidden),
             (None, false) => return Err(wrong("intermediate_size", "is missing")),
             _ => {}
-        }
-        if family.arch == "bert" {
-            self.encoder(&mut out, family)?;
-            self.finish(family)?;
-            return Ok((out.entries, out.computed));
         }
         let eps = if family.is_lfm2() { "norm_eps" } else { "rms_norm_eps" };
         out.set("attention.layer_norm_rms_epsilon", self.number(eps)? as f32);

@@ -18,6 +18,7 @@ mod names;
 mod ordered;
 mod quantization;
 mod ranks;
+mod sentences;
 mod unigram;
 mod vocab;
 
@@ -45,6 +46,8 @@ use ordered::Ordered;
 const INDEX: &str = "model.safetensors.index.json";
 const SINGLE: &str = "model.safetensors";
 const CONFIG: &str = "config.json";
+/// What products of pooled vectors are called in GGUF files.
+const AFTER_POOLING: [&str; 2] = ["dense_2", "dense_3"];
 /// Gemma's tokenizer.json, the largest that is known, has 33 MB.
 const MAX_JSON: u64 = 256 << 20;
 
@@ -78,16 +81,20 @@ pub(crate) fn open(path: &Path) -> Result<Gguf, GgufError> {
     let delta = config.delta(family).map_err(at_config)?;
     let (mut entries, computed) = config.metadata(family).map_err(at_config)?;
 
-    if let Some(pooling) = pooling(folder)? {
+    if let Some(pooling) = sentences::pooling(folder)? {
         entries.push((format!("{}.pooling_type", family.arch), pooling.into()));
     }
 
+    let dense = sentences::dense(folder)?;
+    if !dense.is_empty() && (family.arch != "gemma-embedding" || dense.len() != AFTER_POOLING.len()) {
+        return Err(sentences::not_followed(folder, dense.len(), family.class));
+    }
     let names = files(folder)?;
     let mut weights = Weights {
         files: Vec::new(),
         records: Vec::new(),
         computed: Vec::new(),
-        part: names.len(),
+        part: names.len() + dense.len(),
         storage,
         latent,
         delta,
@@ -100,10 +107,16 @@ pub(crate) fn open(path: &Path) -> Result<Gguf, GgufError> {
         weights.files.push((file, Arc::new(source)));
     }
     weights.quantised(&config, family).map_err(|problem| error(folder, problem))?;
+    for (dense, name) in dense.into_iter().zip(AFTER_POOLING) {
+        for (width, end) in dense.widths.into_iter().zip(["in", "out"]) {
+            entries.push((format!("{}.{name}_feat_{end}", family.arch), width.into()));
+        }
+        weights.after_pooling(dense, name)?;
+    }
     for (name, values) in computed {
         weights.compute(name.into(), &[values.len()], &values).map_err(at_config)?;
     }
-    if !config.tied(family) && !weights.records.iter().any(|r| r.name == names::HEAD) {
+    if !family.encoder && !config.tied(family) && !weights.records.iter().any(|r| r.name == names::HEAD) {
         let problem = "is false, but no file has `lm_head.weight`".into();
         return Err(at_config(Problem::Setting { key: "tie_word_embeddings".into(), problem }));
     }
@@ -112,38 +125,6 @@ pub(crate) fn open(path: &Path) -> Result<Gguf, GgufError> {
     vocab::read(folder, config.vocab_size(), &mut entries)?;
     let metadata = Metadata::new(folder.into(), entries).map_err(at_config)?;
     Gguf::of_folder(weights.files, (folder.join(CONFIG), weights.computed), metadata, weights.records)
-}
-
-/// How sentence-transformers pools hidden states, as GGUF files number it; `None` where the folder does not say.
-fn pooling(folder: &Path) -> Result<Option<u32>, GgufError> {
-    const FILE: &str = "1_Pooling/config.json";
-    let Some(json) = read_json(folder, FILE)? else { return Ok(None) };
-    // Newer versions name the one.
-    let named = json.get("pooling_mode").and_then(Json::as_str);
-    let on = |kind: &str| {
-        json.get(&format!("pooling_mode_{kind}")).and_then(Json::as_bool) == Some(true)
-            || named == Some(kind.trim_end_matches("_tokens").trim_end_matches("_token"))
-    };
-    let kinds = [
-        "mean_tokens",
-        "cls_token",
-        "lasttoken",
-        "max_tokens",
-        "mean_sqrt_len_tokens",
-        "weightedmean_tokens",
-    ];
-    let modes: Vec<usize> = (0..kinds.len()).filter(|&i| on(kinds[i])).collect();
-    match modes[..] {
-        [mode] if mode < 3 => Ok(Some(mode as u32 + 1)),
-        _ => {
-            let got: Vec<&str> = modes.iter().map(|&i| kinds[i]).collect();
-            let problem = format!(
-                "asks for `{}`; kinfer can follow one of mean_tokens, cls_token and lasttoken",
-                got.join(" + ")
-            );
-            Err(error(&folder.join(FILE), Problem::Setting { key: "pooling_mode_…".into(), problem }))
-        }
-    }
 }
 
 /// The files of weights, which the index names if there is one.
@@ -221,12 +202,7 @@ impl Weights {
                 Some(place) => place,
                 None => return Err(Problem::ForeignTensor { tensor: name, class: family.class }),
             };
-            let format = match info.dtype {
-                Dtype::F32 => Format::F32,
-                Dtype::F16 => Format::F16,
-                Dtype::BF16 => Format::BF16,
-                other => return Err(Problem::Dtype { tensor: name, ty: format!("{other:?}") }),
-            };
+            let format = float_format(&name, info.dtype)?;
             match place {
                 // Tied weights may be saved twice; transformers, too, looks at the first.
                 Place::Copy(name) if name == names::HEAD && config.tied(family) => {}
@@ -277,6 +253,30 @@ impl Weights {
                 Place::Nowhere => {}
             }
         }
+        Ok(())
+    }
+
+    /// Adds the matrix that a pooled vector is multiplied with.
+    fn after_pooling(&mut self, dense: sentences::Dense, name: &str) -> Result<(), GgufError> {
+        const MATRIX: &str = "linear.weight";
+        let sentences::Dense { file, widths: [width, rows] } = dense;
+        let fail = |problem| error(&file, problem);
+        let source = Source::map(&file).map_err(fail)?;
+        let broken = |e: safetensors::SafeTensorError| fail(Problem::Safetensors { reason: e.to_string() });
+        let (header, metadata) = SafeTensors::read_metadata(source.bytes()).map_err(broken)?;
+        let expected = [rows as usize, width as usize];
+        for (tensor, info) in metadata.tensors() {
+            if tensor != MATRIX || info.shape != expected {
+                let problem = format!("is of shape {:?}; `{MATRIX}` of {expected:?} is expected", info.shape);
+                return Err(fail(Problem::Coded { tensor, problem }));
+            }
+            let format = float_format(&tensor, info.dtype).map_err(fail)?;
+            let range = 8 + header + info.data_offsets.0..8 + header + info.data_offsets.1;
+            let name = format!("{name}.weight");
+            let record = Record::new(name, &info.shape, format.tensor_type(), self.files.len(), range);
+            self.records.push(record.map_err(fail)?);
+        }
+        self.files.push((file, Arc::new(source)));
         Ok(())
     }
 
@@ -347,6 +347,16 @@ impl Weights {
         };
         let types = [(Format::F32, 0), (Format::F16, 1), (Format::BF16, 32), (Format::MXFP4, 38)];
         Some(types.into_iter().max_by_key(|&(format, _)| bytes(format)).map_or(0, |(_, id)| id))
+    }
+}
+
+/// The format of a tensor of floats.
+fn float_format(tensor: &str, ty: Dtype) -> Result<Format, Problem> {
+    match ty {
+        Dtype::F32 => Ok(Format::F32),
+        Dtype::F16 => Ok(Format::F16),
+        Dtype::BF16 => Ok(Format::BF16),
+        other => Err(Problem::Dtype { tensor: tensor.into(), ty: format!("{other:?}") }),
     }
 }
 

@@ -4,9 +4,7 @@ mod families;
 
 use std::ops::Range;
 
-use families::{
-    DECAY, DELTA_CONV, DELTA_NORM, EXPERT, GUESSING, LAYER, MODEL, POSITIONS, SHORT_CONV, TRAINING, WHOLE,
-};
+use families::{DECAY, DELTA_CONV, DELTA_NORM, EXPERT, LAYER, MODEL, POSITIONS, SHORT_CONV, WHOLE};
 pub(super) use families::{FAMILIES, Family, HEAD, is_delta};
 
 /// Which part of a tensor, which is one matrix or one for each expert, another is.
@@ -68,7 +66,9 @@ pub(super) enum Place {
 pub(super) fn place(family: &Family, guessing: Range<u64>, name: &str) -> Option<Place> {
     // Models that were saved without their head do without it.
     let name = name.strip_prefix("model.").unwrap_or(name);
-    if family.arch == "bert" && TRAINING.contains(&name) || family.is_delta() && name.starts_with(GUESSING) {
+    // So do encoders that were saved with what they were trained by.
+    let name = if family.arch.contains("bert") { name.strip_prefix("bert.").unwrap_or(name) } else { name };
+    if family.left_out.iter().any(|start| name.starts_with(start)) {
         return Some(Place::Nowhere);
     }
     let of_layer = match name.strip_prefix(family.layers) {

@@ -55,31 +55,6 @@ impl Config<'_> {
         self.only("qk_head_dim", &[sum(plain, turned)?.into()])
     }
 
-    /// An encoder's settings.
-    pub(super) fn encoder(&self, out: &mut Out, family: &Family) -> Result<(), Problem> {
-        out.set("attention.layer_norm_epsilon", self.number("layer_norm_eps")? as f32);
-        out.set("attention.causal", false);
-        self.only("hidden_act", &["gelu".into()])?;
-        self.only("position_embedding_type", &["absolute".into()])?;
-        // They show in the tensors, or are of training.
-        for key in [
-            "type_vocab_size",
-            "hidden_dropout_prob",
-            "attention_probs_dropout_prob",
-            "classifier_dropout",
-            "id2label",
-            "label2id",
-            "output_past",
-        ] {
-            self.get(key);
-        }
-        if family.first_position > 0 {
-            // A text's positions are counted from the padding token's id on.
-            self.only("pad_token_id", &[(family.first_position - 1).into()])?;
-        }
-        Ok(())
-    }
-
     /// Sliding windows, in the architectures that have them, and which layers have them.
     pub(super) fn windows(&self, out: &mut Out, family: &Family, layers: usize) -> Result<(), Problem> {
         // Layers of another kind than attention have types of their own.
@@ -101,8 +76,8 @@ impl Config<'_> {
                 }
                 return Ok(());
             }
-            "Gemma2ForCausalLM" | "Gemma3ForCausalLM" | "Olmo3ForCausalLM" | "Exaone4ForCausalLM"
-            | "GptOssForCausalLM" => self.opt_count("sliding_window")?,
+            "Gemma2ForCausalLM" | "Gemma3ForCausalLM" | "Gemma3TextModel" | "Olmo3ForCausalLM"
+            | "Exaone4ForCausalLM" | "GptOssForCausalLM" => self.opt_count("sliding_window")?,
             _ => {
                 // Qwen names a window and switches it off.
                 let switched = self.json.get("use_sliding_window") == Some(&Json::Bool(false));
@@ -181,12 +156,15 @@ impl Config<'_> {
                     self.get(key);
                 }
             }
-            "Gemma2ForCausalLM" | "Gemma3ForCausalLM" => {
+            "Gemma2ForCausalLM" | "Gemma3ForCausalLM" | "Gemma3TextModel" => {
                 let scalar = self.number("query_pre_attn_scalar")?;
                 if scalar != f64::from(head_dim) {
                     out.set("attention.scale", (1.0 / scalar.sqrt()) as f32);
                 }
-                self.only("use_bidirectional_attention", &[false.into()])?;
+                self.only("use_bidirectional_attention", &[family.encoder.into()])?;
+                if family.encoder {
+                    self.flag("use_bidirectional_attention")?;
+                }
                 for (key, name) in [
                     ("attn_logit_softcapping", "attn_logit_softcapping"),
                     ("final_logit_softcapping", "final_logit_softcapping"),

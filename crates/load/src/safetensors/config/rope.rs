@@ -31,13 +31,16 @@ impl Config<'_> {
             }
             _ => None,
         };
+        let is_modern = out.arch == "modern-bert";
         let local = local.or(self.opt_number("rope_local_base_freq")?);
+        let local = if is_modern { local.or(self.opt_number("local_rope_theta")?) } else { local };
         let theta = match rope.get("rope_theta") {
             Some(_) => number(rope, KEY, "rope_theta")?,
             None => match self.opt_number("rope_theta")? {
                 Some(theta) => theta,
                 // Configurations of the first models do not name it.
                 None if matches!(out.arch, "llama" | "gemma") => 10_000.0,
+                None if is_modern => self.opt_number("global_rope_theta")?.unwrap_or(160_000.0),
                 None => return Err(wrong("rope_theta", "is missing")),
             },
         };

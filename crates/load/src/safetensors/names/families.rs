@@ -19,6 +19,10 @@ pub(in super::super) struct Family {
     pub(super) offset_norms: bool,
     /// Whether the head is the embedding where config.json does not say so.
     pub tied: bool,
+    /// Whether what it computes are hidden states: it has no head.
+    pub encoder: bool,
+    /// What names of tensors begin with that are there for training, or for guessing further tokens: what they compute is left out.
+    pub(super) left_out: &'static [&'static str],
     /// The row of the learned positions that is a text's first; those before it are no position.
     pub first_position: u32,
 }
@@ -31,6 +35,8 @@ const PLAIN: Family = Family {
     parts: &[],
     offset_norms: false,
     tied: false,
+    encoder: false,
+    left_out: &[],
     first_position: 0,
 };
 
@@ -40,8 +46,22 @@ const BERT: Family = Family {
     layers: "encoder.layer.",
     layer: BERT_LAYER,
     tied: true,
+    encoder: true,
+    left_out: &["embeddings.position_ids", "pooler.dense.", "cls.predictions."],
     ..PLAIN
 };
+
+const MODERN_BERT: Family = Family {
+    class: "ModernBertModel",
+    arch: "modern-bert",
+    layer: MODERN_BERT_LAYER,
+    tied: true,
+    encoder: true,
+    left_out: &["head.", "decoder."],
+    ..PLAIN
+};
+
+const JINA_BERT: Family = Family { class: "JinaBertModel", arch: "jina-bert-v2", ..BERT };
 
 impl Family {
     /// Whether it is LFM2, whose configurations have names of their own for much.
@@ -105,6 +125,47 @@ const BERT_LAYER: &[(&str, &str)] = &[
     ("intermediate.dense", "ffn_up"),
     ("output.dense", "ffn_down"),
     ("output.LayerNorm", "layer_output_norm"),
+    // Jina's, whose gate and up matrices are one; those behind them are of its model for code.
+    ("mlp.gated_layers", "ffn_up"),
+    ("mlp.wo", "ffn_down"),
+    ("mlp.layernorm", "layer_output_norm"),
+    ("attention.self.layer_norm_q", "attn_q_norm"),
+    ("attention.self.layer_norm_k", "attn_k_norm"),
+    ("layer_norm_1", "attn_norm_2"),
+    ("mlp.up_gated_layer", "ffn_up"),
+    ("mlp.down_layer", "ffn_down"),
+    ("layer_norm_2", "layer_output_norm"),
+];
+
+/// A layer of ModernBERT, whose gate and up matrices are one.
+const MODERN_BERT_LAYER: &[(&str, &str)] = &[
+    ("attn_norm", "attn_norm"),
+    ("attn.Wqkv", "attn_qkv"),
+    ("attn.Wo", "attn_output"),
+    ("mlp_norm", "ffn_norm"),
+    ("mlp.Wi", "ffn_up"),
+    ("mlp.Wo", "ffn_down"),
+];
+
+/// A layer of Nomic's BERT.
+const NOMIC_BERT_LAYER: &[(&str, &str)] = &[
+    ("attn.Wqkv", "attn_qkv"),
+    ("attn.out_proj", "attn_output"),
+    ("norm1", "attn_output_norm"),
+    ("mlp.fc11", "ffn_up"),
+    ("mlp.fc12", "ffn_gate"),
+    ("mlp.fc2", "ffn_down"),
+    ("norm2", "layer_output_norm"),
+];
+
+/// A layer of Jina Embeddings 3.
+const JINA_BERT_V3_LAYER: &[(&str, &str)] = &[
+    ("mixer.Wqkv", "attn_qkv"),
+    ("mixer.out_proj", "attn_output"),
+    ("norm1", "attn_output_norm"),
+    ("mlp.fc1", "ffn_up"),
+    ("mlp.fc2", "ffn_down"),
+    ("norm2", "layer_output_norm"),
 ];
 
 /// The experts of gpt-oss, whose gate and up matrices are one.
@@ -156,10 +217,7 @@ pub(super) const DELTA_NORM: &str = "ssm_norm";
 /// The logarithms of its rates of decay.
 pub(super) const DECAY: &str = "linear_attn.A_log";
 
-/// What names of the tensors begin with that guess further tokens, in models of delta nets.
-pub(super) const GUESSING: &str = "mtp.";
-
-const DELTA: Family = Family { layer: DELTA_LAYER, offset_norms: true, ..PLAIN };
+const DELTA: Family = Family { layer: DELTA_LAYER, offset_norms: true, left_out: &["mtp."], ..PLAIN };
 
 /// Every class that can be read.
 pub(in super::super) static FAMILIES: &[Family] = &[
@@ -207,6 +265,33 @@ pub(in super::super) static FAMILIES: &[Family] = &[
     BERT,
     Family { class: "RobertaModel", first_position: 2, ..BERT },
     Family { class: "XLMRobertaModel", first_position: 2, ..BERT },
+    Family {
+        class: "NomicBertModel",
+        arch: "nomic-bert",
+        layers: "encoder.layers.",
+        layer: NOMIC_BERT_LAYER,
+        ..BERT
+    },
+    Family {
+        class: "JinaEmbeddingsV3Model",
+        arch: "jina-bert-v3",
+        layers: "encoder.layers.",
+        layer: JINA_BERT_V3_LAYER,
+        first_position: 2,
+        ..BERT
+    },
+    JINA_BERT,
+    Family { class: "JinaBertForMaskedLM", ..JINA_BERT },
+    MODERN_BERT,
+    Family { class: "ModernBertForMaskedLM", ..MODERN_BERT },
+    Family {
+        class: "Gemma3TextModel",
+        arch: "gemma-embedding",
+        layer: SANDWICHED,
+        offset_norms: true,
+        encoder: true,
+        ..PLAIN
+    },
 ];
 
 /// The output head.
@@ -225,10 +310,11 @@ pub(super) const MODEL: &[(&str, &str)] = &[
     ("embeddings.position_embeddings", POSITIONS),
     ("embeddings.token_type_embeddings", "token_types"),
     ("embeddings.LayerNorm", "token_embd_norm"),
+    ("embeddings.tok_embeddings", "token_embd"),
+    ("embeddings.norm", "token_embd_norm"),
+    ("emb_ln", "token_embd_norm"),
+    ("final_norm", "output_norm"),
 ];
-
-/// BERT's, which are there for its training: what they compute is no hidden state.
-pub(super) const TRAINING: &[&str] = &["embeddings.position_ids", "pooler.dense.weight", "pooler.dense.bias"];
 
 /// Tensors of a layer, as most classes call them.
 pub(super) const LAYER: &[(&str, &str)] = &[

@@ -76,7 +76,6 @@ pub(super) const TABLE: &[Row] = &[
             "gigachat",
             "a.x-4.0",
             "mellum",
-            "modern-bert",
             "jina-es",
             "jina-de",
             "jina-v2-es",
@@ -88,6 +87,7 @@ pub(super) const TABLE: &[Row] = &[
         stages: &[GPT2],
         ..ROW
     },
+    Row { names: &["modern-bert"], stages: &[GPT2], nfc: true, ..ROW },
     Row {
         names: &[
             "smollm",

@@ -72,6 +72,32 @@ fn nomics_own_configuration_is_that_of_transformers() {
     }
 }
 
+/// Jina Embeddings 3 goes by the name of XLM-RoBERTa in its own code, whose adapters are left out.
+#[test]
+fn jinas_own_configuration_is_that_of_transformers() {
+    let settings = json!({ "position_embedding_type": null, "layer_norm_eps": 1e-5, "pad_token_id": 1 });
+    let mut native = config("JinaEmbeddingsV3Model", settings);
+    native["rope_theta"] = 20000.0.into();
+    let mut own = config(
+        "XLMRobertaModel",
+        json!({
+            "position_embedding_type": "rotary", "layer_norm_eps": 1e-5, "pad_token_id": 1, "rotary_emb_base": 20000.0,
+            "lora_adaptations": ["retrieval.query"], "lora_alpha": 1, "lora_rank": 4, "load_trained_adapters": true,
+            "task_instructions": { "retrieval.query": "Query: " }, "matryoshka_dimensions": [32], "truncate_dim": null,
+            "use_flash_attn": true,
+        }),
+    );
+    let turns = |(key, _): &(String, String)| key != "jina-bert-v3.rope.dimension_count";
+    assert_eq!(metadata(&own), metadata(&native).into_iter().filter(turns).collect::<Vec<_>>());
+    own["truncate_dim"] = 32.into();
+    let error = Gguf::open(common::folder(&own, &[]).path()).unwrap_err().to_string();
+    assert!(error.contains("truncate_dim"), "{error}");
+    // Positions that are learned are another model.
+    own["position_embedding_type"] = "absolute".into();
+    let error = Gguf::open(common::folder(&own, &[]).path()).unwrap_err().to_string();
+    assert!(error.contains("XLMRobertaModel"), "{error}");
+}
+
 #[test]
 fn settings_of_encoders_that_cannot_be_followed_are_named() {
     let [modern, jina, gemma] = ["ModernBertModel", "JinaBertModel", "Gemma3TextModel"];

@@ -13,7 +13,7 @@ use std::ops::Range;
 use serde_json::{Map, Value as Json};
 
 use super::coded::Storage;
-use super::names::{FAMILIES, Family, is_delta};
+use super::names::{FAMILIES, Family, ROTARY_XLM_ROBERTA, is_delta};
 use super::quantization;
 use crate::gguf::{Problem, Value};
 pub(super) use delta::Delta;
@@ -75,6 +75,10 @@ impl<'a> Config<'a> {
     pub fn family(&self) -> Result<&'static Family, Problem> {
         let class = self.json.get("architectures").and_then(|v| v.get(0)).and_then(Json::as_str);
         let class = class.ok_or_else(|| wrong("architectures", "is missing or names no class"))?;
+        let rotary = self.json.get("position_embedding_type").and_then(Json::as_str) == Some("rotary");
+        if rotary && class == ROTARY_XLM_ROBERTA.class {
+            return Ok(&ROTARY_XLM_ROBERTA);
+        }
         FAMILIES.iter().find(|family| family.class == class).ok_or_else(|| Problem::Class {
             class: class.into(),
             supported: FAMILIES.iter().map(|f| f.class).collect::<Vec<_>>().join(", "),

@@ -5,7 +5,7 @@ mod families;
 use std::ops::Range;
 
 use families::{DECAY, DELTA_CONV, DELTA_NORM, EXPERT, LAYER, MODEL, POSITIONS, SHORT_CONV, WHOLE};
-pub(super) use families::{FAMILIES, Family, HEAD, is_delta};
+pub(super) use families::{FAMILIES, Family, HEAD, ROTARY_XLM_ROBERTA, is_delta};
 
 /// Which part of a tensor, which is one matrix or one for each expert, another is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -42,6 +42,11 @@ pub(super) enum DeltaPart {
     Gate,
 }
 
+/// The architecture whose checkpoints may have adapters for tasks beside each matrix.
+const ADAPTED: &str = "jina-bert-v3";
+/// What names the two by then.
+const PARAMETRIZED: &str = ".parametrizations.";
+
 /// What becomes of a tensor.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Place {
@@ -67,7 +72,22 @@ pub(super) fn place(family: &Family, guessing: Range<u64>, name: &str) -> Option
     // Models that were saved without their head do without it.
     let name = name.strip_prefix("model.").unwrap_or(name);
     // So do encoders that were saved with what they were trained by.
-    let name = if family.arch.contains("bert") { name.strip_prefix("bert.").unwrap_or(name) } else { name };
+    let name = match family.arch.contains("bert") {
+        true => ["bert.", "roberta."].into_iter().find_map(|start| name.strip_prefix(start)).unwrap_or(name),
+        false => name,
+    };
+    let original;
+    let name = match name.split_once(PARAMETRIZED) {
+        Some((module, "weight.original")) if family.arch == ADAPTED => {
+            original = format!("{module}.weight");
+            original.as_str()
+        }
+        // The model is what it is without a task.
+        Some((_, "weight.0.lora_A" | "weight.0.lora_B")) if family.arch == ADAPTED => {
+            return Some(Place::Nowhere);
+        }
+        _ => name,
+    };
     if family.left_out.iter().any(|start| name.starts_with(start)) {
         return Some(Place::Nowhere);
     }
@@ -177,6 +197,14 @@ mod tests {
         ] {
             assert_eq!(of(class, &format!("model.layers.1.{name}")), place, "{class}: {name}");
         }
+        let adapted = |name: &str| place(&ROTARY_XLM_ROBERTA, 12..12, name);
+        let matrix = "roberta.encoder.layers.1.mixer.Wqkv.parametrizations.weight";
+        assert_eq!(adapted(&format!("{matrix}.original")), copy("blk.1.attn_qkv.weight"));
+        assert_eq!(adapted(&format!("{matrix}.0.lora_A")), Some(Place::Nowhere));
+        assert_eq!(adapted(&format!("{matrix}.1.other")), None);
+        let words = "roberta.embeddings.word_embeddings.parametrizations.weight.original";
+        assert_eq!(adapted(words), copy("token_embd.weight"));
+        assert_eq!(of("BertModel", "encoder.layer.1.output.dense.parametrizations.weight.original"), None);
         assert_eq!(of("Qwen3NextForCausalLM", "mtp.fc.weight"), Some(Place::Nowhere));
         assert_eq!(of("LlamaForCausalLM", "mtp.fc.weight"), None);
         // The thirteenth layer of twelve.

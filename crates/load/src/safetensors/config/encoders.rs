@@ -89,7 +89,12 @@ impl Config<'_> {
             "jina-bert-v3" => {
                 out.set("context_length", positions);
                 self.only("hidden_act", &["gelu".into()])?;
-                self.ropes(out, head_dim)?;
+                self.only("position_embedding_type", &["rotary".into()])?;
+                match self.opt_number("rotary_emb_base")? {
+                    Some(base) => out.set("rope.freq_base", base as f32),
+                    None => self.ropes(out, head_dim)?,
+                }
+                self.without_tasks()?;
             }
             "jina-bert-v2" => {
                 out.set("context_length", positions);
@@ -111,6 +116,27 @@ impl Config<'_> {
             self.only("pad_token_id", &[(family.first_position - 1).into()])?;
         }
         Ok(())
+    }
+
+    /// Adapters for tasks, of which none is used where none is asked for.
+    fn without_tasks(&self) -> Result<(), Problem> {
+        for key in [
+            "load_trained_adapters",
+            "lora_adaptations",
+            "lora_alpha",
+            "lora_dropout_p",
+            "lora_main_params_trainable",
+            "lora_rank",
+            "task_instructions",
+            // How it is computed, and to what length vectors may be cut.
+            "matryoshka_dimensions",
+            "use_flash_attn",
+            "use_reentrant",
+        ] {
+            self.get(key);
+        }
+        self.only("emb_pooler", &[])?;
+        self.only("truncate_dim", &[])
     }
 
     /// ModernBERT of `layers` layers.

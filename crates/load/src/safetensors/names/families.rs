@@ -61,6 +61,18 @@ const MODERN_BERT: Family = Family {
     ..PLAIN
 };
 
+const JINA_BERT_V3: Family = Family {
+    class: "JinaEmbeddingsV3Model",
+    arch: "jina-bert-v3",
+    layers: "encoder.layers.",
+    layer: JINA_BERT_V3_LAYER,
+    first_position: 2,
+    ..BERT
+};
+
+/// XLM-RoBERTa with rotary positions, which goes by the name of the one without: Jina Embeddings 3 as it is on the hub, with adapters.
+pub(in super::super) static ROTARY_XLM_ROBERTA: Family = Family { class: "XLMRobertaModel", ..JINA_BERT_V3 };
+
 const JINA_BERT: Family = Family { class: "JinaBertModel", arch: "jina-bert-v2", ..BERT };
 
 impl Family {
@@ -272,14 +284,7 @@ pub(in super::super) static FAMILIES: &[Family] = &[
         layer: NOMIC_BERT_LAYER,
         ..BERT
     },
-    Family {
-        class: "JinaEmbeddingsV3Model",
-        arch: "jina-bert-v3",
-        layers: "encoder.layers.",
-        layer: JINA_BERT_V3_LAYER,
-        first_position: 2,
-        ..BERT
-    },
+    JINA_BERT_V3,
     JINA_BERT,
     Family { class: "JinaBertForMaskedLM", ..JINA_BERT },
     MODERN_BERT,

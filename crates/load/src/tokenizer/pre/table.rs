@@ -304,6 +304,9 @@ pub(super) const TABLE: &[Row] = &[
     },
 ];
 
+/// Character BPE merges over words, and what parts them is lost.
+pub(super) const WHITESPACE: Row = Row { names: &["whitespace"], stages: &[Cut(r"\S+")], raw: true, ..ROW };
+
 /// Character BPE merges over whole lines.
 pub(super) const GEMMA4: Row = Row {
     names: &["gemma4"],

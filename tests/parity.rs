@@ -387,6 +387,10 @@ fn delta(b: &mut Blueprint, change: impl Fn(&mut DeltaSpec) -> Option<()>) -> Op
 const CHANGES: &[(&str, Change)] = &[
     ("embedding scale", |b| times(&mut b.spec.embed_scale, 1.01)),
     ("logit scale", |b| times(&mut b.logit_scale, 1.01)),
+    ("scale of norms after blocks", |b| {
+        b.names.attn_post_norm.or(b.names.ffn_post_norm)?;
+        times(&mut b.post_norm_scale, 1.01)
+    }),
     ("kind of the final norm", |b| swap(&mut b.spec.norm.kind)),
     ("epsilon of the final norm", |b| times(&mut b.spec.norm.eps, 4.0)),
     ("soft cap of logits", |b| b.spec.logit_softcap.as_mut().map(|cap| *cap *= 1.1)),

@@ -138,7 +138,7 @@ impl<B: Backend> Builder<'_, '_, B> {
             latent,
             out: self.weight(&[Part::whole(&name(names.attn_out), dim, attn.out_dim())])?,
             out_bias: self.bias(&name(names.attn_out), dim)?,
-            post_norm: self.block_norm(names.attn_post_norm, name, attn.norm, dim)?,
+            post_norm: self.post_norm(names.attn_post_norm, name, attn.norm, dim)?,
         })
     }
 
@@ -215,7 +215,7 @@ impl<B: Backend> Builder<'_, '_, B> {
             gate_up_bias,
             down: self.weight(&[Part::whole(&name(names.down), dim, spec.hidden)])?,
             down_bias: self.bias(&name(names.down), dim)?,
-            post_norm: self.block_norm(names.ffn_post_norm, name, spec.norm, dim)?,
+            post_norm: self.post_norm(names.ffn_post_norm, name, spec.norm, dim)?,
         })
     }
 
@@ -263,7 +263,7 @@ impl<B: Backend> Builder<'_, '_, B> {
             choice_bias: self.bias(&name("exp_probs_b"), spec.count)?,
             experts,
             shared: spec.shared.map(|hidden| self.shared(names, name, ffn, hidden, dim)).transpose()?,
-            post_norm: self.block_norm(names.ffn_post_norm, name, ffn.norm, dim)?,
+            post_norm: self.post_norm(names.ffn_post_norm, name, ffn.norm, dim)?,
         })
     }
 
@@ -323,6 +323,18 @@ impl<B: Backend> Builder<'_, '_, B> {
         dim: usize,
     ) -> Result<Option<NormWeights<B>>> {
         part.map(|part| self.norm(&name(part), spec, dim, 1.0)).transpose()
+    }
+
+    /// A norm of a block's output.
+    fn post_norm(
+        &mut self,
+        part: Option<&str>,
+        name: &dyn Fn(&str) -> String,
+        spec: NormSpec,
+        dim: usize,
+    ) -> Result<Option<NormWeights<B>>> {
+        let scale = self.all.post_norm_scale;
+        part.map(|part| self.norm(&name(part), spec, dim, scale)).transpose()
     }
 
     /// A projection made of `parts`, which the file stores one by one or as one tensor called `fused`; and its bias,

@@ -17,6 +17,7 @@ pub(crate) struct Loading<'a> {
     pub spec: Arc<ModelSpec>,
     names: Names,
     logit_scale: f32,
+    pub post_norm_scale: f32,
     pub source: &'a dyn Source,
     pub progress: Progress<'a>,
     /// Bytes of the file to pack, and packed.
@@ -28,13 +29,23 @@ pub(crate) struct Loading<'a> {
 
 impl<'a> Loading<'a> {
     pub fn new(blueprint: Blueprint, source: &'a dyn Source, progress: Progress<'a>) -> Result<Self> {
-        let Blueprint { spec, names, logit_scale } = blueprint;
+        let Blueprint { spec, names, logit_scale, post_norm_scale } = blueprint;
         let mut total = 0;
         for name in source.tensors().into_iter().filter(|name| !names.ignores(name)) {
             total += source.tensor(name)?.map_or(0, |t| t.data.bytes() as u64);
         }
         let used = names.rope_factors.iter().map(|name| name.to_string()).collect();
-        Ok(Loading { spec: Arc::new(spec), names, logit_scale, source, progress, total, done: 0, used })
+        Ok(Loading {
+            spec: Arc::new(spec),
+            names,
+            logit_scale,
+            post_norm_scale,
+            source,
+            progress,
+            total,
+            done: 0,
+            used,
+        })
     }
 
     /// Whether positions end with a table.

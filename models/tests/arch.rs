@@ -281,6 +281,22 @@ fn granite_scales_the_stream_instead_of_each_block() {
     assert!([spec.norm, attn(&spec, 0).norm, spec.layers[1].ffn.norm].iter().all(|n| n.eps == 16e-5));
 }
 
+/// With norms after blocks the multiplier of their outputs is these norms'; their epsilons stay.
+#[test]
+fn hyperclovax_scales_the_stream_or_the_norms_after_blocks() {
+    const NORMED: &str = "hyperclovax.use_post_norm";
+    let file = |normed: bool| {
+        let file = decoder("hyperclovax", 2).set("hyperclovax.residual_scale", 0.25f32).set(NORMED, normed);
+        file.set("hyperclovax.embedding_scale", 12f32).set("hyperclovax.logit_scale", 0.5f32)
+    };
+    for (normed, embedding, after_blocks, eps) in [(false, 48.0, 1.0, 16e-5), (true, 12.0, 0.25, 1e-5)] {
+        let Blueprint { spec, names, logit_scale, post_norm_scale } = file(normed).read();
+        assert_eq!((spec.embed_scale, post_norm_scale, logit_scale), (embedding, after_blocks, 0.5));
+        assert_eq!((spec.norm.eps, names.attn_post_norm.is_some()), (eps, normed));
+    }
+    assert!(file(true).without(NORMED).refused().contains(NORMED));
+}
+
 /// Layers without key/value heads are convolutions in LFM2, and a mistake elsewhere.
 #[test]
 fn lfm2_has_convolutions_where_there_are_no_key_heads() {

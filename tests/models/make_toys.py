@@ -68,6 +68,7 @@ DELTA = LLAMA | dict(
     linear_conv_kernel_dim=4,
 ) | rope(500.0, partial_rotary_factor=0.25, mrope_section=[2, 1, 1])  # fmt: skip
 DELTA_EXPERTS = dict(num_experts=8, num_experts_per_tok=3, moe_intermediate_size=64, shared_expert_intermediate_size=128)
+CLOVA = LLAMA | dict(embedding_multiplier=6.0, residual_multiplier=0.25, attention_multiplier=0.125, logits_scaling=0.375)
 LAYER = {k: v for k, v in LLAMA.items() if k != "rms_norm_eps"} | dict(layer_norm_eps=EPS)
 
 GPT_OSS = LLAMA | WINDOW | dict(
@@ -89,6 +90,7 @@ HUB = {
     "deepseek2-sigmoid": dict(scoring_func="sigmoid"),
     "deepseek2-sigmoid-groups": dict(scoring_func="sigmoid"),
     "modern-bert": dict(global_attn_every_n_layers=3),
+    "modern-bert-biases": dict(global_attn_every_n_layers=2),
     "jina-bert-v3": dict(architectures=["XLMRobertaModel"], lora_adaptations=["retrieval.query"], lora_alpha=1),
     "mpt": dict(architectures=["MPTForCausalLM"]),
     "nomic-bert": dict(n_positions=8192, max_trained_positions=2048, activation_function="swiglu", causal=False,
@@ -99,9 +101,17 @@ HUB = {
 # What configurations on the hub have beside what transformers saves.
 DEEPSEEK = dict(moe_layer_freq=1, ep_size=1, aux_loss_alpha=0.001, seq_aux=True)
 V3 = DEEPSEEK | dict(scoring_func="sigmoid", topk_method="noaux_tc")
+JINA_V2 = dict(position_embedding_type="alibi", feed_forward_type="geglu", hidden_act="gelu", emb_pooler="mean",
+               type_vocab_size=2, attn_implementation="torch")  # fmt: skip
 MORE = {
     "gpt-oss": dict(experts_per_token=2, initial_context_length=32),
     MXFP4: dict(experts_per_token=2, initial_context_length=32, quantization_config=MXFP4_CONFIG),
+    # What other code's configurations have.
+    "hyperclovax-plain": dict(attention_multiplier=None, attn_pdrop=0.0, embd_pdrop=0.0, resid_pdrop=0.0, end_token_id=1),
+    "modern-bert-biases": dict(architectures=["ModernBertForMaskedLM"], global_attn_every_n_layers=2,
+                               position_embedding_type="absolute", layer_norm_eps=1e-5),
+    "jina-bert-v2": dict(architectures=["JinaBertForMaskedLM"], **JINA_V2),
+    "jina-bert-v2-code": JINA_V2,
     "deepseek2": DEEPSEEK | dict(scoring_func="softmax"),
     "deepseek2-sigmoid": V3,
     "deepseek2-sigmoid-groups": V3,
@@ -119,7 +129,7 @@ KEYS = {
 EMBEDDERS = {
     "bert": "mean_tokens", "roberta": "mean_tokens", "xlm-roberta": "cls_token", "nomic-bert": "mean_tokens",
     "jina-bert-v2": "mean_tokens", "jina-bert-v2-code": "mean_tokens", "jina-bert-v3": "mean_tokens",
-    "modern-bert": "cls_token", "gemma-embedding": "mean_tokens", "qwen3-embedding": "lasttoken",
+    "modern-bert": "cls_token", "modern-bert-biases": "mean_tokens", "gemma-embedding": "mean_tokens", "qwen3-embedding": "lasttoken",
 }  # fmt: skip
 
 # Name: transformers' class, and its configuration.
@@ -152,6 +162,11 @@ FAMILIES = {
         "Granite",
         LLAMA | dict(embedding_multiplier=6.0, residual_multiplier=0.25, attention_multiplier=0.125,
                      logits_scaling=8.0) | rope(500.0),
+    ),
+    "hyperclovax": ("HyperCLOVAX", CLOVA | dict(head_dim=32) | rope(500.0)),
+    "hyperclovax-plain": (
+        "HyperCLOVAX",
+        CLOVA | dict(use_post_norm=False, attention_multiplier=None, attention_bias=True, mlp_bias=True) | rope(500.0),
     ),
     "olmo2": ("Olmo2", LLAMA | rope(500.0)),
     # transformers has no EXAONE 3.5, which is Llama in other words; the file format's name for it differs, too.
@@ -338,6 +353,15 @@ FAMILIES = {
                            "full_attention": {"rope_type": "default", "rope_theta": 500.0},
                            "sliding_attention": {"rope_type": "default", "rope_theta": 100.0}}),
     ),
+    "modern-bert-biases": (
+        "ModernBert",
+        ENCODER | dict(num_hidden_layers=4, norm_eps=EPS, local_attention=9, global_attn_every_n_layers=2, norm_bias=True,
+                       attention_bias=True, mlp_bias=True, hidden_activation="silu", bos_token_id=0, eos_token_id=1,
+                       cls_token_id=0, sep_token_id=1,
+                       rope_parameters={
+                           "full_attention": {"rope_type": "default", "rope_theta": 500.0},
+                           "sliding_attention": {"rope_type": "default", "rope_theta": 100.0}}),
+    ),
     "gemma-embedding": (
         "Gemma3Text",
         LLAMA | WINDOW | dict(head_dim=32, num_hidden_layers=7, query_pre_attn_scalar=32,
@@ -423,15 +447,44 @@ def weights(name, shape):
     return (unit * np.float32(scale)).reshape(shape)
 
 
+def hyperclovax(llama):
+    """A converter of a class that llama.cpp has none for, on its converter of Llama."""
+
+    class HyperCLOVAX(llama):
+        model_arch, undo_permute = llama.model_arch, False
+        norms = dict(input_layernorm="attn_norm", post_norm1="post_attention_norm", post_attention_layernorm="ffn_norm",
+                     post_norm2="post_ffw_norm")  # fmt: skip
+
+        def set_gguf_parameters(self):
+            super().set_gguf_parameters()
+            out, config = self.gguf_writer, self.hparams
+            out.add_attention_scale(config["attention_multiplier"])
+            out.add_embedding_scale(config["embedding_multiplier"])
+            out.add_residual_scale(config["residual_multiplier"])
+            out.add_logit_scale(config["logits_scaling"])
+            out.add_bool(f"{out.arch}.use_post_norm", config["use_post_norm"])
+
+        def modify_tensors(self, data, name, bid):
+            norm = self.norms.get(name.split(".")[-2])
+            return [(f"blk.{bid}.{norm}.weight", data)] if norm else super().modify_tensors(data, name, bid)
+
+    return HyperCLOVAX
+
+
+OWN = {"HyperCLOVAXForCausalLM": hyperclovax}
+
+
 def converted(converter, folder, name):
     """The file that the converter makes of a folder."""
     sys.path[:0] = [str(converter), str(converter / "gguf-py")]
     import gguf
     from conversion import ModelBase, ModelType, get_model_architecture, get_model_class
 
-    cls = get_model_class(get_model_architecture(ModelBase.load_hparams(folder, False), ModelType.TEXT))
+    kind = get_model_architecture(ModelBase.load_hparams(folder, False), ModelType.TEXT)
+    cls = get_model_class("LlamaForCausalLM" if kind in OWN else kind)
+    cls = OWN[kind](cls) if kind in OWN else cls
     cls.set_vocab = lambda self: None  # toys have no tokenizer
-    if hasattr(cls, "undo_permute"):  # the class is that of other toys, too
+    if hasattr(cls, "undo_permute") and kind not in OWN:  # the class is that of other toys, too
         cls.undo_permute = name != "exaone"
     if name == "stablelm-norms":  # it returns the norms of heads where it has to yield them
 
@@ -469,9 +522,10 @@ def convert(converter, model, name):
             (folder / "1_Pooling" / "config.json").write_text(json.dumps(pooling))
         reader = converted(converter, folder, name)
         metadata = {key: field.contents() for key, field in reader.fields.items()}
-        if name == "exaone":
-            metadata = {key.replace("llama.", "exaone."): value for key, value in metadata.items()}
-            metadata["general.architecture"] = "exaone"
+        if name == "exaone" or name.startswith("hyperclovax"):
+            arch = name.removesuffix("-plain")
+            metadata = {key.replace("llama.", f"{arch}."): value for key, value in metadata.items()}
+            metadata["general.architecture"] = arch
         return metadata, {t.name: np.array(t.data, dtype=np.float64) for t in reader.tensors}
 
 
@@ -488,7 +542,8 @@ def origins(numbered, places, zeros):
     """For each tensor of transformers' file the one of the GGUF file that has its elements, and how: `=`, `+1` (larger by 1),
     an expert's number, `halves D` (heads of D rows, stored as pairs there), `after N` (N rows lie before them), `squeezed` (without a dimension of 1 in the middle), `transposed`, or with a second tensor `pairs` and `transposed
     pairs` (the rows of both take turns) or `keys and values` (of each head those of the first, transposed, then those of
-    the second). None where they are rearranged otherwise."""
+    the second). Otherwise rearranged rows or columns are `rows`, `squeezed rows`, `log rows` (logarithms of the opposites) or `columns`,
+    with runs of them, each the first and how many; those of a second tensor are counted on. None for anything else."""
     owner = {int(n): name for name, where in places.items() for n in where.flatten()}
     out = {}
     for name, numbers in numbered.items():
@@ -502,9 +557,12 @@ def origins(numbered, places, zeros):
             elif a.ndim == 3 and a.shape[1] == b.shape[2]:
                 hows = [("keys and values", np.concatenate([a.swapaxes(1, 2), b], 1).reshape(-1, b.shape[2]))]
             how = next((how for how, w in hows if w.shape == numbers.shape and (w == numbers).all()), None)
-            if how is None:
+            if how:
+                out[name] = [source, how, others[0]]
+            elif a.shape[1:] == b.shape[1:] and len(others) == 1 and (rows := runs(numbers, np.concatenate([a, b]))):
+                out[name] = [source, "rows", rows, others[0]]
+            else:
                 return None
-            out[name] = [source, how, others[0]]
             continue
         where, added = places[source], zeros[source].flatten()[0]
         hows = [("=" if added == 0 else f"+{added:.0f}", where)]
@@ -520,9 +578,31 @@ def origins(numbered, places, zeros):
         if before > 0 and numbers[before:].shape == where.shape and (numbers[before:] == where).all():
             hows.append((f"after {before}", numbers))
         how = next((how for how, w in hows if w.shape == numbers.shape and (w == numbers).all()), None)
-        if how is None:
+        how = None if name.endswith("A_log") else how
+        if how:
+            out[name] = [source, how]
+        elif rows := runs(numbers, where):
+            kind = "log " if name.endswith("A_log") else "squeezed " if numbers.ndim == 3 else ""
+            out[name] = [source, f"{kind}rows", rows]
+        elif numbers.ndim == 2 and (columns := runs(numbers.T, where.T)):
+            out[name] = [source, "columns", columns]
+        else:
             return None
-        out[name] = [source, how]
+    return out
+
+
+def runs(numbers, where):
+    """The rows of `where` that those of `numbers` are, as the first and the number of those that follow each other; None where they are not."""
+    place = {row.tobytes(): i for i, row in enumerate(where.astype(np.int64).reshape(len(where), -1))}
+    out = []
+    for row in numbers.astype(np.int64).reshape(len(numbers), -1):
+        i = place.get(row.tobytes())
+        if i is None:
+            return None
+        if out and sum(out[-1]) == i:
+            out[-1][1] += 1
+        else:
+            out.append([i, 1])
     return out
 
 
@@ -601,6 +681,7 @@ def make(converter, name, kind, config):
     hows = origins(numbered, filled, zeros)
     sums = {}
     hub_config |= MORE.get(name, {})
+    hub_config.pop("code", None)  # jina_bert.py's own
     if name == MXFP4:
         packed = blocks(hows, tensors)
         model, sums = reopened(converter, model, packed, hub_config)

@@ -41,6 +41,13 @@ fn in_turns<T: Copy>(parts: &[Vec<T>], each: usize) -> Vec<T> {
     rows.flat_map(|r| parts.iter().flat_map(move |p| p[r * each..(r + 1) * each].iter().copied())).collect()
 }
 
+/// Rows of `each` elements, by runs of them: the first one, and how many.
+fn in_runs(runs: &Json, values: &[f32], each: usize) -> Vec<f32> {
+    let number = |v: &Json| v.as_u64().unwrap() as usize * each;
+    let runs = runs.as_array().unwrap().iter().map(|run| (number(&run[0]), number(&run[1])));
+    runs.flat_map(|(first, count)| values[first..first + count].iter().copied()).collect()
+}
+
 /// Matrices of `rows` by `cols`, turned.
 fn transposed(values: &[f32], rows: usize, cols: usize) -> Vec<f32> {
     let turn = |m: &[f32]| (0..rows * cols).map(|i| m[i % rows * cols + i / rows]).collect::<Vec<f32>>();
@@ -88,13 +95,31 @@ impl Toy {
     fn origin(&self, saved: &str, origin: &Json) -> Vec<Saved> {
         let (name, how) = (origin[0].as_str().unwrap(), origin[1].as_str().unwrap());
         let mut shape = self.shape(name);
-        let names: Vec<&str> = [Some(name), origin[2].as_str()].into_iter().flatten().collect();
+        let others = [&origin[2], &origin[3]].map(|other| other.as_str());
+        let names: Vec<&str> = [Some(name)].into_iter().chain(others).flatten().collect();
         if self.is_mxfp4(name) {
             return self.blocks(saved, &names);
         }
         let mut values = self.weights(name, &shape);
         match how.split_once(' ') {
             None if how == "=" => {}
+            _ if how.ends_with("rows") => {
+                let row: usize = shape[1..].iter().product();
+                if let Some(other) = names.get(1) {
+                    values.extend(self.weights(other, &self.shape(other)));
+                }
+                values = in_runs(&origin[2], &values, row);
+                shape[0] = values.len() / row;
+                match how {
+                    "squeezed rows" => shape.insert(1, 1),
+                    "log rows" => values.iter_mut().for_each(|v| *v = (-*v).ln()),
+                    _ => {}
+                }
+            }
+            None if how == "columns" => {
+                let lines = values.chunks_exact(shape[1]);
+                values = lines.flat_map(|line| in_runs(&origin[2], line, 1)).collect();
+            }
             None if how == "squeezed" => shape.insert(1, 1),
             None if how == "+1" => values.iter_mut().for_each(|v| *v -= 1.0),
             Some(("expert", e)) => {

@@ -389,7 +389,7 @@ impl Shape {
         let name =
             format!("{} ({})", self.name, formats.iter().map(|f| f.name()).collect::<Vec<_>>().join(" "));
         let gguf = self.file(&spec, &names, formats);
-        Toy { name, blueprint: Blueprint { spec, names, logit_scale: 1.0 }, gguf }
+        Toy { name, blueprint: Blueprint { spec, names, logit_scale: 1.0, post_norm_scale: 1.0 }, gguf }
     }
 
     fn file(&self, spec: &ModelSpec, names: &Names, formats: &[Format]) -> Gguf {

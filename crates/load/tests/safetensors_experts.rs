@@ -1,7 +1,10 @@
 //! Folders of gpt-oss and DeepSeek: settings and tensors that are refused by name, and gpt-oss's tokenizer.
 
+mod common;
+
+use common::folder;
 use kinfer_load::gguf::Gguf;
-use safetensors::{Dtype, tensor::TensorView};
+use safetensors::Dtype;
 use serde_json::{Value as Json, json};
 
 /// A gpt-oss or DeepSeek of one layer.
@@ -24,19 +27,6 @@ fn config(class: &str, changes: Json) -> Json {
         config.as_object_mut().unwrap().extend(part.as_object().unwrap().clone());
     }
     config
-}
-
-/// A folder with it and with these tensors, all elements 0.
-fn folder(config: &Json, tensors: &[(&str, Dtype, &[usize])]) -> tempfile::TempDir {
-    let folder = tempfile::tempdir().unwrap();
-    std::fs::write(folder.path().join("config.json"), config.to_string()).unwrap();
-    let data = [0u8; 256];
-    let views = tensors.iter().map(|&(name, ty, shape)| {
-        let bytes = shape.iter().product::<usize>() * ty.bitsize() / 8;
-        (name, TensorView::new(ty, shape.to_vec(), &data[..bytes]).unwrap())
-    });
-    safetensors::serialize_to_file(views, None, &folder.path().join("model.safetensors")).unwrap();
-    folder
 }
 
 #[test]

@@ -234,6 +234,29 @@ fn what_cannot_be_spelled() {
     assert!(matches!(error, Err(TokenizerError::Unencodable { byte: b'c', .. })));
 }
 
+/// What parts words is lost, and so is what has no token; nothing merges across either.
+#[test]
+fn words_between_white_space_are_merged_by_characters() {
+    let spec = |lowercase| VocabSpec {
+        model: "whitespace".into(),
+        pre: Some("whitespace".into()),
+        tokens: ["<unk>", "a", "b", "中", "ab", "A"].into_iter().collect(),
+        types: Some(vec![2, 1, 1, 1, 1, 1]),
+        merges: ["a b"].into_iter().collect(),
+        unk: Some(0),
+        lowercase,
+        ..VocabSpec::default()
+    };
+    let ids =
+        |lowercase, text| Tokenizer::new(&spec(lowercase)).unwrap().encode(text, Encode::text()).unwrap();
+    assert_eq!(ids(None, "ab a b\n中ab \u{3000}"), [4, 1, 2, 3, 4]);
+    assert_eq!(ids(None, "a?b 文ab"), [1, 2, 4]);
+    assert_eq!(ids(None, "Ab"), [5, 2]);
+    assert_eq!(ids(Some(true), "Ab AB"), [4, 4]);
+    let other = VocabSpec { pre: Some("gpt-2".into()), ..spec(None) };
+    assert!(matches!(Tokenizer::new(&other), Err(TokenizerError::UnknownPreTokenizer { .. })));
+}
+
 /// Sentencepiece's own handling of white space, where a file asks for it.
 #[test]
 fn extra_spaces_are_removed_when_declared() {

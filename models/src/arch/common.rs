@@ -340,7 +340,7 @@ impl Common {
             layers,
             pooling: self.pooling,
         };
-        Ok(Blueprint { spec, names, logit_scale: 1.0 })
+        Ok(Blueprint { spec, names, logit_scale: 1.0, post_norm_scale: 1.0 })
     }
 }
 

@@ -38,6 +38,7 @@ architectures! {
     "gptneox": gptneox, "Pythia, GPT-NeoX, Dolly";
     "granite": granite, "Granite 3 without experts";
     "granitemoe": granitemoe, "Granite 3 with experts";
+    "hyperclovax": hyperclovax, "HyperCLOVA X SEED Think";
     "lfm2": lfm2, "LFM2 and LFM2.5, 350M to 2.6B";
     "lfm2moe": lfm2moe, "LFM2-8B-A1B";
     "jina-bert-v2": jina_bert_v2, "Jina Embeddings 2";
@@ -85,6 +86,8 @@ pub struct Blueprint {
     pub names: Names,
     /// Logits are multiplied by this (others 1); folded into the final norm when the model is built.
     pub logit_scale: f32,
+    /// Weights of the norms of blocks' outputs are multiplied by this (others 1) when the model is built.
+    pub post_norm_scale: f32,
 }
 
 /// Tensor names, without the `.weight` or `.bias` that they end in. Those of a layer stand behind `blk.{i}.`; any but those

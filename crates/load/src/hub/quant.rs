@@ -93,13 +93,18 @@ pub fn choices<'a>(files: impl IntoIterator<Item = (&'a str, u64)>) -> Vec<Choic
 fn folder(files: &[(&str, u64)]) -> Option<Choice> {
     /// What a tokenizer is read from, the first that there is.
     const TOKENIZERS: [&str; 3] = ["tokenizer.json", "tekken.json", "tiktoken.model"];
-    const COMPANIONS: [&str; 6] = [
+    const COMPANIONS: [&str; 11] = [
         "config.json",
         "tokenizer_config.json",
         "generation_config.json",
         "chat_template.jinja",
         "model.safetensors.index.json",
+        "modules.json",
         "1_Pooling/config.json",
+        "2_Dense/config.json",
+        "2_Dense/model.safetensors",
+        "3_Dense/config.json",
+        "3_Dense/model.safetensors",
     ];
     let parts = |path: &str| {
         let rest = path.strip_prefix("model")?.strip_suffix(".safetensors")?;

@@ -1,6 +1,8 @@
 //! `config.json` as the metadata of a GGUF file.
 
+mod delta;
 mod details;
+mod encoders;
 mod lfm2;
 mod rope;
 
@@ -11,9 +13,10 @@ use std::ops::Range;
 use serde_json::{Map, Value as Json};
 
 use super::coded::Storage;
-use super::names::{FAMILIES, Family};
+use super::names::{FAMILIES, Family, ROTARY_XLM_ROBERTA, is_delta};
 use super::quantization;
 use crate::gguf::{Problem, Value};
+pub(super) use delta::Delta;
 pub(super) use details::Latent;
 use kinfer_kernels::quant::Format;
 
@@ -72,6 +75,10 @@ impl<'a> Config<'a> {
     pub fn family(&self) -> Result<&'static Family, Problem> {
         let class = self.json.get("architectures").and_then(|v| v.get(0)).and_then(Json::as_str);
         let class = class.ok_or_else(|| wrong("architectures", "is missing or names no class"))?;
+        let rotary = self.json.get("position_embedding_type").and_then(Json::as_str) == Some("rotary");
+        if rotary && class == ROTARY_XLM_ROBERTA.class {
+            return Ok(&ROTARY_XLM_ROBERTA);
+        }
         FAMILIES.iter().find(|family| family.class == class).ok_or_else(|| Problem::Class {
             class: class.into(),
             supported: FAMILIES.iter().map(|f| f.class).collect::<Vec<_>>().join(", "),
@@ -144,6 +151,11 @@ impl<'a> Config<'a> {
     pub fn metadata(&self, family: &Family) -> Result<(Entries, Computed), Problem> {
         let mut out = Out { arch: family.arch, entries: Vec::new(), computed: Vec::new() };
         out.entries.push(("general.architecture".into(), family.arch.into()));
+        if family.arch.contains("bert") {
+            self.encoder(&mut out, family)?;
+            self.finish(family)?;
+            return Ok((out.entries, out.computed));
+        }
         let (dim, layers, heads) = (
             self.count("hidden_size")?,
             self.count("num_hidden_layers")?,
@@ -153,8 +165,7 @@ impl<'a> Config<'a> {
         out.set("block_count", layers);
         out.set("embedding_length", dim);
         out.set("vocab_size", self.count("vocab_size")?);
-        let positions = self.count("max_position_embeddings")?;
-        out.set("context_length", positions.saturating_sub(family.first_position));
+        out.set("context_length", self.count("max_position_embeddings")?);
         out.set("attention.head_count", heads);
         let latent = self.latent(family)?;
         if latent.is_some() {
@@ -168,13 +179,12 @@ impl<'a> Config<'a> {
                 false => out.set("attention.head_count_kv", kv_heads),
             }
         }
-        if !family.is_lfm2() {
-            out.set("feed_forward_length", self.count("intermediate_size")?);
-        }
-        if family.arch == "bert" {
-            self.encoder(&mut out, family)?;
-            self.finish(family)?;
-            return Ok((out.entries, out.computed));
+        // A class all of whose layers have experts need not name another width.
+        let hidden = self.opt_count("intermediate_size")?;
+        match (hidden, family.is_lfm2() || family.arch == "qwen35moe") {
+            (Some(hidden), _) if !family.is_lfm2() => out.set("feed_forward_length", hidden),
+            (None, false) => return Err(wrong("intermediate_size", "is missing")),
+            _ => {}
         }
         let eps = if family.is_lfm2() { "norm_eps" } else { "rms_norm_eps" };
         out.set("attention.layer_norm_rms_epsilon", self.number(eps)? as f32);
@@ -260,6 +270,10 @@ struct Out {
 }
 
 impl Out {
+    fn is_delta(&self) -> bool {
+        is_delta(self.arch)
+    }
+
     fn set(&mut self, key: &str, value: impl Into<Value>) {
         self.entries.push((format!("{}.{key}", self.arch), value.into()));
     }

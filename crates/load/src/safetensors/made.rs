@@ -11,6 +11,7 @@ use safetensors::Dtype;
 use super::coded::{Coded, Module, Piece};
 use super::config::Latent;
 use super::names::Part;
+use super::ordered::Ordered;
 use crate::gguf::Problem;
 
 /// A tensor whose rows are made.
@@ -20,6 +21,8 @@ pub(crate) enum Made {
     Coded(Coded),
     /// Elements of a stored tensor.
     Picked(Picked),
+    /// Rows and columns of a stored matrix.
+    Ordered(Ordered),
 }
 
 impl Made {
@@ -28,6 +31,7 @@ impl Made {
         match self {
             Made::Coded(coded) => coded.shape().to_vec(),
             Made::Picked(picked) => picked.shape.clone(),
+            Made::Ordered(ordered) => ordered.shape.clone(),
         }
     }
 
@@ -36,14 +40,17 @@ impl Made {
         match self {
             Made::Coded(coded) => coded.format(),
             Made::Picked(picked) => picked.of.format(),
+            Made::Ordered(ordered) => ordered.of.format(),
         }
     }
 
     /// What it is decoded from, if it is.
     pub fn coded(&self) -> Option<&Coded> {
         match self {
-            Made::Coded(coded) | Made::Picked(Picked { of: Of::Coded(coded), .. }) => Some(coded),
-            Made::Picked(_) => None,
+            Made::Coded(coded)
+            | Made::Picked(Picked { of: Of::Coded(coded), .. })
+            | Made::Ordered(Ordered { of: Of::Coded(coded), .. }) => Some(coded),
+            Made::Picked(_) | Made::Ordered(_) => None,
         }
     }
 
@@ -51,7 +58,7 @@ impl Made {
     pub fn pieces(&self) -> Vec<&Piece> {
         match self {
             Made::Coded(coded) => coded.pieces().collect(),
-            Made::Picked(Picked { of, .. }) => match of {
+            Made::Picked(Picked { of, .. }) | Made::Ordered(Ordered { of, .. }) => match of {
                 Of::Floats { piece, .. } => vec![piece],
                 Of::Coded(coded) => coded.pieces().collect(),
                 Of::Blocks { codes, scales } => vec![codes, scales],
@@ -62,13 +69,12 @@ impl Made {
     /// Bytes of that; of what several tensors are made of, its part.
     pub fn stored_bytes(&self) -> usize {
         let all: usize = self.pieces().iter().map(|piece| piece.range.len()).sum();
-        match self {
-            Made::Coded(_) => all,
-            Made::Picked(picked) => {
-                let own: usize = picked.dims.iter().product();
-                (all as u128 * own as u128 / picked.of.elements().max(1) as u128) as usize
-            }
-        }
+        let (own, of): (usize, &Of) = match self {
+            Made::Coded(_) => return all,
+            Made::Picked(picked) => (picked.dims.iter().product(), &picked.of),
+            Made::Ordered(ordered) => (ordered.shape.iter().product(), &ordered.of),
+        };
+        (all as u128 * own as u128 / of.elements().max(1) as u128) as usize
     }
 
     /// These rows in [`Made::format`], counted through all matrices.
@@ -76,13 +82,14 @@ impl Made {
         match self {
             Made::Coded(coded) => coded.decode(rows, bytes),
             Made::Picked(picked) => picked.rows(rows, bytes),
+            Made::Ordered(ordered) => ordered.rows(rows, bytes),
         }
     }
 }
 
 /// What elements are picked of.
 #[derive(Debug)]
-enum Of {
+pub(super) enum Of {
     Floats {
         piece: Piece,
         format: Format,
@@ -97,7 +104,7 @@ enum Of {
 }
 
 impl Of {
-    fn format(&self) -> Format {
+    pub fn format(&self) -> Format {
         match self {
             Of::Floats { format, .. } => *format,
             Of::Coded(coded) => coded.format(),
@@ -143,7 +150,9 @@ impl Picked {
         let shape = piece.shape.clone();
         let of = Of::Floats { piece, format };
         let (first, step) = match part {
-            Part::Keys | Part::Values => return Picked::of_heads(name, part, of, &shape, latent),
+            Part::Keys | Part::Values | Part::Delta(_) => {
+                return Picked::of_heads(name, part, of, &shape, latent);
+            }
             Part::All | Part::Even => (0, if part == Part::All { 1 } else { 2 }),
             Part::Odd => (1, 2),
         };
@@ -193,7 +202,9 @@ impl Picked {
             Part::All => (0, 1),
             Part::Even => (0, 2),
             Part::Odd => (1, 2),
-            Part::Keys | Part::Values => return Err(misshapen(name, &codes.shape, "no blocks")),
+            Part::Keys | Part::Values | Part::Delta(_) => {
+                return Err(misshapen(name, &codes.shape, "no blocks"));
+            }
         };
         let dims = [matrices, every(name, rows, step)?, blocks];
         let shape = vec![matrices, dims[1], blocks.saturating_mul(BLOCK)];
@@ -221,7 +232,9 @@ impl Picked {
         let (dims, first, steps) = match part {
             Part::Keys => ([heads, rank, plain], 0, [head, 1, rank]),
             Part::Values => ([heads, value, rank], plain.saturating_mul(rank), [head, rank, 1]),
-            Part::All | Part::Even | Part::Odd => return Err(misshapen(name, shape, "experts")),
+            Part::All | Part::Even | Part::Odd | Part::Delta(_) => {
+                return Err(misshapen(name, shape, "experts"));
+            }
         };
         Ok(Picked { of, shape: dims.to_vec(), dims, first, steps })
     }

@@ -15,8 +15,10 @@ mod coded;
 mod config;
 mod made;
 mod names;
+mod ordered;
 mod quantization;
 mod ranks;
+mod sentences;
 mod unigram;
 mod vocab;
 
@@ -34,15 +36,18 @@ use crate::gguf::{Gguf, GgufError, Metadata, Problem, Record};
 
 pub(crate) use coded::Piece;
 use coded::{Coded, Module, Role, Storage};
-use config::{Config, Latent};
+use config::{Config, Delta, Latent};
 pub(crate) use made::Made;
 use made::Picked;
-use names::Place;
+use names::{Part, Place};
+use ordered::Ordered;
 
 /// Beside one or several files of weights.
 const INDEX: &str = "model.safetensors.index.json";
 const SINGLE: &str = "model.safetensors";
 const CONFIG: &str = "config.json";
+/// What products of pooled vectors are called in GGUF files.
+const AFTER_POOLING: [&str; 2] = ["dense_2", "dense_3"];
 /// Gemma's tokenizer.json, the largest that is known, has 33 MB.
 const MAX_JSON: u64 = 256 << 20;
 
@@ -73,20 +78,26 @@ pub(crate) fn open(path: &Path) -> Result<Gguf, GgufError> {
     let family = config.family().map_err(at_config)?;
     let storage = config.storage().map_err(at_config)?;
     let latent = config.latent(family).map_err(at_config)?;
+    let delta = config.delta(family).map_err(at_config)?;
     let (mut entries, computed) = config.metadata(family).map_err(at_config)?;
 
-    if let Some(pooling) = pooling(folder)? {
+    if let Some(pooling) = sentences::pooling(folder)? {
         entries.push((format!("{}.pooling_type", family.arch), pooling.into()));
     }
 
+    let dense = sentences::dense(folder)?;
+    if !dense.is_empty() && (family.arch != "gemma-embedding" || dense.len() != AFTER_POOLING.len()) {
+        return Err(sentences::not_followed(folder, dense.len(), family.class));
+    }
     let names = files(folder)?;
     let mut weights = Weights {
         files: Vec::new(),
         records: Vec::new(),
         computed: Vec::new(),
-        part: names.len(),
+        part: names.len() + dense.len(),
         storage,
         latent,
+        delta,
         modules: BTreeMap::new(),
     };
     for (part, name) in names.iter().enumerate() {
@@ -96,10 +107,16 @@ pub(crate) fn open(path: &Path) -> Result<Gguf, GgufError> {
         weights.files.push((file, Arc::new(source)));
     }
     weights.quantised(&config, family).map_err(|problem| error(folder, problem))?;
+    for (dense, name) in dense.into_iter().zip(AFTER_POOLING) {
+        for (width, end) in dense.widths.into_iter().zip(["in", "out"]) {
+            entries.push((format!("{}.{name}_feat_{end}", family.arch), width.into()));
+        }
+        weights.after_pooling(dense, name)?;
+    }
     for (name, values) in computed {
         weights.compute(name.into(), &[values.len()], &values).map_err(at_config)?;
     }
-    if !config.tied(family) && !weights.records.iter().any(|r| r.name == names::HEAD) {
+    if !family.encoder && !config.tied(family) && !weights.records.iter().any(|r| r.name == names::HEAD) {
         let problem = "is false, but no file has `lm_head.weight`".into();
         return Err(at_config(Problem::Setting { key: "tie_word_embeddings".into(), problem }));
     }
@@ -108,38 +125,6 @@ pub(crate) fn open(path: &Path) -> Result<Gguf, GgufError> {
     vocab::read(folder, config.vocab_size(), &mut entries)?;
     let metadata = Metadata::new(folder.into(), entries).map_err(at_config)?;
     Gguf::of_folder(weights.files, (folder.join(CONFIG), weights.computed), metadata, weights.records)
-}
-
-/// How sentence-transformers pools hidden states, as GGUF files number it; `None` where the folder does not say.
-fn pooling(folder: &Path) -> Result<Option<u32>, GgufError> {
-    const FILE: &str = "1_Pooling/config.json";
-    let Some(json) = read_json(folder, FILE)? else { return Ok(None) };
-    // Newer versions name the one.
-    let named = json.get("pooling_mode").and_then(Json::as_str);
-    let on = |kind: &str| {
-        json.get(&format!("pooling_mode_{kind}")).and_then(Json::as_bool) == Some(true)
-            || named == Some(kind.trim_end_matches("_tokens").trim_end_matches("_token"))
-    };
-    let kinds = [
-        "mean_tokens",
-        "cls_token",
-        "lasttoken",
-        "max_tokens",
-        "mean_sqrt_len_tokens",
-        "weightedmean_tokens",
-    ];
-    let modes: Vec<usize> = (0..kinds.len()).filter(|&i| on(kinds[i])).collect();
-    match modes[..] {
-        [mode] if mode < 3 => Ok(Some(mode as u32 + 1)),
-        _ => {
-            let got: Vec<&str> = modes.iter().map(|&i| kinds[i]).collect();
-            let problem = format!(
-                "asks for `{}`; kinfer can follow one of mean_tokens, cls_token and lasttoken",
-                got.join(" + ")
-            );
-            Err(error(&folder.join(FILE), Problem::Setting { key: "pooling_mode_…".into(), problem }))
-        }
-    }
 }
 
 /// The files of weights, which the index names if there is one.
@@ -175,6 +160,8 @@ struct Weights {
     storage: Option<Storage>,
     /// The widths of latent attention, where the model has it.
     latent: Option<Latent>,
+    /// The heads of delta nets, where the model has them.
+    delta: Option<Delta>,
     /// Those matrices, whose tensors may be in several files.
     modules: BTreeMap<String, Module>,
 }
@@ -215,12 +202,7 @@ impl Weights {
                 Some(place) => place,
                 None => return Err(Problem::ForeignTensor { tensor: name, class: family.class }),
             };
-            let format = match info.dtype {
-                Dtype::F32 => Format::F32,
-                Dtype::F16 => Format::F16,
-                Dtype::BF16 => Format::BF16,
-                other => return Err(Problem::Dtype { tensor: name, ty: format!("{other:?}") }),
-            };
+            let format = float_format(&name, info.dtype)?;
             match place {
                 // Tied weights may be saved twice; transformers, too, looks at the first.
                 Place::Copy(name) if name == names::HEAD && config.tied(family) => {}
@@ -245,8 +227,14 @@ impl Weights {
                 Place::Parts(parts) => {
                     let stored = Piece { part, range, shape: info.shape.clone(), ty: info.dtype };
                     for (gguf_name, which) in parts {
-                        let picked = Picked::of_floats(&name, which, stored.clone(), format, self.latent)?;
-                        self.records.push(Record::made(gguf_name, Made::Picked(picked))?);
+                        let stored = stored.clone();
+                        let made = match which {
+                            Part::Delta(part) => {
+                                Made::Ordered(Ordered::of_floats(&name, part, stored, format, self.delta)?)
+                            }
+                            _ => Made::Picked(Picked::of_floats(&name, which, stored, format, self.latent)?),
+                        };
+                        self.records.push(Record::made(gguf_name, made)?);
                     }
                 }
                 Place::PlusOne(gguf_name) => {
@@ -254,9 +242,41 @@ impl Weights {
                     let values: Vec<f32> = floats(format, data).into_iter().map(|v| v + 1.0).collect();
                     self.compute(gguf_name, &info.shape, &values)?;
                 }
+                Place::Decay(gguf_name) => {
+                    let logarithms = floats(format, bytes.get(range).unwrap_or_default());
+                    let rates = match &self.delta {
+                        Some(delta) => delta.decay(&name, &logarithms)?,
+                        None => return Err(Problem::ForeignTensor { tensor: name, class: family.class }),
+                    };
+                    self.compute(gguf_name, &info.shape, &rates)?;
+                }
                 Place::Nowhere => {}
             }
         }
+        Ok(())
+    }
+
+    /// Adds the matrix that a pooled vector is multiplied with.
+    fn after_pooling(&mut self, dense: sentences::Dense, name: &str) -> Result<(), GgufError> {
+        const MATRIX: &str = "linear.weight";
+        let sentences::Dense { file, widths: [width, rows] } = dense;
+        let fail = |problem| error(&file, problem);
+        let source = Source::map(&file).map_err(fail)?;
+        let broken = |e: safetensors::SafeTensorError| fail(Problem::Safetensors { reason: e.to_string() });
+        let (header, metadata) = SafeTensors::read_metadata(source.bytes()).map_err(broken)?;
+        let expected = [rows as usize, width as usize];
+        for (tensor, info) in metadata.tensors() {
+            if tensor != MATRIX || info.shape != expected {
+                let problem = format!("is of shape {:?}; `{MATRIX}` of {expected:?} is expected", info.shape);
+                return Err(fail(Problem::Coded { tensor, problem }));
+            }
+            let format = float_format(&tensor, info.dtype).map_err(fail)?;
+            let range = 8 + header + info.data_offsets.0..8 + header + info.data_offsets.1;
+            let name = format!("{name}.weight");
+            let record = Record::new(name, &info.shape, format.tensor_type(), self.files.len(), range);
+            self.records.push(record.map_err(fail)?);
+        }
+        self.files.push((file, Arc::new(source)));
         Ok(())
     }
 
@@ -284,10 +304,13 @@ impl Weights {
                 (Storage::Coded(scheme), Some(Place::Parts(parts))) => {
                     for (place, part) in parts {
                         let coded = Coded::new(&name, scheme, module.clone(), &bytes)?;
-                        made.push((
-                            place,
-                            Made::Picked(Picked::of_coded(&weight, part, coded, self.latent)?),
-                        ));
+                        let of_part = match part {
+                            Part::Delta(part) => {
+                                Made::Ordered(Ordered::of_coded(&weight, part, coded, self.delta)?)
+                            }
+                            _ => Made::Picked(Picked::of_coded(&weight, part, coded, self.latent)?),
+                        };
+                        made.push((place, of_part));
                     }
                 }
                 (Storage::Mxfp4, Some(Place::Parts(parts))) => {
@@ -324,6 +347,16 @@ impl Weights {
         };
         let types = [(Format::F32, 0), (Format::F16, 1), (Format::BF16, 32), (Format::MXFP4, 38)];
         Some(types.into_iter().max_by_key(|&(format, _)| bytes(format)).map_or(0, |(_, id)| id))
+    }
+}
+
+/// The format of a tensor of floats.
+fn float_format(tensor: &str, ty: Dtype) -> Result<Format, Problem> {
+    match ty {
+        Dtype::F32 => Ok(Format::F32),
+        Dtype::F16 => Ok(Format::F16),
+        Dtype::BF16 => Ok(Format::BF16),
+        other => Err(Problem::Dtype { tensor: tensor.into(), ty: format!("{other:?}") }),
     }
 }
 

@@ -1,217 +1,11 @@
-//! What transformers' classes call their tensors, and what GGUF files call them.
+//! From the names of transformers' tensors to those of GGUF files.
+
+mod families;
 
 use std::ops::Range;
 
-/// A class of transformers, and the architecture that it is in a GGUF file.
-#[derive(Debug)]
-pub(super) struct Family {
-    /// As `architectures` in config.json names it.
-    pub class: &'static str,
-    /// `general.architecture`.
-    pub arch: &'static str,
-    /// What names of a layer's tensors begin with.
-    layers: &'static str,
-    /// Tensors of a layer whose names mean something else than [`LAYER`] says.
-    layer: &'static [(&'static str, &'static str)],
-    /// Tensors of a layer that several are made of, or one of other elements' order: full names.
-    parts: &'static [(&'static str, &'static [(&'static str, Part)])],
-    /// Whether norms multiply by 1 more than their weights; GGUF files store the sum.
-    offset_norms: bool,
-    /// Whether the head is the embedding where config.json does not say so.
-    pub tied: bool,
-    /// The row of the learned positions that is a text's first; those before it are no position.
-    pub first_position: u32,
-}
-
-const PLAIN: Family = Family {
-    class: "",
-    arch: "",
-    layers: "layers.",
-    layer: &[],
-    parts: &[],
-    offset_norms: false,
-    tied: false,
-    first_position: 0,
-};
-
-const BERT: Family = Family {
-    class: "BertModel",
-    arch: "bert",
-    layers: "encoder.layer.",
-    layer: BERT_LAYER,
-    tied: true,
-    ..PLAIN
-};
-
-impl Family {
-    /// Whether it is LFM2, whose configurations have names of their own for much.
-    pub fn is_lfm2(&self) -> bool {
-        self.arch.starts_with("lfm2")
-    }
-}
-
-/// Norms of both blocks' outputs only.
-const POST_NORMED: &[(&str, &str)] =
-    &[("post_attention_layernorm", "post_attention_norm"), ("post_feedforward_layernorm", "post_ffw_norm")];
-/// The norm before the feed-forward goes by another name in the file.
-const PRE_NORMED: &[(&str, &str)] = &[("post_attention_layernorm", "post_attention_norm")];
-/// Norms before and after both blocks.
-const SANDWICHED: &[(&str, &str)] = &[
-    ("post_attention_layernorm", "post_attention_norm"),
-    ("pre_feedforward_layernorm", "ffn_norm"),
-    ("post_feedforward_layernorm", "post_ffw_norm"),
-];
-
-/// A layer of LFM2.
-const LFM2_LAYER: &[(&str, &str)] = &[
-    ("operator_norm", "attn_norm"),
-    ("self_attn.q_layernorm", "attn_q_norm"),
-    ("self_attn.k_layernorm", "attn_k_norm"),
-    ("self_attn.out_proj", "attn_output"),
-    ("conv.in_proj", "shortconv.in_proj"),
-    ("conv.conv", SHORT_CONV),
-    ("conv.out_proj", "shortconv.out_proj"),
-    ("ffn_norm", "ffn_norm"),
-    ("feed_forward.w1", "ffn_gate"),
-    ("feed_forward.w3", "ffn_up"),
-    ("feed_forward.w2", "ffn_down"),
-    ("feed_forward.gate", "ffn_gate_inp"),
-];
-
-/// A convolution, whose channels have one input each: transformers says so by a dimension of 1.
-const SHORT_CONV: &str = "shortconv.conv";
-
-/// A layer of BERT.
-const BERT_LAYER: &[(&str, &str)] = &[
-    ("attention.self.query", "attn_q"),
-    ("attention.self.key", "attn_k"),
-    ("attention.self.value", "attn_v"),
-    ("attention.output.dense", "attn_output"),
-    ("attention.output.LayerNorm", "attn_output_norm"),
-    ("intermediate.dense", "ffn_up"),
-    ("output.dense", "ffn_down"),
-    ("output.LayerNorm", "layer_output_norm"),
-];
-
-/// The experts of gpt-oss, whose gate and up matrices are one.
-const JOINED_EXPERTS: &[(&str, &[(&str, Part)])] = &[
-    ("mlp.experts.gate_up_proj", &[("ffn_gate_exps.weight", Part::Even), ("ffn_up_exps.weight", Part::Odd)]),
-    ("mlp.experts.gate_up_proj_bias", &[("ffn_gate_exps.bias", Part::Even), ("ffn_up_exps.bias", Part::Odd)]),
-    ("mlp.experts.down_proj", &[("ffn_down_exps.weight", Part::All)]),
-];
-
-/// What keys and values are made of a latent by.
-const LATENT: &[(&str, &[(&str, Part)])] =
-    &[("self_attn.kv_b_proj.weight", &[("attn_k_b.weight", Part::Keys), ("attn_v_b.weight", Part::Values)])];
-
-/// Every class that can be read.
-pub(super) static FAMILIES: &[Family] = &[
-    Family { class: "LlamaForCausalLM", arch: "llama", ..PLAIN },
-    Family { class: "MistralForCausalLM", arch: "llama", ..PLAIN },
-    Family { class: "MixtralForCausalLM", arch: "llama", ..PLAIN },
-    Family { class: "Qwen2ForCausalLM", arch: "qwen2", ..PLAIN },
-    Family { class: "Qwen3ForCausalLM", arch: "qwen3", ..PLAIN },
-    Family { class: "Qwen3MoeForCausalLM", arch: "qwen3moe", ..PLAIN },
-    Family { class: "Qwen2MoeForCausalLM", arch: "qwen2moe", ..PLAIN },
-    Family { class: "OlmoeForCausalLM", arch: "olmoe", ..PLAIN },
-    Family { class: "Glm4MoeForCausalLM", arch: "glm4moe", layer: PRE_NORMED, ..PLAIN },
-    Family { class: "GptOssForCausalLM", arch: "gpt-oss", layer: PRE_NORMED, parts: JOINED_EXPERTS, ..PLAIN },
-    Family { class: "DeepseekV2ForCausalLM", arch: "deepseek2", parts: LATENT, ..PLAIN },
-    Family { class: "DeepseekV3ForCausalLM", arch: "deepseek2", parts: LATENT, ..PLAIN },
-    Family { class: "GemmaForCausalLM", arch: "gemma", offset_norms: true, tied: true, ..PLAIN },
-    Family {
-        class: "Gemma2ForCausalLM",
-        arch: "gemma2",
-        layer: SANDWICHED,
-        offset_norms: true,
-        tied: true,
-        ..PLAIN
-    },
-    Family {
-        class: "Gemma3ForCausalLM",
-        arch: "gemma3",
-        layer: SANDWICHED,
-        offset_norms: true,
-        tied: true,
-        ..PLAIN
-    },
-    Family { class: "Phi3ForCausalLM", arch: "phi3", ..PLAIN },
-    Family { class: "GraniteForCausalLM", arch: "granite", ..PLAIN },
-    Family { class: "Olmo2ForCausalLM", arch: "olmo2", layer: POST_NORMED, ..PLAIN },
-    Family { class: "Olmo3ForCausalLM", arch: "olmo2", layer: POST_NORMED, ..PLAIN },
-    Family { class: "Exaone4ForCausalLM", arch: "exaone4", layer: POST_NORMED, ..PLAIN },
-    Family { class: "SmolLM3ForCausalLM", arch: "smollm3", tied: true, ..PLAIN },
-    Family { class: "Lfm2ForCausalLM", arch: "lfm2", layer: LFM2_LAYER, tied: true, ..PLAIN },
-    Family { class: "Lfm2MoeForCausalLM", arch: "lfm2moe", layer: LFM2_LAYER, tied: true, ..PLAIN },
-    BERT,
-    Family { class: "RobertaModel", first_position: 2, ..BERT },
-    Family { class: "XLMRobertaModel", first_position: 2, ..BERT },
-];
-
-/// The output head.
-pub(super) const HEAD: &str = "output.weight";
-
-/// Learned positions.
-const POSITIONS: &str = "position_embd";
-
-/// Tensors outside of layers.
-const MODEL: &[(&str, &str)] = &[
-    ("embed_tokens", "token_embd"),
-    ("norm", "output_norm"),
-    ("embedding_norm", "token_embd_norm"),
-    ("lm_head", "output"),
-    ("embeddings.word_embeddings", "token_embd"),
-    ("embeddings.position_embeddings", POSITIONS),
-    ("embeddings.token_type_embeddings", "token_types"),
-    ("embeddings.LayerNorm", "token_embd_norm"),
-];
-
-/// BERT's, which are there for its training: what they compute is no hidden state.
-const TRAINING: &[&str] = &["embeddings.position_ids", "pooler.dense.weight", "pooler.dense.bias"];
-
-/// Tensors of a layer, as most classes call them.
-const LAYER: &[(&str, &str)] = &[
-    ("input_layernorm", "attn_norm"),
-    ("self_attn.q_proj", "attn_q"),
-    ("self_attn.k_proj", "attn_k"),
-    ("self_attn.v_proj", "attn_v"),
-    ("self_attn.qkv_proj", "attn_qkv"),
-    ("self_attn.q_norm", "attn_q_norm"),
-    ("self_attn.k_norm", "attn_k_norm"),
-    ("self_attn.o_proj", "attn_output"),
-    ("self_attn.q_a_proj", "attn_q_a"),
-    ("self_attn.q_a_layernorm", "attn_q_a_norm"),
-    ("self_attn.q_b_proj", "attn_q_b"),
-    ("self_attn.kv_a_proj_with_mqa", "attn_kv_a_mqa"),
-    ("self_attn.kv_a_layernorm", "attn_kv_a_norm"),
-    ("post_attention_layernorm", "ffn_norm"),
-    ("mlp.gate_proj", "ffn_gate"),
-    ("mlp.up_proj", "ffn_up"),
-    ("mlp.gate_up_proj", "ffn_up"),
-    ("mlp.down_proj", "ffn_down"),
-    ("block_sparse_moe.gate", "ffn_gate_inp"),
-    ("mlp.gate", "ffn_gate_inp"),
-    ("mlp.router", "ffn_gate_inp"),
-    ("mlp.shared_expert_gate", "ffn_gate_inp_shexp"),
-];
-
-/// Tensors of a layer that do not end like others: full names.
-const WHOLE: &[(&str, &str)] = &[
-    ("mlp.gate.e_score_correction_bias", "exp_probs_b.bias"),
-    ("feed_forward.expert_bias", "exp_probs_b.bias"),
-    ("mlp.experts.down_proj_bias", "ffn_down_exps.bias"),
-    ("self_attn.sinks", "attn_sinks.weight"),
-];
-
-/// The matrices of an expert: `…experts.{e}.w1` is `ffn_gate.{e}`, as in GGUF files from before experts were joined.
-const EXPERT: &[(&str, &str)] = &[
-    ("w1", "ffn_gate"),
-    ("w3", "ffn_up"),
-    ("w2", "ffn_down"),
-    ("gate_proj", "ffn_gate"),
-    ("up_proj", "ffn_up"),
-    ("down_proj", "ffn_down"),
-];
+use families::{DECAY, DELTA_CONV, DELTA_NORM, EXPERT, LAYER, MODEL, POSITIONS, SHORT_CONV, WHOLE};
+pub(super) use families::{FAMILIES, Family, HEAD, ROTARY_XLM_ROBERTA, is_delta};
 
 /// Which part of a tensor, which is one matrix or one for each expert, another is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -226,7 +20,32 @@ pub(super) enum Part {
     Keys,
     /// Of each head the matrix that makes its values.
     Values,
+    /// Something of a delta net.
+    Delta(DeltaPart),
 }
+
+/// Which rows or columns of a tensor of a delta net another has. Where heads take turns, the first value heads of all key heads come
+/// before the second ones.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum DeltaPart {
+    /// Rows: all, of which those of value heads take turns behind those of queries and keys.
+    Mixed,
+    /// Rows: all, of value heads that take turns.
+    Values,
+    /// Rows, or elements of a vector: one for each value head, which take turns.
+    Heads,
+    /// Columns: all, of value heads that take turns.
+    Columns,
+    /// Rows: queries, keys and values, which are stored with their gates by key heads.
+    Projected,
+    /// Rows: those gates.
+    Gate,
+}
+
+/// The architecture whose checkpoints may have adapters for tasks beside each matrix.
+const ADAPTED: &str = "jina-bert-v3";
+/// What names the two by then.
+const PARAMETRIZED: &str = ".parametrizations.";
 
 /// What becomes of a tensor.
 #[derive(Debug, PartialEq, Eq)]
@@ -241,6 +60,8 @@ pub(super) enum Place {
     Squeezed(String),
     /// The tensors of these names have a part of it each.
     Parts(Vec<(String, Part)>),
+    /// The tensor of this name has rates of decay, of which these are the logarithms.
+    Decay(String),
     /// It is computed from the configuration.
     Nowhere,
 }
@@ -250,7 +71,24 @@ pub(super) enum Place {
 pub(super) fn place(family: &Family, guessing: Range<u64>, name: &str) -> Option<Place> {
     // Models that were saved without their head do without it.
     let name = name.strip_prefix("model.").unwrap_or(name);
-    if family.arch == "bert" && TRAINING.contains(&name) {
+    // So do encoders that were saved with what they were trained by.
+    let name = match family.arch.contains("bert") {
+        true => ["bert.", "roberta."].into_iter().find_map(|start| name.strip_prefix(start)).unwrap_or(name),
+        false => name,
+    };
+    let original;
+    let name = match name.split_once(PARAMETRIZED) {
+        Some((module, "weight.original")) if family.arch == ADAPTED => {
+            original = format!("{module}.weight");
+            original.as_str()
+        }
+        // The model is what it is without a task.
+        Some((_, "weight.0.lora_A" | "weight.0.lora_B")) if family.arch == ADAPTED => {
+            return Some(Place::Nowhere);
+        }
+        _ => name,
+    };
+    if family.left_out.iter().any(|start| name.starts_with(start)) {
         return Some(Place::Nowhere);
     }
     let of_layer = match name.strip_prefix(family.layers) {
@@ -264,12 +102,15 @@ pub(super) fn place(family: &Family, guessing: Range<u64>, name: &str) -> Option
         }
     };
     if let Some((i, part)) = of_layer {
-        if let Some(whole) = find(WHOLE, part) {
-            return Some(Place::Copy(format!("blk.{i}.{whole}")));
+        if family.is_delta() && part == DECAY {
+            return Some(Place::Decay(format!("blk.{i}.ssm_a")));
         }
         if let Some((_, parts)) = family.parts.iter().find(|row| row.0 == part) {
             let parts = parts.iter().map(|&(name, part)| (format!("blk.{i}.{name}"), part));
             return Some(Place::Parts(parts.collect()));
+        }
+        if let Some(whole) = find(WHOLE, part) {
+            return Some(Place::Copy(format!("blk.{i}.{whole}")));
         }
     }
     let Some(end) = [".weight", ".bias"].into_iter().find(|end| name.ends_with(end)) else {
@@ -279,9 +120,9 @@ pub(super) fn place(family: &Family, guessing: Range<u64>, name: &str) -> Option
         None => find(MODEL, name.strip_suffix(end)?)?.to_owned(),
         Some((i, part)) => format!("blk.{i}.{}", layer(family, part.strip_suffix(end)?)?),
     };
-    let plus_one = family.offset_norms && full.ends_with("norm");
+    let plus_one = family.offset_norms && full.ends_with("norm") && !full.ends_with(DELTA_NORM);
     let later = family.first_position > 0 && full == POSITIONS;
-    let squeezed = full.ends_with(SHORT_CONV);
+    let squeezed = full.ends_with(SHORT_CONV) || full.ends_with(DELTA_CONV);
     let full = format!("{full}{end}");
     Some(match (plus_one, later) {
         (true, _) => Place::PlusOne(full),
@@ -341,6 +182,31 @@ mod tests {
         let conv = Some(Place::Squeezed("blk.3.shortconv.conv.weight".into()));
         assert_eq!(of("Lfm2ForCausalLM", "model.layers.3.conv.conv.weight"), conv);
         assert_eq!(of("Lfm2ForCausalLM", "model.embedding_norm.weight"), copy("token_embd_norm.weight"));
+        let part = |name: &str, part: DeltaPart| (name.to_owned(), Part::Delta(part));
+        let fused = vec![
+            part("blk.1.attn_qkv.weight", DeltaPart::Projected),
+            part("blk.1.attn_gate.weight", DeltaPart::Gate),
+        ];
+        for (class, name, place) in [
+            ("Qwen3NextForCausalLM", "linear_attn.in_proj_qkvz.weight", Some(Place::Parts(fused))),
+            ("Qwen3NextForCausalLM", "linear_attn.dt_bias", copy("blk.1.ssm_dt.bias")),
+            ("Qwen3_5ForCausalLM", "linear_attn.A_log", Some(Place::Decay("blk.1.ssm_a".into()))),
+            // Not larger by 1, as other norms of these models.
+            ("Qwen3_5ForCausalLM", "linear_attn.norm.weight", copy("blk.1.ssm_norm.weight")),
+            ("LlamaForCausalLM", "linear_attn.A_log", None),
+        ] {
+            assert_eq!(of(class, &format!("model.layers.1.{name}")), place, "{class}: {name}");
+        }
+        let adapted = |name: &str| place(&ROTARY_XLM_ROBERTA, 12..12, name);
+        let matrix = "roberta.encoder.layers.1.mixer.Wqkv.parametrizations.weight";
+        assert_eq!(adapted(&format!("{matrix}.original")), copy("blk.1.attn_qkv.weight"));
+        assert_eq!(adapted(&format!("{matrix}.0.lora_A")), Some(Place::Nowhere));
+        assert_eq!(adapted(&format!("{matrix}.1.other")), None);
+        let words = "roberta.embeddings.word_embeddings.parametrizations.weight.original";
+        assert_eq!(adapted(words), copy("token_embd.weight"));
+        assert_eq!(of("BertModel", "encoder.layer.1.output.dense.parametrizations.weight.original"), None);
+        assert_eq!(of("Qwen3NextForCausalLM", "mtp.fc.weight"), Some(Place::Nowhere));
+        assert_eq!(of("LlamaForCausalLM", "mtp.fc.weight"), None);
         // The thirteenth layer of twelve.
         assert_eq!(of("Glm4MoeForCausalLM", "model.layers.12.eh_proj.weight"), Some(Place::Nowhere));
         // One more than the configuration tells of is refused, not ignored.

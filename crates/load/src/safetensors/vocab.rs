@@ -288,7 +288,8 @@ impl Tokenizer {
             let text = token.as_str().or_else(|| token.get("content")?.as_str())?;
             tokens.iter().position(|t| *t == text).map(|id| id as u32)
         };
-        let (bos, eos) = (special("bos_token"), special("eos_token"));
+        // Encoders' tokenizers may have BERT's names for what comes before a text.
+        let (bos, eos) = (special("bos_token").or_else(|| special("cls_token")), special("eos_token"));
         // The ids that end a generation, the tokenizer's own first; the file format has names for three of them.
         let ends = match generation.get("eos_token_id") {
             Some(Json::Array(all)) => all.iter().filter_map(Json::as_u64).collect(),

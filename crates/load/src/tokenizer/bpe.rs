@@ -1,5 +1,7 @@
 //! BPE by merge list: byte-level (GPT-2 and most models since), and over characters with byte fallback (Gemma 4).
 
+use std::borrow::Cow;
+
 use hashbrown::HashMap;
 
 use super::merge::{Merger, NONE};
@@ -16,6 +18,13 @@ pub(super) struct Bpe {
     merges: HashMap<u64, (u32, u32)>,
     byte_ids: [u32; 256],
     unk: Option<u32>,
+    words: Option<Words>,
+}
+
+/// What of a text reaches the merges where they are of words (`whitespace`): no white space, and no character without a token.
+#[derive(Clone, Copy, Debug)]
+struct Words {
+    lowercase: bool,
 }
 
 fn key(left: u32, right: u32) -> u64 {
@@ -43,7 +52,9 @@ impl Bpe {
         }
         // Byte-level files often name their end of text here, which no text may turn into.
         let unk = spec.unk.filter(|&id| vocab.kind(id) != Some(TokenKind::Control));
-        Ok(Self { pre, spelling, merges: merges(&spec.merges, vocab, spelling)?, byte_ids, unk })
+        let unk = unk.filter(|_| spec.model != "whitespace");
+        let words = (spec.model == "whitespace").then(|| Words { lowercase: spec.lowercase == Some(true) });
+        Ok(Self { pre, spelling, merges: merges(&spec.merges, vocab, spelling)?, byte_ids, unk, words })
     }
 
     /// How the vocabulary's pieces are written.
@@ -59,7 +70,20 @@ impl Bpe {
         merger: &mut Merger,
         out: &mut Vec<u32>,
     ) -> Result<(), TokenizerError> {
-        self.pre.split(text, |piece| self.encode_piece(vocab, piece, merger, out))
+        match self.words {
+            Some(words) => {
+                let lower = if words.lowercase {
+                    Cow::Owned(text.chars().flat_map(char::to_lowercase).collect())
+                } else {
+                    Cow::Borrowed(text)
+                };
+                self.pre.split(&lower, |piece| match piece.trim().is_empty() {
+                    true => Ok(()),
+                    false => self.encode_piece(vocab, piece, merger, out),
+                })
+            }
+            None => self.pre.split(text, |piece| self.encode_piece(vocab, piece, merger, out)),
+        }
     }
 
     fn encode_piece(
@@ -100,7 +124,7 @@ impl Bpe {
                     }
                     for (at, byte) in (at..).zip(piece[at..end].bytes()) {
                         let id = self.byte_ids[byte as usize];
-                        if id == NONE && self.unk.is_none() {
+                        if id == NONE && self.unk.is_none() && self.words.is_none() {
                             return Err(TokenizerError::Unencodable { byte, text: piece.into() });
                         }
                         merger.push(id, at as u32, at as u32 + 1);

@@ -6,7 +6,7 @@
 pub enum TokenizerError {
     /// `tokenizer.ggml.model` names an algorithm that is not implemented.
     #[error(
-        "tokenizer model '{found}' is not supported; supported: gpt2 (byte-level BPE), llama (SentencePiece BPE), gemma4 (character BPE), t5 (Unigram), bert (WordPiece)"
+        "tokenizer model '{found}' is not supported; supported: gpt2 (byte-level BPE), llama (SentencePiece BPE), gemma4 (character BPE), whitespace (character BPE of words), t5 (Unigram), bert (WordPiece)"
     )]
     UnsupportedModel {
         /// The value in the file.

@@ -99,11 +99,12 @@ impl Tokenizer {
         let pre = match spec.model.as_str() {
             "gpt2" => Some(PreTokenizer::named(spec.pre.as_deref().ok_or_else(PreTokenizer::missing)?)?),
             "gemma4" => Some(PreTokenizer::gemma4()?),
+            "whitespace" => Some(PreTokenizer::whitespace(spec.pre.as_deref())?),
             _ => None,
         };
         let spelling = match (spec.model.as_str(), &pre) {
             ("gpt2", Some(pre)) if !pre.raw => Spelling::ByteLevel,
-            ("gpt2" | "llama" | "gemma4" | "t5" | "bert", _) => Spelling::Underline,
+            ("gpt2" | "llama" | "gemma4" | "whitespace" | "t5" | "bert", _) => Spelling::Underline,
             _ => return Err(TokenizerError::UnsupportedModel { found: spec.model.clone() }),
         };
         let unsupported = |key| TokenizerError::UnsupportedNormalizer { key, model: spec.model.clone() };

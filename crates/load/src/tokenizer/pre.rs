@@ -8,7 +8,7 @@ mod table;
 use regex_automata::{Input, meta};
 
 use super::TokenizerError;
-use table::{GEMMA4, TABLE};
+use table::{GEMMA4, TABLE, WHITESPACE};
 
 /// One pass over every piece.
 #[derive(Clone, Copy)]
@@ -148,6 +148,17 @@ impl PreTokenizer {
     /// The one of files that name the algorithm `gemma4`.
     pub fn gemma4() -> Result<Self, TokenizerError> {
         Self::compile(&GEMMA4, "gemma4")
+    }
+
+    /// The one of files that name the algorithm `whitespace`, which have no other.
+    pub fn whitespace(named: Option<&str>) -> Result<Self, TokenizerError> {
+        match named.filter(|name| !WHITESPACE.names.contains(name)) {
+            None => Self::compile(&WHITESPACE, "whitespace"),
+            Some(name) => {
+                let known = WHITESPACE.names.join(", ");
+                Err(TokenizerError::UnknownPreTokenizer { found: name.into(), known })
+            }
+        }
     }
 
     /// The error for a file that names none.

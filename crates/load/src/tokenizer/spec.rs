@@ -117,7 +117,7 @@ pub struct VocabSpec {
     pub lstrip: Vec<u32>,
     /// `kinfer.rstrip_token_ids`: control tokens that swallow the white space after them (`rstrip` in tokenizer.json).
     pub rstrip: Vec<u32>,
-    /// `normalizer.lowercase`, for WordPiece.
+    /// `normalizer.lowercase`, for WordPiece and BPE of words.
     pub lowercase: Option<bool>,
     /// `normalizer.strip_accents`, for WordPiece.
     pub strip_accents: Option<bool>,

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use kinfer_load::gguf::Gguf;
 use kinfer_load::tokenizer::{Tokenizer, VocabSpec};
+use safetensors::{Dtype, tensor::TensorView};
 
 fn dir(variable: &str, default: &str) -> PathBuf {
     std::env::var_os(variable).map_or_else(
@@ -31,4 +32,17 @@ pub fn vocab(name: &str) -> PathBuf {
 pub fn tokenizer(path: &Path) -> Tokenizer {
     let gguf = Gguf::open(path).unwrap();
     Tokenizer::new(&VocabSpec::from_metadata(gguf.metadata()).unwrap()).unwrap()
+}
+
+/// A folder with this config.json and with these tensors, all elements 0.
+pub fn folder(config: &serde_json::Value, tensors: &[(&str, Dtype, &[usize])]) -> tempfile::TempDir {
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::write(folder.path().join("config.json"), config.to_string()).unwrap();
+    let data = [0u8; 1024];
+    let views = tensors.iter().map(|&(name, ty, shape)| {
+        let bytes = shape.iter().product::<usize>() * ty.bitsize() / 8;
+        (name, TensorView::new(ty, shape.to_vec(), &data[..bytes]).unwrap())
+    });
+    safetensors::serialize_to_file(views, None, &folder.path().join("model.safetensors")).unwrap();
+    folder
 }

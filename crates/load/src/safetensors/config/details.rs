@@ -55,34 +55,10 @@ impl Config<'_> {
         self.only("qk_head_dim", &[sum(plain, turned)?.into()])
     }
 
-    /// An encoder's settings.
-    pub(super) fn encoder(&self, out: &mut Out, family: &Family) -> Result<(), Problem> {
-        out.set("attention.layer_norm_epsilon", self.number("layer_norm_eps")? as f32);
-        out.set("attention.causal", false);
-        self.only("hidden_act", &["gelu".into()])?;
-        self.only("position_embedding_type", &["absolute".into()])?;
-        // They show in the tensors, or are of training.
-        for key in [
-            "type_vocab_size",
-            "hidden_dropout_prob",
-            "attention_probs_dropout_prob",
-            "classifier_dropout",
-            "id2label",
-            "label2id",
-            "output_past",
-        ] {
-            self.get(key);
-        }
-        if family.first_position > 0 {
-            // A text's positions are counted from the padding token's id on.
-            self.only("pad_token_id", &[(family.first_position - 1).into()])?;
-        }
-        Ok(())
-    }
-
     /// Sliding windows, in the architectures that have them, and which layers have them.
     pub(super) fn windows(&self, out: &mut Out, family: &Family, layers: usize) -> Result<(), Problem> {
-        if family.is_lfm2() {
+        // Layers of another kind than attention have types of their own.
+        if family.is_lfm2() || family.is_delta() {
             return Ok(());
         }
         let types = match self.get("layer_types") {
@@ -100,8 +76,8 @@ impl Config<'_> {
                 }
                 return Ok(());
             }
-            "Gemma2ForCausalLM" | "Gemma3ForCausalLM" | "Olmo3ForCausalLM" | "Exaone4ForCausalLM"
-            | "GptOssForCausalLM" => self.opt_count("sliding_window")?,
+            "Gemma2ForCausalLM" | "Gemma3ForCausalLM" | "Gemma3TextModel" | "Olmo3ForCausalLM"
+            | "Exaone4ForCausalLM" | "GptOssForCausalLM" => self.opt_count("sliding_window")?,
             _ => {
                 // Qwen names a window and switches it off.
                 let switched = self.json.get("use_sliding_window") == Some(&Json::Bool(false));
@@ -159,12 +135,36 @@ impl Config<'_> {
                 out.set("residual_scale", self.number("residual_multiplier")? as f32);
                 out.set("logit_scale", self.number("logits_scaling")? as f32);
             }
-            "Gemma2ForCausalLM" | "Gemma3ForCausalLM" => {
+            "HyperCLOVAXForCausalLM" => {
+                for (key, name) in [
+                    // Absent, it is that of plain attention.
+                    ("attention_multiplier", "attention.scale"),
+                    ("embedding_multiplier", "embedding_scale"),
+                    ("residual_multiplier", "residual_scale"),
+                    // A factor here, where Granite's of the same name is a divisor.
+                    ("logits_scaling", "logit_scale"),
+                ] {
+                    if let Some(multiplier) = self.opt_number(key)? {
+                        out.set(name, multiplier as f32);
+                    }
+                }
+                // Absent, it is true.
+                let normed = self.get("use_post_norm").is_none() || self.flag("use_post_norm")?;
+                out.set("use_post_norm", normed);
+                // Of training, and a token that the tokenizer's own files name.
+                for key in ["attn_pdrop", "summary_first_dropout", "end_token_id"] {
+                    self.get(key);
+                }
+            }
+            "Gemma2ForCausalLM" | "Gemma3ForCausalLM" | "Gemma3TextModel" => {
                 let scalar = self.number("query_pre_attn_scalar")?;
                 if scalar != f64::from(head_dim) {
                     out.set("attention.scale", (1.0 / scalar.sqrt()) as f32);
                 }
-                self.only("use_bidirectional_attention", &[false.into()])?;
+                self.only("use_bidirectional_attention", &[family.encoder.into()])?;
+                if family.encoder {
+                    self.flag("use_bidirectional_attention")?;
+                }
                 for (key, name) in [
                     ("attn_logit_softcapping", "attn_logit_softcapping"),
                     ("final_logit_softcapping", "final_logit_softcapping"),
@@ -258,6 +258,7 @@ impl Config<'_> {
                 out.set("expert_weights_norm", self.flag("norm_topk_prob")?);
                 self.expert_groups(out)?;
             }
+            _ if family.is_delta() => self.delta_nets(out, layers)?,
             _ => {}
         }
         Ok(())

@@ -5,6 +5,9 @@ use serde_json::{Map, Value as Json};
 use super::{Config, Out, expected, text, wrong};
 use crate::gguf::Problem;
 
+/// Pairs that turn by each place in an image.
+const SECTIONS: &str = "mrope_section";
+
 impl Config<'_> {
     /// Rotary positions: `rope_parameters`, or `rope_theta` and `rope_scaling` before version 5.
     pub(super) fn ropes(&self, out: &mut Out, head_dim: u32) -> Result<(), Problem> {
@@ -28,13 +31,16 @@ impl Config<'_> {
             }
             _ => None,
         };
+        let is_modern = out.arch == "modern-bert";
         let local = local.or(self.opt_number("rope_local_base_freq")?);
+        let local = if is_modern { local.or(self.opt_number("local_rope_theta")?) } else { local };
         let theta = match rope.get("rope_theta") {
             Some(_) => number(rope, KEY, "rope_theta")?,
             None => match self.opt_number("rope_theta")? {
                 Some(theta) => theta,
                 // Configurations of the first models do not name it.
                 None if matches!(out.arch, "llama" | "gemma") => 10_000.0,
+                None if is_modern => self.opt_number("global_rope_theta")?.unwrap_or(160_000.0),
                 None => return Err(wrong("rope_theta", "is missing")),
             },
         };
@@ -46,9 +52,19 @@ impl Config<'_> {
             Some(_) => Some(number(rope, KEY, "partial_rotary_factor")?),
             None => None,
         };
-        let part = part.or(self.opt_number("partial_rotary_factor")?).unwrap_or(1.0);
+        let usual = if out.is_delta() { 0.25 } else { 1.0 };
+        let part = part.or(self.opt_number("partial_rotary_factor")?).unwrap_or(usual);
         let rope_dim = (f64::from(head_dim) * part) as u32;
         out.set("rope.dimension_count", rope_dim);
+        if let Some(v) = rope.get(SECTIONS).filter(|v| out.is_delta() && !v.is_null()) {
+            let count = |v: &Json| v.as_u64().and_then(|n| u32::try_from(n).ok());
+            let counts: Option<Vec<u32>> = v.as_array().and_then(|all| all.iter().map(count).collect());
+            let mut counts = counts
+                .filter(|counts| counts.len() <= 4)
+                .ok_or_else(|| expected(KEY, v, &format!("`{SECTIONS}` of up to four counts")))?;
+            counts.resize(4, 0);
+            out.set("rope.dimension_sections", counts.as_slice());
+        }
         let original = match rope.get("original_max_position_embeddings") {
             Some(_) => Some(number(rope, KEY, "original_max_position_embeddings")?),
             None => None,
@@ -71,12 +87,15 @@ fn scaling(
     const KEY: &str = "rope_scaling";
     let number = |key| number(rope, KEY, key);
     let opt = |key| rope.get(key).filter(|v| !v.is_null()).map(|_| number(key)).transpose();
+    let is_delta = out.is_delta();
     let known = |keys: &[&str]| {
         let common =
             ["rope_theta", "rope_type", "type", "partial_rotary_factor", "original_max_position_embeddings"];
-        let unknown = rope
-            .iter()
-            .find(|(k, v)| !v.is_null() && !common.contains(&k.as_str()) && !keys.contains(&k.as_str()));
+        // Which pairs turn by which place in an image: in text the three are one.
+        let sections: &[&str] = if is_delta { &[SECTIONS, "mrope_interleaved"] } else { &[] };
+        let unknown = rope.iter().find(|(k, v)| {
+            !v.is_null() && ![&common[..], keys, sections].iter().any(|known| known.contains(&k.as_str()))
+        });
         match unknown {
             None => Ok(()),
             Some((k, v)) => Err(wrong(KEY, &format!("has `{k}` ({v}), which kinfer does not know"))),

@@ -76,7 +76,6 @@ pub(super) const TABLE: &[Row] = &[
             "gigachat",
             "a.x-4.0",
             "mellum",
-            "modern-bert",
             "jina-es",
             "jina-de",
             "jina-v2-es",
@@ -88,6 +87,7 @@ pub(super) const TABLE: &[Row] = &[
         stages: &[GPT2],
         ..ROW
     },
+    Row { names: &["modern-bert"], stages: &[GPT2], nfc: true, ..ROW },
     Row {
         names: &[
             "smollm",
@@ -303,6 +303,9 @@ pub(super) const TABLE: &[Row] = &[
         ..ROW
     },
 ];
+
+/// Character BPE merges over words, and what parts them is lost.
+pub(super) const WHITESPACE: Row = Row { names: &["whitespace"], stages: &[Cut(r"\S+")], raw: true, ..ROW };
 
 /// Character BPE merges over whole lines.
 pub(super) const GEMMA4: Row = Row {

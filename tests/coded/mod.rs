@@ -197,13 +197,16 @@ fn quantised_checkpoints_are_what_their_formats_define() {
             "checkpoint_format": version })
     };
     let blocks = || json!({ "quant_method": "fp8", "fmt": "e4m3", "activation_scheme": "dynamic", "weight_block_size": [48, 64] });
-    let cases: [(&str, &str, Coder, &str, Json); 7] = [
+    let cases: [(&str, &str, Coder, &str, Json); 9] = [
         ("llama", "FP8", fp8_blocks, "bfloat16", blocks()),
         // What makes keys and values of a latent is one matrix there, of which each head has a part of either.
         ("deepseek2-sigmoid", "FP8", fp8_blocks, "bfloat16", blocks()),
         ("llama", "FP8", fp8_rows, "float32", compressed("channel")),
         ("llama", "FP8", fp8_whole, "float16", compressed("tensor")),
         ("llama", "GPTQ 4-bit", gptq_first, "float16", gptq(4, "gptq")),
+        // Queries, keys and values are one matrix, group by group.
+        ("gptneox", "GPTQ 4-bit", gptq_first, "float16", gptq(4, "gptq")),
+        ("falcon-grouped", "FP8", fp8_blocks, "bfloat16", blocks()),
         ("llama", "GPTQ 8-bit", gptq_second, "bfloat16", gptq(8, "gptq_v2")),
         (
             "llama",
@@ -223,7 +226,9 @@ fn quantised_checkpoints_are_what_their_formats_define() {
             let bytes = std::fs::read(original.path().join(format!("model-{part}.safetensors"))).unwrap();
             for (name, view) in SafeTensors::deserialize(&bytes).unwrap().tensors() {
                 let shape = view.shape().to_vec();
-                let Some(module) = name.strip_suffix("_proj.weight").map(|head| format!("{head}_proj"))
+                let is_matrix =
+                    [".query_key_value.weight", "_proj.weight"].iter().any(|end| name.ends_with(end));
+                let Some(module) = name.strip_suffix(".weight").filter(|_| is_matrix).map(str::to_owned)
                 else {
                     let tensor = (view.dtype(), shape, view.data().to_vec());
                     coded.insert(name.clone(), tensor.clone());

@@ -1,10 +1,11 @@
 //! From the names of transformers' tensors to those of GGUF files.
 
 mod families;
+mod layer_normed;
 
 use std::ops::Range;
 
-use families::{EXPERT, LAYER, MODEL, POSITIONS, SHORT_CONV, TRAINING, WHOLE};
+use families::{EXPERT, HEAD_NORMS, LAYER, MODEL, POSITIONS, SHORT_CONV, WHOLE};
 pub(super) use families::{FAMILIES, Family, HEAD};
 
 /// Which part of a tensor, which is one matrix or one for each expert, another is.
@@ -20,6 +21,14 @@ pub(super) enum Part {
     Keys,
     /// Of each head the matrix that makes its values.
     Values,
+    /// The first half of the outputs.
+    First,
+    /// The second half of the outputs.
+    Second,
+    /// All outputs, of a matrix that is stored transposed.
+    Turned,
+    /// All of them, which are stored group by group, a group's queries, then its key, then its value: queries, keys and values here.
+    Groups,
 }
 
 /// What becomes of a tensor.
@@ -35,6 +44,8 @@ pub(super) enum Place {
     Squeezed(String),
     /// The tensors of these names have a part of it each.
     Parts(Vec<(String, Part)>),
+    /// The tensor of this name has it as this row.
+    Row(String, usize),
     /// It is computed from the configuration.
     Nowhere,
 }
@@ -43,8 +54,8 @@ pub(super) enum Place {
 /// have no such tensor.
 pub(super) fn place(family: &Family, guessing: Range<u64>, name: &str) -> Option<Place> {
     // Models that were saved without their head do without it.
-    let name = name.strip_prefix("model.").unwrap_or(name);
-    if family.arch == "bert" && TRAINING.contains(&name) {
+    let name = name.strip_prefix(family.root).unwrap_or(name);
+    if family.unused.contains(&name) {
         return Some(Place::Nowhere);
     }
     let of_layer = match name.strip_prefix(family.layers) {
@@ -58,12 +69,20 @@ pub(super) fn place(family: &Family, guessing: Range<u64>, name: &str) -> Option
         }
     };
     if let Some((i, part)) = of_layer {
+        if family.unused.contains(&part) {
+            return Some(Place::Nowhere);
+        }
         if let Some(whole) = find(WHOLE, part) {
             return Some(Place::Copy(format!("blk.{i}.{whole}")));
         }
         if let Some((_, parts)) = family.parts.iter().find(|row| row.0 == part) {
             let parts = parts.iter().map(|&(name, part)| (format!("blk.{i}.{name}"), part));
             return Some(Place::Parts(parts.collect()));
+        }
+        if let Some((norms, row)) = part.strip_suffix(".weight").and_then(|norm| norm.rsplit_once(".norms."))
+        {
+            let whole = find(HEAD_NORMS, norms)?;
+            return Some(Place::Row(format!("blk.{i}.{whole}"), row.parse().ok()?));
         }
     }
     let Some(end) = [".weight", ".bias"].into_iter().find(|end| name.ends_with(end)) else {
@@ -157,6 +176,23 @@ mod tests {
         let positions = "embeddings.position_embeddings.weight";
         assert_eq!(of("BertModel", positions), copy("position_embd.weight"));
         assert_eq!(of("XLMRobertaModel", positions), Some(Place::Rows("position_embd.weight".into(), 2)));
+        let turned = Some(Place::Parts(vec![("blk.2.ffn_up.weight".into(), Part::Turned)]));
+        assert_eq!(of("GPT2LMHeadModel", "transformer.h.2.mlp.c_fc.weight"), turned);
+        // Saved without a head.
+        assert_eq!(of("GPT2LMHeadModel", "h.2.mlp.c_fc.weight"), turned);
+        assert_eq!(of("GPT2LMHeadModel", "h.2.mlp.c_fc.bias"), copy("blk.2.ffn_up.bias"));
+        assert_eq!(of("GPT2LMHeadModel", "wpe.weight"), copy("position_embd.weight"));
+        assert_eq!(of("GPT2LMHeadModel", "h.2.attn.bias"), Some(Place::Nowhere));
+        assert_eq!(of("GPT2LMHeadModel", "model.h.2.attn.bias"), None);
+        let mask = "gpt_neox.layers.3.attention.masked_bias";
+        assert_eq!(of("GPTNeoXForCausalLM", mask), Some(Place::Nowhere));
+        assert_eq!(of("GPTNeoXForCausalLM", "embed_out.weight"), copy("output.weight"));
+        let groups = Some(Place::Parts(vec![("blk.3.attn_qkv.bias".into(), Part::Groups)]));
+        assert_eq!(of("GPTNeoXForCausalLM", "gpt_neox.layers.3.attention.query_key_value.bias"), groups);
+        assert_eq!(of("BloomForCausalLM", "h.3.self_attention.query_key_value.bias"), groups);
+        let norm = "model.layers.1.self_attn.q_layernorm.norms.31.weight";
+        assert_eq!(of("StableLmForCausalLM", norm), Some(Place::Row("blk.1.attn_q_norm.weight".into(), 31)));
+        assert_eq!(of("StableLmForCausalLM", &norm.replace("31", "x")), None);
         for foreign in
             ["model.layers.x.mlp.up_proj.weight", "vision.patch.weight", "model.layers.0.mlp.up_proj.qweight"]
         {

@@ -21,7 +21,33 @@ pub(in super::super) struct Latent {
     pub value: u32,
 }
 
+/// Heads whose queries, keys and values are stored together, group by group (GPT-NeoX, BLOOM, Falcon).
+#[derive(Clone, Copy, Debug)]
+pub(in super::super) struct Groups {
+    /// Heads of keys, and of values.
+    pub groups: u32,
+    /// Heads of queries that share one of them.
+    pub queries: u32,
+    /// Elements of a head.
+    pub dim: u32,
+}
+
+/// What has to be known of heads to find them in the tensors that join some.
+#[derive(Clone, Copy, Debug)]
+pub(in super::super) enum Heads {
+    Latent(Latent),
+    Groups(Groups),
+}
+
 impl Config<'_> {
+    /// The heads of a class that joins them.
+    pub(in super::super) fn heads(&self, family: &Family) -> Result<Option<Heads>, Problem> {
+        Ok(match self.latent(family)? {
+            Some(latent) => Some(Heads::Latent(latent)),
+            None => self.groups(family)?.map(Heads::Groups),
+        })
+    }
+
     /// Latent attention, in the classes that have it.
     pub(in super::super) fn latent(&self, family: &Family) -> Result<Option<Latent>, Problem> {
         if family.arch != "deepseek2" {
@@ -57,9 +83,7 @@ impl Config<'_> {
 
     /// An encoder's settings.
     pub(super) fn encoder(&self, out: &mut Out, family: &Family) -> Result<(), Problem> {
-        out.set("attention.layer_norm_epsilon", self.number("layer_norm_eps")? as f32);
         out.set("attention.causal", false);
-        self.only("hidden_act", &["gelu".into()])?;
         self.only("position_embedding_type", &["absolute".into()])?;
         // They show in the tensors, or are of training.
         for key in [
@@ -90,7 +114,7 @@ impl Config<'_> {
             Some(v) => Some(layer_types(v, layers)?),
         };
         let some = match family.class {
-            "MistralForCausalLM" | "Phi3ForCausalLM" => {
+            "MistralForCausalLM" | "Phi3ForCausalLM" | "Starcoder2ForCausalLM" => {
                 // Every layer has it.
                 if let Some(window) = self.opt_count("sliding_window")? {
                     if types.is_some_and(|flags| flags.contains(&false)) {
@@ -102,6 +126,7 @@ impl Config<'_> {
             }
             "Gemma2ForCausalLM" | "Gemma3ForCausalLM" | "Olmo3ForCausalLM" | "Exaone4ForCausalLM"
             | "GptOssForCausalLM" => self.opt_count("sliding_window")?,
+            "Cohere2ForCausalLM" => Some(self.count("sliding_window")?),
             _ => {
                 // Qwen names a window and switches it off.
                 let switched = self.json.get("use_sliding_window") == Some(&Json::Bool(false));
@@ -153,11 +178,15 @@ impl Config<'_> {
         layers: usize,
     ) -> Result<(), Problem> {
         match family.class {
-            "GraniteForCausalLM" => {
+            "GraniteForCausalLM" | "GraniteMoeForCausalLM" => {
                 out.set("attention.scale", self.number("attention_multiplier")? as f32);
                 out.set("embedding_scale", self.number("embedding_multiplier")? as f32);
                 out.set("residual_scale", self.number("residual_multiplier")? as f32);
                 out.set("logit_scale", self.number("logits_scaling")? as f32);
+                if family.class == "GraniteMoeForCausalLM" {
+                    out.set("expert_count", self.count("num_local_experts")?);
+                    out.set("expert_used_count", self.count("num_experts_per_tok")?);
+                }
             }
             "Gemma2ForCausalLM" | "Gemma3ForCausalLM" => {
                 let scalar = self.number("query_pre_attn_scalar")?;
@@ -258,7 +287,7 @@ impl Config<'_> {
                 out.set("expert_weights_norm", self.flag("norm_topk_prob")?);
                 self.expert_groups(out)?;
             }
-            _ => {}
+            _ => self.layer_normed(out, family)?,
         }
         Ok(())
     }

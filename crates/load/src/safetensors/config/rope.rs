@@ -6,8 +6,8 @@ use super::{Config, Out, expected, text, wrong};
 use crate::gguf::Problem;
 
 impl Config<'_> {
-    /// Rotary positions: `rope_parameters`, or `rope_theta` and `rope_scaling` before version 5.
-    pub(super) fn ropes(&self, out: &mut Out, head_dim: u32) -> Result<(), Problem> {
+    /// Rotary positions of a model for `context` positions: `rope_parameters`, or `rope_theta` and `rope_scaling` before version 5.
+    pub(super) fn ropes(&self, out: &mut Out, head_dim: u32, context: u32) -> Result<(), Problem> {
         const KEY: &str = "rope_parameters";
         let object = |key| match self.get(key) {
             None => Ok(None),
@@ -34,7 +34,13 @@ impl Config<'_> {
             None => match self.opt_number("rope_theta")? {
                 Some(theta) => theta,
                 // Configurations of the first models do not name it.
-                None if matches!(out.arch, "llama" | "gemma") => 10_000.0,
+                None if matches!(
+                    out.arch,
+                    "llama" | "gemma" | "falcon" | "gptneox" | "phi2" | "stablelm"
+                ) =>
+                {
+                    10_000.0
+                }
                 None => return Err(wrong("rope_theta", "is missing")),
             },
         };
@@ -46,7 +52,12 @@ impl Config<'_> {
             Some(_) => Some(number(rope, KEY, "partial_rotary_factor")?),
             None => None,
         };
-        let part = part.or(self.opt_number("partial_rotary_factor")?).unwrap_or(1.0);
+        let usual = match out.arch {
+            "gptneox" | "stablelm" => 0.25,
+            "glm4" | "phi2" => 0.5,
+            _ => 1.0,
+        };
+        let part = part.or(self.opt_number("partial_rotary_factor")?).unwrap_or(usual);
         let rope_dim = (f64::from(head_dim) * part) as u32;
         out.set("rope.dimension_count", rope_dim);
         let original = match rope.get("original_max_position_embeddings") {
@@ -54,8 +65,7 @@ impl Config<'_> {
             None => None,
         };
         let original = original.or(self.opt_number("original_max_position_embeddings")?);
-        let context = self.number("max_position_embeddings")?;
-        scaling(rope, theta, rope_dim as usize, original, context, out)
+        scaling(rope, theta, rope_dim as usize, original, context.into(), out)
     }
 }
 

@@ -1,6 +1,9 @@
 //! What transformers' classes call their tensors, and what GGUF files call them: tables only.
 
 use super::Part;
+use super::layer_normed::{
+    BLOOM, COHERE, COHERE2, EXAONE, FALCON, GPT2, GPTNEOX, MPT, MPT_OF_THE_HUB, PHI, STABLELM, STARCODER2,
+};
 
 /// A class of transformers, and the architecture that it is in a GGUF file.
 #[derive(Debug)]
@@ -9,12 +12,22 @@ pub(in super::super) struct Family {
     pub class: &'static str,
     /// `general.architecture`.
     pub arch: &'static str,
+    /// Settings of config.json that this class calls otherwise: the usual name, and its own.
+    pub keys: &'static [(&'static str, &'static str)],
+    /// Whether norms have means and are no RMS norms.
+    pub layer_norms: bool,
+    /// What its activation may be called.
+    pub activations: &'static [&'static str],
+    /// What names of tensors begin with, but for the head's; models that were saved without their head do without it.
+    pub(super) root: &'static str,
     /// What names of a layer's tensors begin with.
     pub(super) layers: &'static str,
     /// Tensors of a layer whose names mean something else than [`LAYER`] says.
     pub(super) layer: &'static [(&'static str, &'static str)],
     /// Tensors of a layer that several are made of, or one of other elements' order: full names.
     pub(super) parts: &'static [(&'static str, &'static [(&'static str, Part)])],
+    /// Tensors that are there for its training, or computed again: full names, or of a layer.
+    pub(super) unused: &'static [&'static str],
     /// Whether norms multiply by 1 more than their weights; GGUF files store the sum.
     pub(super) offset_norms: bool,
     /// Whether the head is the embedding where config.json does not say so.
@@ -23,12 +36,17 @@ pub(in super::super) struct Family {
     pub first_position: u32,
 }
 
-const PLAIN: Family = Family {
+pub(super) const PLAIN: Family = Family {
     class: "",
     arch: "",
+    keys: &[],
+    layer_norms: false,
+    activations: &["silu", "swish"],
+    root: "model.",
     layers: "layers.",
     layer: &[],
     parts: &[],
+    unused: &[],
     offset_norms: false,
     tied: false,
     first_position: 0,
@@ -39,17 +57,36 @@ const BERT: Family = Family {
     arch: "bert",
     layers: "encoder.layer.",
     layer: BERT_LAYER,
+    layer_norms: true,
+    activations: &["gelu"],
+    unused: POOLER,
+    tied: true,
+    ..PLAIN
+};
+
+const GEMMA: Family = Family {
+    class: "GemmaForCausalLM",
+    arch: "gemma",
+    activations: APPROXIMATE,
+    offset_norms: true,
     tied: true,
     ..PLAIN
 };
 
 impl Family {
+    /// Whether its heads turn with their positions.
+    pub fn turns(&self) -> bool {
+        !matches!(self.arch, "bloom" | "gpt2" | "mpt")
+    }
+
     /// Whether it is LFM2, whose configurations have names of their own for much.
     pub fn is_lfm2(&self) -> bool {
         self.arch.starts_with("lfm2")
     }
 }
 
+/// Gemma's first configurations say "gelu", and mean its approximation.
+const APPROXIMATE: &[&str] = &["gelu_pytorch_tanh", "gelu"];
 /// Norms of both blocks' outputs only.
 const POST_NORMED: &[(&str, &str)] =
     &[("post_attention_layernorm", "post_attention_norm"), ("post_feedforward_layernorm", "post_ffw_norm")];
@@ -61,6 +98,14 @@ const SANDWICHED: &[(&str, &str)] = &[
     ("pre_feedforward_layernorm", "ffn_norm"),
     ("post_feedforward_layernorm", "post_ffw_norm"),
 ];
+
+/// Norms before and after both blocks, as GLM-4 calls them.
+const GLM4_LAYER: &[(&str, &str)] =
+    &[("post_self_attn_layernorm", "post_attention_norm"), ("post_mlp_layernorm", "post_ffw_norm")];
+
+/// A layer of Granite with experts.
+const GRANITE_EXPERTS: &[(&str, &str)] =
+    &[("block_sparse_moe.router.layer", "ffn_gate_inp"), ("block_sparse_moe.output_linear", "ffn_down_exps")];
 
 /// A layer of LFM2.
 const LFM2_LAYER: &[(&str, &str)] = &[
@@ -100,6 +145,12 @@ const JOINED_EXPERTS: &[(&str, &[(&str, Part)])] = &[
     ("mlp.experts.down_proj", &[("ffn_down_exps.weight", Part::All)]),
 ];
 
+/// The experts of Granite, whose gate matrices lie before their up matrices.
+const HALVED_EXPERTS: &[(&str, &[(&str, Part)])] = &[(
+    "block_sparse_moe.input_linear.weight",
+    &[("ffn_gate_exps.weight", Part::First), ("ffn_up_exps.weight", Part::Second)],
+)];
+
 /// What keys and values are made of a latent by.
 const LATENT: &[(&str, &[(&str, Part)])] =
     &[("self_attn.kv_b_proj.weight", &[("attn_k_b.weight", Part::Keys), ("attn_v_b.weight", Part::Values)])];
@@ -118,25 +169,31 @@ pub(in super::super) static FAMILIES: &[Family] = &[
     Family { class: "GptOssForCausalLM", arch: "gpt-oss", layer: PRE_NORMED, parts: JOINED_EXPERTS, ..PLAIN },
     Family { class: "DeepseekV2ForCausalLM", arch: "deepseek2", parts: LATENT, ..PLAIN },
     Family { class: "DeepseekV3ForCausalLM", arch: "deepseek2", parts: LATENT, ..PLAIN },
-    Family { class: "GemmaForCausalLM", arch: "gemma", offset_norms: true, tied: true, ..PLAIN },
-    Family {
-        class: "Gemma2ForCausalLM",
-        arch: "gemma2",
-        layer: SANDWICHED,
-        offset_norms: true,
-        tied: true,
-        ..PLAIN
-    },
-    Family {
-        class: "Gemma3ForCausalLM",
-        arch: "gemma3",
-        layer: SANDWICHED,
-        offset_norms: true,
-        tied: true,
-        ..PLAIN
-    },
+    GEMMA,
+    Family { class: "Gemma2ForCausalLM", arch: "gemma2", layer: SANDWICHED, ..GEMMA },
+    Family { class: "Gemma3ForCausalLM", arch: "gemma3", layer: SANDWICHED, ..GEMMA },
     Family { class: "Phi3ForCausalLM", arch: "phi3", ..PLAIN },
     Family { class: "GraniteForCausalLM", arch: "granite", ..PLAIN },
+    Family {
+        class: "GraniteMoeForCausalLM",
+        arch: "granitemoe",
+        layer: GRANITE_EXPERTS,
+        parts: HALVED_EXPERTS,
+        ..PLAIN
+    },
+    Family { class: "Glm4ForCausalLM", arch: "glm4", layer: GLM4_LAYER, ..PLAIN },
+    PHI,
+    STARCODER2,
+    STABLELM,
+    COHERE,
+    COHERE2,
+    GPTNEOX,
+    GPT2,
+    FALCON,
+    BLOOM,
+    MPT,
+    MPT_OF_THE_HUB,
+    EXAONE,
     Family { class: "Olmo2ForCausalLM", arch: "olmo2", layer: POST_NORMED, ..PLAIN },
     Family { class: "Olmo3ForCausalLM", arch: "olmo2", layer: POST_NORMED, ..PLAIN },
     Family { class: "Exaone4ForCausalLM", arch: "exaone4", layer: POST_NORMED, ..PLAIN },
@@ -160,6 +217,16 @@ pub(super) const MODEL: &[(&str, &str)] = &[
     ("norm", "output_norm"),
     ("embedding_norm", "token_embd_norm"),
     ("lm_head", "output"),
+    ("embed_in", "token_embd"),
+    ("word_embeddings", "token_embd"),
+    ("wte", "token_embd"),
+    ("wpe", POSITIONS),
+    ("word_embeddings_layernorm", "token_embd_norm"),
+    ("final_layernorm", "output_norm"),
+    ("final_layer_norm", "output_norm"),
+    ("ln_f", "output_norm"),
+    ("norm_f", "output_norm"),
+    ("embed_out", "output"),
     ("embeddings.word_embeddings", "token_embd"),
     ("embeddings.position_embeddings", POSITIONS),
     ("embeddings.token_type_embeddings", "token_types"),
@@ -167,7 +234,7 @@ pub(super) const MODEL: &[(&str, &str)] = &[
 ];
 
 /// BERT's, which are there for its training: what they compute is no hidden state.
-pub(super) const TRAINING: &[&str] = &["embeddings.position_ids", "pooler.dense.weight", "pooler.dense.bias"];
+const POOLER: &[&str] = &["embeddings.position_ids", "pooler.dense.weight", "pooler.dense.bias"];
 
 /// Tensors of a layer, as most classes call them.
 pub(super) const LAYER: &[(&str, &str)] = &[
@@ -202,6 +269,10 @@ pub(super) const WHOLE: &[(&str, &str)] = &[
     ("mlp.experts.down_proj_bias", "ffn_down_exps.bias"),
     ("self_attn.sinks", "attn_sinks.weight"),
 ];
+
+/// Norms of heads, each of which has a weight of its own (`….norms.{head}.weight`).
+pub(super) const HEAD_NORMS: &[(&str, &str)] =
+    &[("self_attn.q_layernorm", "attn_q_norm.weight"), ("self_attn.k_layernorm", "attn_k_norm.weight")];
 
 /// The matrices of an expert: `…experts.{e}.w1` is `ffn_gate.{e}`, as in GGUF files from before experts were joined.
 pub(super) const EXPERT: &[(&str, &str)] = &[

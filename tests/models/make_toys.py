@@ -131,12 +131,21 @@ KEYS = {
     # It is half as wide, and 1, in the configuration that transformers saves.
     "gemma-embedding": {"gemma-embedding.attention.sliding_window": 12},
 }
-# What the code of EXAONE 3.5, which is Llama's, calls settings and tensors.
-EXAONE_SETTINGS = dict(num_hidden_layers="num_layers", hidden_act="activation_function", rms_norm_eps="layer_norm_epsilon")
-EXAONE_TENSORS = {
-    "model.embed_tokens": "transformer.wte", "model.norm": "transformer.ln_f", "model.layers.": "transformer.h.",
-    "input_layernorm": "ln_1", "post_attention_layernorm": "ln_2", "self_attn.": "attn.attention.", "o_proj": "out_proj",
-    "gate_proj": "c_fc_0", "up_proj": "c_fc_1", "down_proj": "c_proj",
+# Models that are Llama's in other words, which transformers does not have: the class, the file format's name, and what settings and
+# tensors are called.
+RENAMED = {
+    "exaone": (
+        "ExaoneForCausalLM", "exaone",
+        dict(num_hidden_layers="num_layers", hidden_act="activation_function", rms_norm_eps="layer_norm_epsilon"),
+        {"model.embed_tokens": "transformer.wte", "model.norm": "transformer.ln_f", "model.layers.": "transformer.h.",
+         "input_layernorm": "ln_1", "post_attention_layernorm": "ln_2", "self_attn.": "attn.attention.",
+         "o_proj": "out_proj", "gate_proj": "c_fc_0", "up_proj": "c_fc_1", "down_proj": "c_proj"},
+    ),
+    "kormo": (
+        "KORMoForCausalLM", "qwen2", {},
+        {"input_layernorm": "pre_attention_layernorm", "post_attention_layernorm": "pre_mlp_layernorm"},
+    ),
+    "iquestcoder": ("IQuestCoderForCausalLM", "llama", {}, {}),
 }  # fmt: skip
 # Models that embed, and how sentence-transformers pools their hidden states.
 EMBEDDERS = {
@@ -177,8 +186,9 @@ FAMILIES = {
                      logits_scaling=8.0) | rope(500.0),
     ),
     "olmo2": ("Olmo2", LLAMA | rope(500.0)),
-    # transformers has no EXAONE 3.5, which is Llama in other words; the file format's name for it differs, too.
     "exaone": ("Llama", LLAMA | LLAMA3),
+    "kormo": ("Llama", LLAMA | dict(head_dim=32) | rope(500.0)),
+    "iquestcoder": ("Llama", LLAMA | rope(500.0)),
     "olmo3": (
         "Olmo3",
         LLAMA | WINDOW | dict(num_hidden_layers=5) | rope(
@@ -459,7 +469,7 @@ def converted(converter, folder, name):
     cls = get_model_class(get_model_architecture(ModelBase.load_hparams(folder, False), ModelType.TEXT))
     cls.set_vocab = lambda self: None  # toys have no tokenizer
     if hasattr(cls, "undo_permute"):  # the class is that of other toys, too
-        cls.undo_permute = name != "exaone"
+        cls.undo_permute = RENAMED.get(name, ("", "llama"))[1] == "llama"
     if name == "stablelm-norms":  # it returns the norms of heads where it has to yield them
 
         def modify(self, *tensor, own=cls.modify_tensors):
@@ -496,9 +506,10 @@ def convert(converter, model, name):
             (folder / "1_Pooling" / "config.json").write_text(json.dumps(pooling))
         reader = converted(converter, folder, name)
         metadata = {key: field.contents() for key, field in reader.fields.items()}
-        if name == "exaone":
-            metadata = {key.replace("llama.", "exaone."): value for key, value in metadata.items()}
-            metadata["general.architecture"] = "exaone"
+        if name in RENAMED:
+            arch = RENAMED[name][1]
+            metadata = {key.replace("llama.", f"{arch}."): value for key, value in metadata.items()}
+            metadata["general.architecture"] = arch
         return metadata, {t.name: np.array(t.data, dtype=np.float64) for t in reader.tensors}
 
 
@@ -511,19 +522,17 @@ def saved(model):
         return json.loads((Path(folder) / "config.json").read_text()), tensors
 
 
-def exaone(config, tensors):
-    """The same model as the checkpoints of EXAONE 3.5 have it."""
-    config = {EXAONE_SETTINGS.get(key, key): value for key, value in config.items()}
+def renamed(name, config, tensors):
+    """The same model as its own class has it, its configuration as before transformers 5."""
+    cls, _, settings, words = RENAMED[name]
+    config = {settings.get(key, key): value for key, value in config.items()}
     ropes = config.pop("rope_parameters")
-    config |= dict(architectures=["ExaoneForCausalLM"], model_type="exaone", embed_dropout=0.0,
-                   rope_theta=ropes.pop("rope_theta"), rope_scaling=ropes)  # fmt: skip
-    for key in ["attention_bias", "mlp_bias", "pretraining_tp"]:
-        del config[key]
+    config |= dict(architectures=[cls], model_type=name, rope_theta=ropes.pop("rope_theta"), rope_scaling=ropes)
     out = {}
-    for name, tensor in tensors.items():
-        for old, new in EXAONE_TENSORS.items():
-            name = name.replace(old, new)
-        out[name] = tensor
+    for tensor, values in tensors.items():
+        for old, new in words.items():
+            tensor = tensor.replace(old, new)
+        out[tensor] = values
     return config, out
 
 
@@ -640,8 +649,8 @@ def make(converter, name, kind, config):
     fill(model, np.arange(1, count + 1))
     _, places = convert(converter, model, name)
     hub_config, numbered = saved(model)
-    if name == "exaone":
-        hub_config, numbered = exaone(hub_config, numbered)
+    if name in RENAMED:
+        hub_config, numbered = renamed(name, hub_config, numbered)
 
     flat = np.full(count, np.nan)
     tensors, fixed, filled = {}, {}, {}

@@ -92,6 +92,9 @@ const POST_NORMED: &[(&str, &str)] =
     &[("post_attention_layernorm", "post_attention_norm"), ("post_feedforward_layernorm", "post_ffw_norm")];
 /// The norm before the feed-forward goes by another name in the file.
 const PRE_NORMED: &[(&str, &str)] = &[("post_attention_layernorm", "post_attention_norm")];
+/// The norms before both blocks, as KORMo calls them.
+const KORMO_LAYER: &[(&str, &str)] =
+    &[("pre_attention_layernorm", "attn_norm"), ("pre_mlp_layernorm", "ffn_norm")];
 /// Norms before and after both blocks.
 const SANDWICHED: &[(&str, &str)] = &[
     ("post_attention_layernorm", "post_attention_norm"),
@@ -158,9 +161,12 @@ const LATENT: &[(&str, &[(&str, Part)])] =
 /// Every class that can be read.
 pub(in super::super) static FAMILIES: &[Family] = &[
     Family { class: "LlamaForCausalLM", arch: "llama", ..PLAIN },
+    Family { class: "IQuestCoderForCausalLM", arch: "llama", ..PLAIN },
     Family { class: "MistralForCausalLM", arch: "llama", ..PLAIN },
     Family { class: "MixtralForCausalLM", arch: "llama", ..PLAIN },
     Family { class: "Qwen2ForCausalLM", arch: "qwen2", ..PLAIN },
+    // Llama but for two names; files of this architecture store query and key rows as transformers does.
+    Family { class: "KORMoForCausalLM", arch: "qwen2", layer: KORMO_LAYER, ..PLAIN },
     Family { class: "Qwen3ForCausalLM", arch: "qwen3", ..PLAIN },
     Family { class: "Qwen3MoeForCausalLM", arch: "qwen3moe", ..PLAIN },
     Family { class: "Qwen2MoeForCausalLM", arch: "qwen2moe", ..PLAIN },

@@ -64,8 +64,8 @@ pub trait Source {
     /// # Errors
     /// [`Error::Unsupported`] for a tensor in a format that kinfer cannot compute with.
     fn tensor(&self, name: &str) -> Result<Option<Stored<'_>>>;
-    /// Whether the rows of all query and key heads are stored for the half-split rotary convention, also where the
-    /// architecture's GGUF files store pairs.
+    /// Whether the rows of query and key heads are stored for the half-split rotary convention also where GGUF files of the
+    /// architecture store pairs and transformers does not.
     fn rotary_halves(&self) -> bool {
         false
     }

@@ -197,7 +197,7 @@ fn quantised_checkpoints_are_what_their_formats_define() {
             "checkpoint_format": version })
     };
     let blocks = || json!({ "quant_method": "fp8", "fmt": "e4m3", "activation_scheme": "dynamic", "weight_block_size": [48, 64] });
-    let cases: [(&str, &str, Coder, &str, Json); 9] = [
+    let cases: [(&str, &str, Coder, &str, Json); 11] = [
         ("llama", "FP8", fp8_blocks, "bfloat16", blocks()),
         // What makes keys and values of a latent is one matrix there, of which each head has a part of either.
         ("deepseek2-sigmoid", "FP8", fp8_blocks, "bfloat16", blocks()),
@@ -207,6 +207,9 @@ fn quantised_checkpoints_are_what_their_formats_define() {
         ("llama", "FP8", fp8_rows, "float32", compressed("channel")),
         ("llama", "FP8", fp8_whole, "float16", compressed("tensor")),
         ("llama", "GPTQ 4-bit", gptq_first, "float16", gptq(4, "gptq")),
+        // Queries, keys and values are one matrix, group by group.
+        ("gptneox", "GPTQ 4-bit", gptq_first, "float16", gptq(4, "gptq")),
+        ("falcon-grouped", "FP8", fp8_blocks, "bfloat16", blocks()),
         ("llama", "GPTQ 8-bit", gptq_second, "bfloat16", gptq(8, "gptq_v2")),
         (
             "llama",
@@ -226,8 +229,11 @@ fn quantised_checkpoints_are_what_their_formats_define() {
             let bytes = std::fs::read(original.path().join(format!("model-{part}.safetensors"))).unwrap();
             for (name, view) in SafeTensors::deserialize(&bytes).unwrap().tensors() {
                 let shape = view.shape().to_vec();
-                let is_coded = |module: &&str| module.ends_with("_proj") || module.contains(".in_proj_");
-                let Some(module) = name.strip_suffix(".weight").filter(is_coded) else {
+                let is_coded = |module: &&str| {
+                    ["_proj", ".query_key_value"].iter().any(|end| module.ends_with(end))
+                        || module.contains(".in_proj_")
+                };
+                let Some(module) = name.strip_suffix(".weight").filter(is_coded).map(str::to_owned) else {
                     let tensor = (view.dtype(), shape, view.data().to_vec());
                     coded.insert(name.clone(), tensor.clone());
                     plain.insert(name, tensor);

@@ -70,6 +70,10 @@ DELTA = LLAMA | dict(
 DELTA_EXPERTS = dict(num_experts=8, num_experts_per_tok=3, moe_intermediate_size=64, shared_expert_intermediate_size=128)
 CLOVA = LLAMA | dict(embedding_multiplier=6.0, residual_multiplier=0.25, attention_multiplier=0.125, logits_scaling=0.375)
 LAYER = {k: v for k, v in LLAMA.items() if k != "rms_norm_eps"} | dict(layer_norm_eps=EPS)
+# What GPT-NeoX and Falcon do not have.
+HEADS = {k: v for k, v in LAYER.items() if k != "num_key_value_heads"}
+FALCON = {k: v for k, v in HEADS.items() if k not in ("intermediate_size", "layer_norm_eps")} | dict(
+    layer_norm_epsilon=EPS, bias=False, alibi=False, tie_word_embeddings=True)  # fmt: skip
 
 GPT_OSS = LLAMA | WINDOW | dict(
     num_hidden_layers=4, head_dim=32, num_local_experts=4, num_experts_per_tok=2, intermediate_size=64,
@@ -93,6 +97,7 @@ HUB = {
     "modern-bert-biases": dict(global_attn_every_n_layers=2),
     "jina-bert-v3": dict(architectures=["XLMRobertaModel"], lora_adaptations=["retrieval.query"], lora_alpha=1),
     "mpt": dict(architectures=["MPTForCausalLM"]),
+    "mpt-hub": dict(architectures=["MPTForCausalLM"]),
     "nomic-bert": dict(n_positions=8192, max_trained_positions=2048, activation_function="swiglu", causal=False,
                        qkv_proj_bias=False, mlp_fc1_bias=False, mlp_fc2_bias=False, prenorm=False,
                        rotary_emb_fraction=1.0, rotary_emb_interleaved=False, rotary_emb_scale_base=None,
@@ -104,6 +109,16 @@ V3 = DEEPSEEK | dict(scoring_func="sigmoid", topk_method="noaux_tc")
 JINA_V2 = dict(position_embedding_type="alibi", feed_forward_type="geglu", hidden_act="gelu", emb_pooler="mean",
                type_vocab_size=2, attn_implementation="torch")  # fmt: skip
 MORE = {
+    "cohere2": dict(layer_switch=4, order_of_interleaved_layers="local_attn_first", position_embedding_type="rope_gptj",
+                    rotary_pct=1.0, use_embedding_sharing=True, use_gated_activation=True, use_parallel_block=True,
+                    use_parallel_embedding=True),
+    "bloom": dict(attention_softmax_in_fp32=True, bias_dropout_fusion=True, masked_softmax_fusion=True, n_inner=None,
+                  offset_alibi=100, seq_length=96, skip_bias_add=True, skip_bias_add_qkv=False),
+    "gpt2": dict(n_ctx=64, task_specific_params={"text-generation": {"do_sample": True, "max_length": 50}}),
+    "mpt-hub": dict(
+        architectures=["MPTForCausalLM"], init_config={"name": "kaiming_normal_"}, tokenizer_name="gpt2", verbose=0,
+        attn_config=dict(alibi=True, alibi_bias_max=8, attn_impl="torch", attn_pdrop=0, attn_type="multihead_attention",
+                         attn_uses_sequence_id=False, clip_qkv=None, prefix_lm=False, qk_ln=False, softmax_scale=None)),
     "gpt-oss": dict(experts_per_token=2, initial_context_length=32),
     MXFP4: dict(experts_per_token=2, initial_context_length=32, quantization_config=MXFP4_CONFIG),
     # What other code's configurations have.
@@ -120,11 +135,28 @@ KEYS = {
     "mistral": {"llama.attention.sliding_window": 12},
     "starcoder2": {"starcoder2.attention.sliding_window": 12},
     "mpt": {"mpt.attention.layer_norm_epsilon": EPS},  # the converter writes 1e-5
+    "mpt-hub": {"mpt.attention.layer_norm_epsilon": EPS},
     "olmoe": {"olmoe.attention.layer_norm_rms_epsilon": EPS},  # the converter writes 1e-5
     "lfm2moe": {"lfm2moe.expert_weights_scale": 1.5},
     # It is half as wide, and 1, in the configuration that transformers saves.
     "gemma-embedding": {"gemma-embedding.attention.sliding_window": 12},
 }
+# Models that are Llama's in other words, which transformers does not have: the class, the file format's name, and what settings and
+# tensors are called.
+RENAMED = {
+    "exaone": (
+        "ExaoneForCausalLM", "exaone",
+        dict(num_hidden_layers="num_layers", hidden_act="activation_function", rms_norm_eps="layer_norm_epsilon"),
+        {"model.embed_tokens": "transformer.wte", "model.norm": "transformer.ln_f", "model.layers.": "transformer.h.",
+         "input_layernorm": "ln_1", "post_attention_layernorm": "ln_2", "self_attn.": "attn.attention.",
+         "o_proj": "out_proj", "gate_proj": "c_fc_0", "up_proj": "c_fc_1", "down_proj": "c_proj"},
+    ),
+    "kormo": (
+        "KORMoForCausalLM", "qwen2", {},
+        {"input_layernorm": "pre_attention_layernorm", "post_attention_layernorm": "pre_mlp_layernorm"},
+    ),
+    "iquestcoder": ("IQuestCoderForCausalLM", "llama", {}, {}),
+}  # fmt: skip
 # Models that embed, and how sentence-transformers pools their hidden states.
 EMBEDDERS = {
     "bert": "mean_tokens", "roberta": "mean_tokens", "xlm-roberta": "cls_token", "nomic-bert": "mean_tokens",
@@ -169,8 +201,9 @@ FAMILIES = {
         CLOVA | dict(use_post_norm=False, attention_multiplier=None, attention_bias=True, mlp_bias=True) | rope(500.0),
     ),
     "olmo2": ("Olmo2", LLAMA | rope(500.0)),
-    # transformers has no EXAONE 3.5, which is Llama in other words; the file format's name for it differs, too.
     "exaone": ("Llama", LLAMA | LLAMA3),
+    "kormo": ("Llama", LLAMA | dict(head_dim=32) | rope(500.0)),
+    "iquestcoder": ("Llama", LLAMA | rope(500.0)),
     "olmo3": (
         "Olmo3",
         LLAMA | WINDOW | dict(num_hidden_layers=5) | rope(
@@ -218,6 +251,12 @@ FAMILIES = {
         dict(vocab_size=VOCAB, d_model=96, n_layers=3, n_heads=6, max_seq_len=64, layer_norm_epsilon=EPS,
              tie_word_embeddings=True),
     ),
+    # As it is on the hub.
+    "mpt-hub": (
+        "Mpt",
+        dict(vocab_size=VOCAB, d_model=96, n_layers=2, n_heads=4, max_seq_len=64, layer_norm_epsilon=EPS,
+             tie_word_embeddings=True),
+    ),
     "starcoder2": ("Starcoder2", LAYER | WINDOW | dict(norm_epsilon=EPS, use_bias=True) | rope(500.0)),
     "phi2": (
         "Phi",
@@ -225,21 +264,19 @@ FAMILIES = {
     ),
     "gptneox": (
         "GPTNeoX",
-        LAYER | rope(partial_rotary_factor=0.25),
+        HEADS | rope(partial_rotary_factor=0.25),
     ),
     "gptneox-serial": (
         "GPTNeoX",
-        LAYER | dict(use_parallel_residual=False) | rope(partial_rotary_factor=0.5),
+        HEADS | dict(use_parallel_residual=False) | rope(partial_rotary_factor=0.5),
     ),
     "falcon": (
         "Falcon",
-        LAYER | dict(layer_norm_epsilon=EPS, new_decoder_architecture=False, multi_query=True, parallel_attn=True,
-                     num_kv_heads=1, bias=False, alibi=False, tie_word_embeddings=True) | rope(),
+        FALCON | dict(new_decoder_architecture=False, multi_query=True, parallel_attn=True, num_kv_heads=1) | rope(),
     ),
     "falcon-grouped": (
         "Falcon",
-        LAYER | dict(layer_norm_epsilon=EPS, new_decoder_architecture=True, num_kv_heads=2, bias=False,
-                     alibi=False, tie_word_embeddings=True) | rope(),
+        FALCON | dict(new_decoder_architecture=True, num_kv_heads=2) | rope(),
     ),
     "gpt2": (
         "GPT2",
@@ -485,7 +522,7 @@ def converted(converter, folder, name):
     cls = OWN[kind](cls) if kind in OWN else cls
     cls.set_vocab = lambda self: None  # toys have no tokenizer
     if hasattr(cls, "undo_permute") and kind not in OWN:  # the class is that of other toys, too
-        cls.undo_permute = name != "exaone"
+        cls.undo_permute = RENAMED.get(name, ("", "llama"))[1] == "llama"
     if name == "stablelm-norms":  # it returns the norms of heads where it has to yield them
 
         def modify(self, *tensor, own=cls.modify_tensors):
@@ -522,8 +559,8 @@ def convert(converter, model, name):
             (folder / "1_Pooling" / "config.json").write_text(json.dumps(pooling))
         reader = converted(converter, folder, name)
         metadata = {key: field.contents() for key, field in reader.fields.items()}
-        if name == "exaone" or name.startswith("hyperclovax"):
-            arch = name.removesuffix("-plain")
+        if name in RENAMED or name.startswith("hyperclovax"):
+            arch = RENAMED[name][1] if name in RENAMED else "hyperclovax"
             metadata = {key.replace("llama.", f"{arch}."): value for key, value in metadata.items()}
             metadata["general.architecture"] = arch
         return metadata, {t.name: np.array(t.data, dtype=np.float64) for t in reader.tensors}
@@ -538,12 +575,28 @@ def saved(model):
         return json.loads((Path(folder) / "config.json").read_text()), tensors
 
 
+def renamed(name, config, tensors):
+    """The same model as its own class has it, its configuration as before transformers 5."""
+    cls, _, settings, words = RENAMED[name]
+    config = {settings.get(key, key): value for key, value in config.items()}
+    ropes = config.pop("rope_parameters")
+    config |= dict(architectures=[cls], model_type=name, rope_theta=ropes.pop("rope_theta"), rope_scaling=ropes)
+    out = {}
+    for tensor, values in tensors.items():
+        for old, new in words.items():
+            tensor = tensor.replace(old, new)
+        out[tensor] = values
+    return config, out
+
+
 def origins(numbered, places, zeros):
     """For each tensor of transformers' file the one of the GGUF file that has its elements, and how: `=`, `+1` (larger by 1),
-    an expert's number, `halves D` (heads of D rows, stored as pairs there), `after N` (N rows lie before them), `squeezed` (without a dimension of 1 in the middle), `transposed`, or with a second tensor `pairs` and `transposed
-    pairs` (the rows of both take turns) or `keys and values` (of each head those of the first, transposed, then those of
-    the second). Otherwise rearranged rows or columns are `rows`, `squeezed rows`, `log rows` (logarithms of the opposites) or `columns`,
-    with runs of them, each the first and how many; those of a second tensor are counted on. None for anything else."""
+    an expert's or a row's number, `halves D` (heads of D rows, stored as pairs there), `after N` (N rows lie before them), `squeezed` (without
+    a dimension of 1 in the middle), `transposed`, `groups Q D` (the queries of Q heads of D rows, their key, their value, and so on), or
+    with a second tensor `pairs` and `transposed pairs` (the rows of both take turns), `joined` (those of each expert behind each other) or
+    `keys and values` (of each head those of the first, transposed, then those of the second). Otherwise rearranged rows or columns are
+    `rows`, `squeezed rows`, `log rows` (logarithms of the opposites) or `columns`, with runs of them, each the first and how many; those
+    of a second tensor are counted on. None for anything else."""
     owner = {int(n): name for name, where in places.items() for n in where.flatten()}
     out = {}
     for name, numbers in numbered.items():
@@ -553,7 +606,7 @@ def origins(numbered, places, zeros):
             hows = []
             if a.shape == b.shape:
                 both = np.stack([a, b], 2).reshape(a.shape[0], -1, *a.shape[2:])
-                hows = [("pairs", both), ("transposed pairs", both.swapaxes(1, -1))]
+                hows = [("pairs", both), ("transposed pairs", both.swapaxes(1, -1)), ("joined", np.concatenate([a, b], 1))]
             elif a.ndim == 3 and a.shape[1] == b.shape[2]:
                 hows = [("keys and values", np.concatenate([a.swapaxes(1, 2), b], 1).reshape(-1, b.shape[2]))]
             how = next((how for how, w in hows if w.shape == numbers.shape and (w == numbers).all()), None)
@@ -568,6 +621,11 @@ def origins(numbered, places, zeros):
         hows = [("=" if added == 0 else f"+{added:.0f}", where)]
         if numbers.ndim == 3 and numbers.shape[1] == 1:
             hows.append(("squeezed", where[:, None]))
+        if where.ndim == 2:
+            hows += [("transposed", where.T)]
+            hows += [(f"row {r}", row) for r, row in enumerate(where) if numbers.ndim == 1]
+        if source.endswith(("attn_qkv.weight", "attn_qkv.bias")):
+            hows += groups(where)
         if where.ndim == 3:
             hows += [(f"expert {e}", matrix) for e, matrix in enumerate(where)] + [("transposed", where.swapaxes(1, 2))]
         for dim in (24, 32, 40):
@@ -604,6 +662,19 @@ def runs(numbers, where):
         else:
             out.append([i, 1])
     return out
+
+
+def groups(where):
+    """What queries, keys and values may be stored as, a group of heads behind the other."""
+    for dim in (16, 24):
+        heads = where.reshape(-1, dim, *where.shape[1:])
+        for queries in (1, 2, 4):
+            count = len(heads) // (queries + 2)
+            if len(heads) != count * (queries + 2):
+                continue
+            q, k, v = heads[: count * queries], heads[count * queries : -count], heads[-count:]
+            q = q.reshape(count, queries, *heads.shape[1:])
+            yield f"groups {queries} {dim}", np.concatenate([q, k[:, None], v[:, None]], 1).reshape(where.shape)
 
 
 def parameters(model):
@@ -658,6 +729,8 @@ def make(converter, name, kind, config):
     fill(model, np.arange(1, count + 1))
     _, places = convert(converter, model, name)
     hub_config, numbered = saved(model)
+    if name in RENAMED:
+        hub_config, numbered = renamed(name, hub_config, numbered)
 
     flat = np.full(count, np.nan)
     tensors, fixed, filled = {}, {}, {}

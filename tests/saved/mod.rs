@@ -54,6 +54,15 @@ fn transposed(values: &[f32], rows: usize, cols: usize) -> Vec<f32> {
     values.chunks_exact(rows * cols).flat_map(turn).collect()
 }
 
+/// Heads of `len` elements each, all queries, keys and values: those of each group, which has one key and this many queries.
+fn in_groups(values: &[f32], queries: usize, len: usize) -> Vec<f32> {
+    let heads: Vec<&[f32]> = values.chunks_exact(len).collect();
+    let groups = heads.len() / (queries + 2);
+    let (q, others) = heads.split_at(groups * queries);
+    let (k, v) = others.split_at(groups);
+    (0..groups).flat_map(|g| [&q[g * queries..(g + 1) * queries], &[k[g], v[g]]].concat().concat()).collect()
+}
+
 /// What follows the tensor's name, type, shape and bytes.
 type Saved = (&'static str, Dtype, Vec<usize>, Vec<u8>);
 
@@ -139,8 +148,25 @@ impl Toy {
                 shape[0] += rows;
             }
             None if how == "transposed" => {
-                values = transposed(&values, shape[1], shape[2]);
-                shape.swap(1, 2);
+                let n = shape.len();
+                values = transposed(&values, shape[n - 2], shape[n - 1]);
+                shape.swap(n - 2, n - 1);
+            }
+            Some(("row", r)) => {
+                let (r, cols): (usize, usize) = (r.parse().unwrap(), shape[1]);
+                (values, shape) = (values[r * cols..(r + 1) * cols].to_vec(), vec![cols]);
+            }
+            Some(("groups", widths)) => {
+                let (queries, dim) = widths.split_once(' ').unwrap();
+                let (queries, dim): (usize, usize) = (queries.parse().unwrap(), dim.parse().unwrap());
+                values = in_groups(&values, queries, dim * shape[1..].iter().product::<usize>());
+            }
+            None if how == "joined" => {
+                let len = values.len() / shape[0];
+                let other = self.weights(names[1], &shape);
+                let experts = values.chunks_exact(len).zip(other.chunks_exact(len));
+                values = experts.flat_map(|(a, b)| [a, b].concat()).collect();
+                shape[1] *= 2;
             }
             _ if how.ends_with("pairs") => {
                 let row: usize = shape[2..].iter().product();

@@ -295,11 +295,20 @@ fn tokenizers_give_the_ids_of_the_same_vocabulary_in_a_model_file() {
         |content: &str| json!({ "type": "Replace", "pattern": { "String": " " }, "content": content });
     let prepend =
         json!({ "type": "Sequence", "normalizers": [{ "type": "Prepend", "prepend": "▁" }, spaces("▁")] });
+    let falcon = json!({ "type": "Sequence", "pretokenizers": [
+        { "type": "Punctuation", "behavior": "Contiguous" }, bytes,
+        { "type": "Digits", "individual_digits": false },
+        { "type": "Split", "pattern": { "Regex": "[0-9][0-9][0-9]" }, "behavior": "Isolated", "invert": false },
+    ] });
     let sets = [
         ("gpt-2", json!({ "pre_tokenizer": bytes })),
         ("starcoder", json!({ "pre_tokenizer": digits })),
         ("qwen2", json!({ "pre_tokenizer": words(r"\p{N}"), "normalizer": { "type": "NFC" } })),
         ("llama-bpe", json!({ "pre_tokenizer": words(r"\p{N}{1,3}"), "model": { "ignore_merges": true } })),
+        // Normal form C, which files with these do not ask for.
+        ("mpt", json!({ "pre_tokenizer": bytes, "normalizer": { "type": "NFC" } })),
+        ("command-r", json!({ "pre_tokenizer": digits, "normalizer": { "type": "NFC" } })),
+        ("falcon", json!({ "pre_tokenizer": falcon })),
         ("llama-spm", json!({ "normalizer": prepend })),
         ("phi-3", json!({ "normalizer": prepend })),
     ];
@@ -314,6 +323,30 @@ fn tokenizers_give_the_ids_of_the_same_vocabulary_in_a_model_file() {
             let ids = |t: &Tokenizer| t.encode(text, Encode::text()).unwrap();
             assert_eq!(ids(&got), ids(&want), "{set} {text:?}");
         }
+        if json["normalizer"]["type"] == "NFC" {
+            let ids = |text| got.encode(text, Encode::text()).unwrap();
+            assert_eq!(ids("cafe\u{301}"), ids("caf\u{e9}"), "{set}");
+        }
+    }
+}
+
+/// Digits are parted after the text has become bytes, whose alphabet has digits of its own.
+#[test]
+fn digits_that_a_merge_joins_are_refused() {
+    let path = common::vocab("ggml-vocab-falcon.gguf");
+    let spec = VocabSpec::from_metadata(Gguf::open(&path).unwrap().metadata()).unwrap();
+    let digits = |each: bool| {
+        json!({ "pre_tokenizer": { "type": "Sequence", "pretokenizers": [
+            { "type": "ByteLevel", "add_prefix_space": false, "use_regex": true },
+            { "type": "Digits", "individual_digits": each } ] } })
+    };
+    let mut json = tokenizer_json(&spec, digits(false), false);
+    let rows = spec.tokens.len();
+    assert!(open_tokenizer(&json, &json!({}), rows).is_ok());
+    json["model"]["merges"].as_array_mut().unwrap().push(json!("Ġ 7"));
+    for json in [json, tokenizer_json(&spec, digits(true), false)] {
+        let error = open_tokenizer(&json, &json!({}), rows).unwrap_err().to_string();
+        assert!(error.contains("pre_tokenizer") && error.contains("Digits"), "{error}");
     }
 }
 

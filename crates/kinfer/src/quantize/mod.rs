@@ -226,8 +226,9 @@ fn orders(source: &Gguf) -> Result<BTreeMap<String, RowOrder>> {
     if !source.rotary_halves() {
         return Ok(orders);
     }
-    let blueprint = arch::read(&AsGguf(source))?;
-    if let QkRows::Pairs { turned } = blueprint.names.qk_rows {
+    let (own, blueprint) = (arch::read(source)?, arch::read(&AsGguf(source))?);
+    // Some architectures have pairs in either.
+    if let (QkRows::Halves, QkRows::Pairs { turned }) = (own.names.qk_rows, blueprint.names.qk_rows) {
         let attn = |(i, layer): (usize, &'_ kinfer_core::LayerSpec)| Some((i, layer.mixer.attn()?.head_dim));
         for (i, head_dim) in blueprint.spec.layers.iter().enumerate().filter_map(attn) {
             for part in &blueprint.names.qkv[..2] {

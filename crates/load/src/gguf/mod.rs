@@ -194,8 +194,8 @@ impl Gguf {
         self.version
     }
 
-    /// Whether the rows of all query and key heads are stored for the half-split rotary convention, as transformers does;
-    /// GGUF files of some architectures store pairs.
+    /// Whether the rows of query and key heads are as transformers stores them: for the half-split rotary convention where GGUF
+    /// files of Llama and its kin store pairs.
     pub fn rotary_halves(&self) -> bool {
         self.version.is_none()
     }

@@ -3,6 +3,7 @@
 mod delta;
 mod details;
 mod encoders;
+mod layer_normed;
 mod lfm2;
 mod rope;
 
@@ -17,7 +18,7 @@ use super::names::{FAMILIES, Family, ROTARY_XLM_ROBERTA, is_delta};
 use super::quantization;
 use crate::gguf::{Problem, Value};
 pub(super) use delta::Delta;
-pub(super) use details::Latent;
+pub(super) use details::{Groups, Heads, Latent};
 use kinfer_kernels::quant::Format;
 
 /// Metadata keys, and tensors that GGUF files store and transformers computes.
@@ -63,19 +64,32 @@ const DESCRIPTIVE: &[&str] = &[
 /// Strict reader of config.json: [`Config::finish`] fails on settings that nobody has read.
 pub(super) struct Config<'a> {
     json: &'a Map<String, Json>,
+    /// What settings are called here: the usual name, and the class's own.
+    keys: &'static [(&'static str, &'static str)],
     read: RefCell<HashSet<&'static str>>,
 }
 
 impl<'a> Config<'a> {
-    pub fn new(json: &'a Map<String, Json>) -> Self {
-        Config { json, read: RefCell::default() }
+    /// The configuration of a model of `family`.
+    pub fn new(json: &'a Map<String, Json>, family: &Family) -> Result<Self, Problem> {
+        let config = Config { json, keys: family.keys, read: RefCell::default() };
+        for &(usual, own) in family.keys {
+            let Some(got) = json.get(own).filter(|v| !v.is_null()) else { continue };
+            let used = config.value(usual).unwrap_or(got);
+            if got != used {
+                let problem =
+                    format!("is {}, but another name of the setting has {}", shortened(got), shortened(used));
+                return Err(wrong(own, &problem));
+            }
+        }
+        Ok(config)
     }
 
-    /// The family that the class belongs to.
-    pub fn family(&self) -> Result<&'static Family, Problem> {
-        let class = self.json.get("architectures").and_then(|v| v.get(0)).and_then(Json::as_str);
+    /// The family that the class of a configuration belongs to.
+    pub fn family(json: &Map<String, Json>) -> Result<&'static Family, Problem> {
+        let class = json.get("architectures").and_then(|v| v.get(0)).and_then(Json::as_str);
         let class = class.ok_or_else(|| wrong("architectures", "is missing or names no class"))?;
-        let rotary = self.json.get("position_embedding_type").and_then(Json::as_str) == Some("rotary");
+        let rotary = json.get("position_embedding_type").and_then(Json::as_str) == Some("rotary");
         if rotary && class == ROTARY_XLM_ROBERTA.class {
             return Ok(&ROTARY_XLM_ROBERTA);
         }
@@ -103,15 +117,26 @@ impl<'a> Config<'a> {
 
     /// The layers behind the decoder's that guess further tokens.
     pub fn guessing(&self) -> Range<u64> {
-        let count = |key| self.json.get(key).and_then(Json::as_u64).unwrap_or(0);
+        let count = |key| self.value(key).and_then(Json::as_u64).unwrap_or(0);
         let layers = count("num_hidden_layers");
         layers..layers.saturating_add(count("num_nextn_predict_layers"))
     }
 
     /// The value; `None` for one that is absent or `null`.
     fn get(&self, key: &'static str) -> Option<&'a Json> {
-        self.read.borrow_mut().insert(key);
-        self.json.get(key).filter(|v| !v.is_null())
+        self.read.borrow_mut().extend(self.names(key));
+        self.value(key)
+    }
+
+    /// What setting `key` may be called.
+    fn names(&self, key: &'static str) -> impl Iterator<Item = &'static str> + use<> {
+        let own = self.keys.iter().filter(move |row| row.0 == key).map(|row| row.1);
+        std::iter::once(key).chain(own)
+    }
+
+    /// [`Config::get`] of a setting that is read elsewhere, too.
+    fn value(&self, key: &'static str) -> Option<&'a Json> {
+        self.names(key).find_map(|name| self.json.get(name).filter(|v| !v.is_null()))
     }
 
     fn opt_count(&self, key: &'static str) -> Result<Option<u32>, Problem> {
@@ -165,7 +190,8 @@ impl<'a> Config<'a> {
         out.set("block_count", layers);
         out.set("embedding_length", dim);
         out.set("vocab_size", self.count("vocab_size")?);
-        out.set("context_length", self.count("max_position_embeddings")?);
+        let positions = self.positions(family)?;
+        out.set("context_length", positions);
         out.set("attention.head_count", heads);
         let latent = self.latent(family)?;
         if latent.is_some() {
@@ -173,21 +199,18 @@ impl<'a> Config<'a> {
             self.only("num_key_value_heads", &[heads.into()])?;
             out.set("attention.head_count_kv", 1u32);
         } else {
-            let kv_heads = self.opt_count("num_key_value_heads")?.unwrap_or(heads);
+            let kv_heads = self.kv_heads(family, heads)?;
             match family.is_lfm2() {
                 true => self.lfm2(&mut out, dim, layers as usize, kv_heads)?,
                 false => out.set("attention.head_count_kv", kv_heads),
             }
         }
         // A class all of whose layers have experts need not name another width.
-        let hidden = self.opt_count("intermediate_size")?;
-        match (hidden, family.is_lfm2() || family.arch == "qwen35moe") {
-            (Some(hidden), _) if !family.is_lfm2() => out.set("feed_forward_length", hidden),
-            (None, false) => return Err(wrong("intermediate_size", "is missing")),
-            _ => {}
+        let experts_only = family.arch == "qwen35moe" && self.value("intermediate_size").is_none();
+        if !family.is_lfm2() && !experts_only {
+            out.set("feed_forward_length", self.hidden(family, dim)?);
         }
-        let eps = if family.is_lfm2() { "norm_eps" } else { "rms_norm_eps" };
-        out.set("attention.layer_norm_rms_epsilon", self.number(eps)? as f32);
+        self.norms(&mut out, family)?;
         let head_dim = match (&latent, self.opt_count("head_dim")?) {
             // What configurations call so is only what turns.
             (Some(latent), _) => {
@@ -208,20 +231,40 @@ impl<'a> Config<'a> {
                 head_dim
             }
         };
-        let gelu = family.arch.starts_with("gemma");
-        if gelu {
-            // Gemma's first configurations say "gelu", and mean its approximation.
-            let fine = ["gelu_pytorch_tanh", "gelu"].map(Json::from);
-            self.only("hidden_activation", &fine[..1])?;
-            self.only("hidden_act", &fine)?;
-        } else {
-            self.only("hidden_act", &["silu".into(), "swish".into()])?;
+        self.activation(family)?;
+        if family.turns() {
+            self.ropes(&mut out, head_dim, positions)?;
         }
-        self.ropes(&mut out, head_dim)?;
         self.windows(&mut out, family, layers as usize)?;
         self.details(&mut out, family, head_dim, layers as usize)?;
         self.finish(family)?;
         Ok((out.entries, out.computed))
+    }
+
+    /// The epsilon of norms, by the name that their kind has in GGUF files.
+    fn norms(&self, out: &mut Out, family: &Family) -> Result<(), Problem> {
+        let (key, name) = match family.layer_norms {
+            true => ("layer_norm_eps", "attention.layer_norm_epsilon"),
+            false if family.is_lfm2() => ("norm_eps", "attention.layer_norm_rms_epsilon"),
+            false => ("rms_norm_eps", "attention.layer_norm_rms_epsilon"),
+        };
+        let eps = match self.opt_number(key)? {
+            // Its configurations do not name it.
+            None if family.arch == "mpt" => 1e-5,
+            Some(eps) => eps,
+            None => return Err(wrong(key, "is missing")),
+        };
+        out.set(name, eps as f32);
+        Ok(())
+    }
+
+    /// Fails for an activation that the class is not known with.
+    fn activation(&self, family: &Family) -> Result<(), Problem> {
+        let fine: Vec<Json> = family.activations.iter().map(|&name| name.into()).collect();
+        if family.arch.starts_with("gemma") {
+            self.only("hidden_activation", &fine[..1])?;
+        }
+        self.only("hidden_act", &fine)
     }
 
     /// How matrices are stored that are quantised; `None` where none is.

@@ -9,7 +9,7 @@ use kinfer_kernels::quant::Format;
 use safetensors::Dtype;
 
 use super::coded::{Coded, Module, Piece};
-use super::config::Latent;
+use super::config::{Groups, Heads, Latent};
 use super::names::Part;
 use super::ordered::Ordered;
 use crate::gguf::Problem;
@@ -71,7 +71,9 @@ impl Made {
         let all: usize = self.pieces().iter().map(|piece| piece.range.len()).sum();
         let (own, of): (usize, &Of) = match self {
             Made::Coded(_) => return all,
-            Made::Picked(picked) => (picked.dims.iter().product(), &picked.of),
+            Made::Picked(picked) => {
+                (picked.runs.iter().map(|run| run.dims.iter().product::<usize>()).sum(), &picked.of)
+            }
             Made::Ordered(ordered) => (ordered.shape.iter().product(), &ordered.of),
         };
         (all as u128 * own as u128 / of.elements().max(1) as u128) as usize
@@ -121,16 +123,29 @@ impl Of {
     }
 }
 
-/// Elements of a stored tensor: `[n, r, c]` is the one at `first + n * steps[0] + r * steps[1] + c * steps[2]`.
+/// Elements of a stored tensor.
 #[derive(Debug)]
 pub(crate) struct Picked {
     of: Of,
     /// Outermost dimension first.
     shape: Vec<usize>,
+    /// Its rows, in order.
+    runs: Vec<Run>,
+}
+
+/// Elements that lie at regular places: `[n, r, c]` is the one at `first + n * steps[0] + r * steps[1] + c * steps[2]`.
+#[derive(Clone, Copy, Debug)]
+struct Run {
     /// Matrices, rows and columns, or blocks of columns.
     dims: [usize; 3],
     first: usize,
     steps: [usize; 3],
+}
+
+impl Run {
+    fn rows(&self) -> usize {
+        self.dims[0] * self.dims[1]
+    }
 }
 
 /// Columns and rows that are turned together, so that lines of the cache are used whole.
@@ -145,14 +160,22 @@ impl Picked {
         part: Part,
         piece: Piece,
         format: Format,
-        latent: Option<Latent>,
+        heads: Option<Heads>,
     ) -> Result<Picked, Problem> {
         let shape = piece.shape.clone();
         let of = Of::Floats { piece, format };
         let (first, step) = match part {
-            Part::Keys | Part::Values | Part::Delta(_) => {
-                return Picked::of_heads(name, part, of, &shape, latent);
+            Part::Keys | Part::Values | Part::Groups | Part::Delta(_) => {
+                return Picked::of_heads(name, part, of, &shape, heads);
             }
+            Part::First | Part::Second => return Picked::half(name, part, of, &shape),
+            Part::Turned => match shape[..] {
+                [cols, rows] => {
+                    let run = Run { dims: [1, rows, cols], first: 0, steps: [0, 1, rows] };
+                    return Ok(Picked { of, shape: vec![rows, cols], runs: vec![run] });
+                }
+                _ => return Err(misshapen(name, &shape, "a matrix")),
+            },
             Part::All | Part::Even => (0, if part == Part::All { 1 } else { 2 }),
             Part::Odd => (1, 2),
         };
@@ -161,16 +184,28 @@ impl Picked {
             [matrices, cols, rows] => {
                 let rows_here = every(name, rows, step)?;
                 let (dims, steps) = ([matrices, rows_here, cols], [cols.saturating_mul(rows), step, rows]);
-                Ok(Picked { of, shape: dims.to_vec(), dims, first, steps })
+                Ok(Picked { of, shape: dims.to_vec(), runs: vec![Run { dims, first, steps }] })
             }
             // Biases: a row for each expert.
             [matrices, cols] => {
                 let cols_here = every(name, cols, step)?;
-                let (dims, steps) = ([1, matrices, cols_here], [0, cols, step]);
-                Ok(Picked { of, shape: vec![matrices, cols_here], dims, first, steps })
+                let run = Run { dims: [1, matrices, cols_here], first, steps: [0, cols, step] };
+                Ok(Picked { of, shape: vec![matrices, cols_here], runs: vec![run] })
             }
             _ => Err(misshapen(name, &shape, "matrices or biases of experts")),
         }
+    }
+
+    /// A part of vector `name`, which is stored as floats.
+    pub(super) fn of_vector(
+        name: &str,
+        part: Part,
+        piece: Piece,
+        format: Format,
+        heads: Option<Heads>,
+    ) -> Result<Picked, Problem> {
+        let rows = piece.shape.iter().product();
+        Picked::of_floats(name, part, Piece { shape: vec![rows, 1], ..piece }, format, heads)
     }
 
     /// A part of matrix `name`, which is stored quantised.
@@ -178,10 +213,22 @@ impl Picked {
         name: &str,
         part: Part,
         coded: Coded,
-        latent: Option<Latent>,
+        heads: Option<Heads>,
     ) -> Result<Picked, Problem> {
         let shape = coded.shape();
-        Picked::of_heads(name, part, Of::Coded(coded), &shape, latent)
+        Picked::of_heads(name, part, Of::Coded(coded), &shape, heads)
+    }
+
+    /// One half of the outputs of each expert.
+    fn half(name: &str, part: Part, of: Of, shape: &[usize]) -> Result<Picked, Problem> {
+        let &[matrices, rows, cols] = shape else {
+            return Err(misshapen(name, shape, "matrices of experts"));
+        };
+        let half = every(name, rows, 2)?;
+        let first = if part == Part::First { 0 } else { half.saturating_mul(cols) };
+        let dims = [matrices, half, cols];
+        let run = Run { dims, first, steps: [rows.saturating_mul(cols), cols, 1] };
+        Ok(Picked { of, shape: dims.to_vec(), runs: vec![run] })
     }
 
     /// A part of tensor `name`, which is stored as blocks of MXFP4.
@@ -202,25 +249,34 @@ impl Picked {
             Part::All => (0, 1),
             Part::Even => (0, 2),
             Part::Odd => (1, 2),
-            Part::Keys | Part::Values | Part::Delta(_) => {
-                return Err(misshapen(name, &codes.shape, "no blocks"));
-            }
+            _ => return Err(misshapen(name, &codes.shape, "no blocks")),
         };
         let dims = [matrices, every(name, rows, step)?, blocks];
         let shape = vec![matrices, dims[1], blocks.saturating_mul(BLOCK)];
         let steps = [rows.saturating_mul(blocks), blocks.saturating_mul(step), 1];
-        Ok(Picked { of: Of::Blocks { codes, scales }, shape, dims, first: blocks * first, steps })
+        let run = Run { dims, first: blocks * first, steps };
+        Ok(Picked { of: Of::Blocks { codes, scales }, shape, runs: vec![run] })
     }
 
-    /// What makes the keys, or the values, of each head of latent attention: `[heads * (plain + value), rank]` is stored.
+    /// What makes queries, keys and values, of which several are stored as one tensor.
     fn of_heads(
         name: &str,
         part: Part,
         of: Of,
         shape: &[usize],
-        latent: Option<Latent>,
+        heads: Option<Heads>,
     ) -> Result<Picked, Problem> {
-        let latent = latent.ok_or_else(|| misshapen(name, shape, "latent attention"))?;
+        match (part, heads) {
+            (Part::Keys | Part::Values, Some(Heads::Latent(latent))) => {
+                Picked::of_latent(name, part, of, shape, latent)
+            }
+            (Part::Groups, Some(Heads::Groups(groups))) => Picked::of_groups(name, of, shape, groups),
+            _ => Err(misshapen(name, shape, "a matrix that is not quantised")),
+        }
+    }
+
+    /// What makes the keys, or the values, of each head of latent attention: `[heads * (plain + value), rank]` is stored.
+    fn of_latent(name: &str, part: Part, of: Of, shape: &[usize], latent: Latent) -> Result<Picked, Problem> {
         let Latent { heads, rank, plain, value, .. } = latent;
         let [heads, rank, plain, value] = [heads, rank, plain, value].map(|n| n as usize);
         let expected = [heads.saturating_mul(plain.saturating_add(value)), rank];
@@ -231,41 +287,76 @@ impl Picked {
         let head = (plain + value).saturating_mul(rank);
         let (dims, first, steps) = match part {
             Part::Keys => ([heads, rank, plain], 0, [head, 1, rank]),
-            Part::Values => ([heads, value, rank], plain.saturating_mul(rank), [head, rank, 1]),
-            Part::All | Part::Even | Part::Odd | Part::Delta(_) => {
-                return Err(misshapen(name, shape, "experts"));
+            _ => ([heads, value, rank], plain.saturating_mul(rank), [head, rank, 1]),
+        };
+        Ok(Picked { of, shape: dims.to_vec(), runs: vec![Run { dims, first, steps }] })
+    }
+
+    /// Queries, keys and values, of which each group's are stored together: `[groups * (queries + 2) * dim, cols]`.
+    fn of_groups(name: &str, of: Of, shape: &[usize], heads: Groups) -> Result<Picked, Problem> {
+        let [groups, queries, dim] = [heads.groups, heads.queries, heads.dim].map(|n| n as usize);
+        let rows = groups.saturating_mul(queries.saturating_add(2)).saturating_mul(dim);
+        let cols = match *shape {
+            [stored, cols] if stored == rows => cols,
+            _ => {
+                let what = format!(
+                    "{rows} rows, of {groups} groups with {queries} queries, a key and a value, {dim} elements wide"
+                );
+                return Err(misshapen(name, shape, &what));
             }
         };
-        Ok(Picked { of, shape: dims.to_vec(), dims, first, steps })
+        let head = dim.saturating_mul(cols);
+        let run = |from: usize, heads: usize| Run {
+            dims: [groups, heads.saturating_mul(dim), cols],
+            first: head.saturating_mul(from),
+            steps: [head.saturating_mul(queries + 2), cols, 1],
+        };
+        let runs = vec![run(0, queries), run(queries, 1), run(queries + 1, 1)];
+        Ok(Picked { of, shape: vec![rows, cols], runs })
+    }
+
+    /// All of it.
+    pub(super) fn all(&self, bytes: &[u8]) -> Vec<u8> {
+        self.rows(0..self.runs.iter().map(Run::rows).sum(), &|_| bytes)
     }
 
     fn rows<'b>(&self, rows: Range<usize>, bytes: &dyn Fn(&Piece) -> &'b [u8]) -> Vec<u8> {
-        let [matrices, height, cols] = self.dims;
-        let rows = rows.start.min(matrices * height)..rows.end.min(matrices * height);
+        let Some(cols) = self.runs.first().map(|run| run.dims[2]) else { return Vec::new() };
         let line = cols * self.of.format().block_bytes();
+        let all = self.runs.iter().map(Run::rows).sum();
+        let rows = rows.start.min(all)..rows.end.min(all);
         let mut out = vec![0; rows.len() * line];
-        let mut row = rows.start;
-        while row < rows.end {
-            let (matrix, from) = (row / height, row % height);
-            let to = height.min(from + rows.end - row);
-            let place = (row - rows.start) * line..(row + to - from - rows.start) * line;
-            self.matrix(matrix, from..to, bytes, &mut out[place]);
-            row += to - from;
+        if line == 0 {
+            return out;
+        }
+        let mut begin = 0;
+        for run in &self.runs {
+            let (height, end) = (run.dims[1], begin + run.rows());
+            let (mut row, last) = (rows.start.max(begin), rows.end.min(end));
+            while row < last {
+                let (matrix, from) = ((row - begin) / height, (row - begin) % height);
+                let to = height.min(from + last - row);
+                let place = (row - rows.start) * line..(row + to - from - rows.start) * line;
+                self.matrix(run, matrix, from..to, bytes, &mut out[place]);
+                row += to - from;
+            }
+            begin = end;
         }
         out
     }
 
-    /// Rows of one matrix.
+    /// Rows of one matrix of a run.
     fn matrix<'b>(
         &self,
+        run: &Run,
         matrix: usize,
         rows: Range<usize>,
         bytes: &dyn Fn(&Piece) -> &'b [u8],
         out: &mut [u8],
     ) {
-        let cols = self.dims[2];
-        let [over_matrices, over_rows, over_cols] = self.steps;
-        let first = self.first + matrix * over_matrices + rows.start * over_rows;
+        let cols = run.dims[2];
+        let [over_matrices, over_rows, over_cols] = run.steps;
+        let first = run.first + matrix * over_matrices + rows.start * over_rows;
         let (steps, dims) = ([over_rows, over_cols], [rows.len(), cols]);
         match &self.of {
             Of::Floats { piece, format: Format::F32 } => pick::<4>(bytes(piece), first, steps, dims, out),

@@ -36,7 +36,7 @@ use crate::gguf::{Gguf, GgufError, Metadata, Problem, Record};
 
 pub(crate) use coded::Piece;
 use coded::{Coded, Module, Role, Storage};
-use config::{Config, Delta, Latent};
+use config::{Config, Delta, Heads};
 pub(crate) use made::Made;
 use made::Picked;
 use names::{Part, Place};
@@ -74,10 +74,10 @@ pub(crate) fn open(path: &Path) -> Result<Gguf, GgufError> {
         error(folder, Problem::MissingFile { file: CONFIG, hint })
     })?;
     let at_config = |problem| error(&folder.join(CONFIG), problem);
-    let config = Config::new(&json);
-    let family = config.family().map_err(at_config)?;
+    let family = Config::family(&json).map_err(at_config)?;
+    let config = Config::new(&json, family).map_err(at_config)?;
     let storage = config.storage().map_err(at_config)?;
-    let latent = config.latent(family).map_err(at_config)?;
+    let heads = config.heads(family).map_err(at_config)?;
     let delta = config.delta(family).map_err(at_config)?;
     let (mut entries, computed) = config.metadata(family).map_err(at_config)?;
 
@@ -96,9 +96,10 @@ pub(crate) fn open(path: &Path) -> Result<Gguf, GgufError> {
         computed: Vec::new(),
         part: names.len() + dense.len(),
         storage,
-        latent,
+        heads,
         delta,
         modules: BTreeMap::new(),
+        stacks: BTreeMap::new(),
     };
     for (part, name) in names.iter().enumerate() {
         let file = folder.join(name);
@@ -107,6 +108,7 @@ pub(crate) fn open(path: &Path) -> Result<Gguf, GgufError> {
         weights.files.push((file, Arc::new(source)));
     }
     weights.quantised(&config, family).map_err(|problem| error(folder, problem))?;
+    weights.stacked().map_err(|problem| error(folder, problem))?;
     for (dense, name) in dense.into_iter().zip(AFTER_POOLING) {
         for (width, end) in dense.widths.into_iter().zip(["in", "out"]) {
             entries.push((format!("{}.{name}_feat_{end}", family.arch), width.into()));
@@ -158,12 +160,14 @@ struct Weights {
     part: usize,
     /// How quantised matrices are stored.
     storage: Option<Storage>,
-    /// The widths of latent attention, where the model has it.
-    latent: Option<Latent>,
+    /// Where heads are in the tensors that join some.
+    heads: Option<Heads>,
     /// The heads of delta nets, where the model has them.
     delta: Option<Delta>,
     /// Those matrices, whose tensors may be in several files.
     modules: BTreeMap<String, Module>,
+    /// Tensors whose rows are stored as tensors of their own: the rows by number.
+    stacks: BTreeMap<String, BTreeMap<usize, Vec<f32>>>,
 }
 
 impl Weights {
@@ -228,13 +232,27 @@ impl Weights {
                     let stored = Piece { part, range, shape: info.shape.clone(), ty: info.dtype };
                     for (gguf_name, which) in parts {
                         let stored = stored.clone();
+                        if let (&[len], Part::Groups) = (info.shape.as_slice(), which) {
+                            stored.check(&name)?;
+                            let data = bytes.get(stored.range.clone()).unwrap_or_default();
+                            let picked = Picked::of_vector(&name, which, stored, format, self.heads)?;
+                            self.compute(gguf_name, &[len], &floats(format, &picked.all(data)))?;
+                            continue;
+                        }
                         let made = match which {
                             Part::Delta(part) => {
                                 Made::Ordered(Ordered::of_floats(&name, part, stored, format, self.delta)?)
                             }
-                            _ => Made::Picked(Picked::of_floats(&name, which, stored, format, self.latent)?),
+                            _ => Made::Picked(Picked::of_floats(&name, which, stored, format, self.heads)?),
                         };
                         self.records.push(Record::made(gguf_name, made)?);
+                    }
+                }
+                Place::Row(gguf_name, row) => {
+                    let data = bytes.get(range).unwrap_or_default();
+                    let rows = self.stacks.entry(gguf_name).or_default();
+                    if rows.insert(row, floats(format, data)).is_some() {
+                        return Err(Problem::DuplicateTensor { tensor: name });
                     }
                 }
                 Place::PlusOne(gguf_name) => {
@@ -308,7 +326,7 @@ impl Weights {
                             Part::Delta(part) => {
                                 Made::Ordered(Ordered::of_coded(&weight, part, coded, self.delta)?)
                             }
-                            _ => Made::Picked(Picked::of_coded(&weight, part, coded, self.latent)?),
+                            _ => Made::Picked(Picked::of_coded(&weight, part, coded, self.heads)?),
                         };
                         made.push((place, of_part));
                     }
@@ -323,6 +341,22 @@ impl Weights {
             for (place, made) in made {
                 self.records.push(Record::made(place, made)?);
             }
+        }
+        Ok(())
+    }
+
+    /// Adds the tensors whose rows are stored apart.
+    fn stacked(&mut self) -> Result<(), Problem> {
+        for (name, rows) in std::mem::take(&mut self.stacks) {
+            let len = rows.values().next().map_or(0, Vec::len);
+            let missing = (0..).zip(&rows).find(|(i, (row, values))| i != *row || values.len() != len);
+            if let Some((i, (row, values))) = missing {
+                let problem =
+                    format!("has row {row} of {} elements in place {i} of rows of {len}", values.len());
+                return Err(Problem::Coded { tensor: name, problem });
+            }
+            let values: Vec<f32> = rows.values().flatten().copied().collect();
+            self.compute(name, &[rows.len(), len], &values)?;
         }
         Ok(())
     }

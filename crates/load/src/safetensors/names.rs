@@ -1,10 +1,13 @@
 //! From the names of transformers' tensors to those of GGUF files.
 
 mod families;
+mod layer_normed;
 
 use std::ops::Range;
 
-use families::{DECAY, DELTA_CONV, DELTA_NORM, EXPERT, LAYER, MODEL, POSITIONS, SHORT_CONV, WHOLE};
+use families::{
+    DECAY, DELTA_CONV, DELTA_NORM, EXPERT, HEAD_NORMS, LAYER, MODEL, POSITIONS, SHORT_CONV, WHOLE,
+};
 pub(super) use families::{FAMILIES, Family, HEAD, ROTARY_XLM_ROBERTA, is_delta};
 
 /// Which part of a tensor, which is one matrix or one for each expert, another is.
@@ -22,6 +25,14 @@ pub(super) enum Part {
     Values,
     /// Something of a delta net.
     Delta(DeltaPart),
+    /// The first half of the outputs.
+    First,
+    /// The second half of the outputs.
+    Second,
+    /// All outputs, of a matrix that is stored transposed.
+    Turned,
+    /// All of them, which are stored group by group, a group's queries, then its key, then its value: queries, keys and values here.
+    Groups,
 }
 
 /// Which rows or columns of a tensor of a delta net another has. Where heads take turns, the first value heads of all key heads come
@@ -62,6 +73,8 @@ pub(super) enum Place {
     Parts(Vec<(String, Part)>),
     /// The tensor of this name has rates of decay, of which these are the logarithms.
     Decay(String),
+    /// The tensor of this name has it as this row.
+    Row(String, usize),
     /// It is computed from the configuration.
     Nowhere,
 }
@@ -70,7 +83,7 @@ pub(super) enum Place {
 /// have no such tensor.
 pub(super) fn place(family: &Family, guessing: Range<u64>, name: &str) -> Option<Place> {
     // Models that were saved without their head do without it.
-    let name = name.strip_prefix("model.").unwrap_or(name);
+    let name = name.strip_prefix(family.root).unwrap_or(name);
     // So do encoders that were saved with what they were trained by.
     let name = match family.arch.contains("bert") {
         true => ["bert.", "roberta."].into_iter().find_map(|start| name.strip_prefix(start)).unwrap_or(name),
@@ -88,7 +101,8 @@ pub(super) fn place(family: &Family, guessing: Range<u64>, name: &str) -> Option
         }
         _ => name,
     };
-    if family.left_out.iter().any(|start| name.starts_with(start)) {
+    let left_out = |name: &str| family.left_out.iter().any(|start| name.starts_with(start));
+    if left_out(name) {
         return Some(Place::Nowhere);
     }
     let of_layer = match name.strip_prefix(family.layers) {
@@ -102,15 +116,23 @@ pub(super) fn place(family: &Family, guessing: Range<u64>, name: &str) -> Option
         }
     };
     if let Some((i, part)) = of_layer {
+        if left_out(part) {
+            return Some(Place::Nowhere);
+        }
         if family.is_delta() && part == DECAY {
             return Some(Place::Decay(format!("blk.{i}.ssm_a")));
+        }
+        if let Some(whole) = find(WHOLE, part) {
+            return Some(Place::Copy(format!("blk.{i}.{whole}")));
         }
         if let Some((_, parts)) = family.parts.iter().find(|row| row.0 == part) {
             let parts = parts.iter().map(|&(name, part)| (format!("blk.{i}.{name}"), part));
             return Some(Place::Parts(parts.collect()));
         }
-        if let Some(whole) = find(WHOLE, part) {
-            return Some(Place::Copy(format!("blk.{i}.{whole}")));
+        if let Some((norms, row)) = part.strip_suffix(".weight").and_then(|norm| norm.rsplit_once(".norms."))
+        {
+            let whole = find(HEAD_NORMS, norms)?;
+            return Some(Place::Row(format!("blk.{i}.{whole}"), row.parse().ok()?));
         }
     }
     let Some(end) = [".weight", ".bias"].into_iter().find(|end| name.ends_with(end)) else {
@@ -229,6 +251,23 @@ mod tests {
         let positions = "embeddings.position_embeddings.weight";
         assert_eq!(of("BertModel", positions), copy("position_embd.weight"));
         assert_eq!(of("XLMRobertaModel", positions), Some(Place::Rows("position_embd.weight".into(), 2)));
+        let turned = Some(Place::Parts(vec![("blk.2.ffn_up.weight".into(), Part::Turned)]));
+        assert_eq!(of("GPT2LMHeadModel", "transformer.h.2.mlp.c_fc.weight"), turned);
+        // Saved without a head.
+        assert_eq!(of("GPT2LMHeadModel", "h.2.mlp.c_fc.weight"), turned);
+        assert_eq!(of("GPT2LMHeadModel", "h.2.mlp.c_fc.bias"), copy("blk.2.ffn_up.bias"));
+        assert_eq!(of("GPT2LMHeadModel", "wpe.weight"), copy("position_embd.weight"));
+        assert_eq!(of("GPT2LMHeadModel", "h.2.attn.bias"), Some(Place::Nowhere));
+        assert_eq!(of("GPT2LMHeadModel", "model.h.2.attn.bias"), None);
+        let mask = "gpt_neox.layers.3.attention.masked_bias";
+        assert_eq!(of("GPTNeoXForCausalLM", mask), Some(Place::Nowhere));
+        assert_eq!(of("GPTNeoXForCausalLM", "embed_out.weight"), copy("output.weight"));
+        let groups = Some(Place::Parts(vec![("blk.3.attn_qkv.bias".into(), Part::Groups)]));
+        assert_eq!(of("GPTNeoXForCausalLM", "gpt_neox.layers.3.attention.query_key_value.bias"), groups);
+        assert_eq!(of("BloomForCausalLM", "h.3.self_attention.query_key_value.bias"), groups);
+        let norm = "model.layers.1.self_attn.q_layernorm.norms.31.weight";
+        assert_eq!(of("StableLmForCausalLM", norm), Some(Place::Row("blk.1.attn_q_norm.weight".into(), 31)));
+        assert_eq!(of("StableLmForCausalLM", &norm.replace("31", "x")), None);
         for foreign in
             ["model.layers.x.mlp.up_proj.weight", "vision.patch.weight", "model.layers.0.mlp.up_proj.qweight"]
         {

@@ -3,6 +3,7 @@
 //! Four kinds of vocabulary are read: byte-level BPE, whose way of splitting text is looked up in the table of
 //! pre-tokenizers, SentencePiece BPE, whose scores are the order of its merges, Unigram, and WordPiece.
 
+mod splits;
 mod wordpiece;
 
 use std::collections::{HashMap, HashSet};
@@ -17,6 +18,7 @@ use super::unigram::Preparation;
 use super::{error, ranks, read_json};
 use crate::gguf::{GgufError, Problem, Value};
 use crate::tokenizer::pre_tokenizer_of;
+use splits::{Split, stages};
 
 const FILE: &str = "tokenizer.json";
 const CONFIG: &str = "tokenizer_config.json";
@@ -214,13 +216,13 @@ impl Tokenizer {
             let kind = if token.special { CONTROL } else { USER_DEFINED };
             (tokens[token.id as usize], types[token.id as usize]) = (&token.content, kind);
         }
-        let mut whitespace_split = false;
+        let (mut whitespace_split, mut composed) = (false, false);
         let mut set = |key: &str, value: Value| entries.push((format!("tokenizer.ggml.{key}"), value));
         let scored = match &model.vocab {
             Vocab::Scored(pieces) => Some(pieces),
             _ => None,
         };
-        match (stages(&self.pre_tokenizer)?, scored) {
+        match (stages(&self.pre_tokenizer, &model.merges)?, scored) {
             (Split::ByteLevel(_), Some(_)) => return Err(unknown("pre_tokenizer", &self.pre_tokenizer)),
             (Split::None, Some(pieces)) => {
                 set("model", "t5".into());
@@ -256,10 +258,14 @@ impl Tokenizer {
                 }
                 set("model", "gpt2".into());
                 let nfc = self.is_nfc()?;
+                let of = |nfc| pre_tokenizer_of(&stages, model.ignore_merges, nfc);
+                // A key of kinfer's own asks for the normal form where none of that name does.
+                let found = of(nfc).map(|name| (name, false));
+                let found = || found.or_else(|| Some((of(false).filter(|_| nfc)?, true)));
                 // Where none splits so, `--pre` can say which comes near enough.
-                let found = || pre_tokenizer_of(&stages, model.ignore_merges, nfc);
-                if let Some(name) = self.pre.unwrap_or_else(found) {
+                if let Some((name, own)) = self.pre.map_or_else(found, |name| Some((name?, false))) {
                     set("pre", name.into());
+                    composed = own;
                 }
                 let lines: Option<Vec<String>> =
                     model.merges.iter().map(|m| m.halves().map(|(l, r)| format!("{l} {r}"))).collect();
@@ -315,6 +321,9 @@ impl Tokenizer {
         set("add_eos_token", end.is_some().into());
         if whitespace_split {
             entries.push(("kinfer.whitespace_split".into(), true.into()));
+        }
+        if composed {
+            entries.push(("kinfer.nfc".into(), true.into()));
         }
         let ids = |of: fn(&Added) -> bool| added().filter(|t| of(t)).map(|t| t.id).collect::<Vec<u32>>();
         for (side, ids) in [("lstrip", ids(|t| t.lstrip)), ("rstrip", ids(|t| t.rstrip))] {
@@ -431,55 +440,6 @@ fn mark_bytes(ids: &HashMap<String, u32>, types: &mut [i32]) {
 
 /// More than twice the largest vocabulary there is.
 pub(super) const MAX_IDS: usize = 1 << 20;
-
-/// How text is split before merging.
-enum Split {
-    /// Into pieces of a byte-level alphabet: patterns, and whether white space before a word is shared out.
-    ByteLevel(Vec<(String, bool)>),
-    /// Not at all.
-    None,
-}
-
-fn stages(pre_tokenizer: &Json) -> Result<Split, Problem> {
-    /// What ByteLevel splits by.
-    const GPT2: &str = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+";
-    const TAIL: &str = r"|\s+(?!\S)|\s+";
-    let (mut stages, mut bytes) = (Vec::new(), false);
-    let all = parts(pre_tokenizer, "pretokenizers");
-    if !all.iter().any(|part| kind(part) == "ByteLevel") {
-        return Ok(Split::None);
-    }
-    for part in all {
-        let flag = |name: &str| part.get(name).and_then(Json::as_bool);
-        let behavior = part.get("behavior").and_then(Json::as_str);
-        match kind(part) {
-            "ByteLevel" if flag("add_prefix_space") != Some(true) && !bytes => {
-                bytes = true;
-                if flag("use_regex").unwrap_or(true) {
-                    stages.push((GPT2.to_owned(), true));
-                }
-            }
-            // After ByteLevel patterns would see its alphabet instead of the text.
-            "Digits" if !bytes => {
-                let each = flag("individual_digits") == Some(true);
-                stages.push((if each { r"\p{N}" } else { r"\p{N}+" }.to_owned(), false));
-            }
-            "Split" if !bytes => {
-                let pattern = part.pointer("/pattern/Regex").and_then(Json::as_str);
-                let pattern = pattern.ok_or_else(|| unknown("pre_tokenizer", part))?;
-                let words = pattern.strip_suffix(TAIL);
-                // The pattern of words matches all of a text, so keeping its matches is cutting them out.
-                let kept = behavior == Some("Removed") && flag("invert") == Some(true) && words.is_some();
-                if !kept && (behavior != Some("Isolated") || flag("invert") == Some(true)) {
-                    return Err(unknown("pre_tokenizer", part));
-                }
-                stages.push((words.unwrap_or(pattern).to_owned(), words.is_some()));
-            }
-            _ => return Err(unknown("pre_tokenizer", part)),
-        }
-    }
-    Ok(Split::ByteLevel(stages))
-}
 
 /// SentencePiece merges the pair with the best scoring text, BPE the first pair of its list: the same where the list has
 /// all pairs of a text together, and the texts by descending score.

@@ -39,6 +39,7 @@ impl VocabSpec {
             add_space_prefix: flag("add_space_prefix")?,
             remove_extra_whitespaces: flag("remove_extra_whitespaces")?,
             precompiled_charsmap: bytes(metadata, &key("precompiled_charsmap"))?,
+            nfc: metadata.opt("kinfer.nfc")?.unwrap_or_default(),
             whitespace_split: metadata.opt("kinfer.whitespace_split")?.unwrap_or_default(),
             lstrip: metadata.opt("kinfer.lstrip_token_ids")?.unwrap_or_default(),
             rstrip: metadata.opt("kinfer.rstrip_token_ids")?.unwrap_or_default(),

@@ -97,7 +97,11 @@ impl Tokenizer {
     /// inconsistency of the arrays and ids.
     pub fn new(spec: &VocabSpec) -> Result<Self, TokenizerError> {
         let pre = match spec.model.as_str() {
-            "gpt2" => Some(PreTokenizer::named(spec.pre.as_deref().ok_or_else(PreTokenizer::missing)?)?),
+            "gpt2" => {
+                let mut pre = PreTokenizer::named(spec.pre.as_deref().ok_or_else(PreTokenizer::missing)?)?;
+                pre.nfc |= spec.nfc;
+                Some(pre)
+            }
             "gemma4" => Some(PreTokenizer::gemma4()?),
             "whitespace" => Some(PreTokenizer::whitespace(spec.pre.as_deref())?),
             _ => None,

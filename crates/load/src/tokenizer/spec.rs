@@ -111,6 +111,8 @@ pub struct VocabSpec {
     pub remove_extra_whitespaces: Option<bool>,
     /// `precompiled_charsmap`; empty means none.
     pub precompiled_charsmap: Vec<u8>,
+    /// `kinfer.nfc`: text is brought to normal form C, also where files with this pre-tokenizer do not ask for it; for byte-level BPE.
+    pub nfc: bool,
     /// `kinfer.whitespace_split`: all white space parts words as spaces do, for Unigram (`WhitespaceSplit` in tokenizer.json).
     pub whitespace_split: bool,
     /// `kinfer.lstrip_token_ids`: control tokens that swallow the white space before them (`lstrip` in tokenizer.json).

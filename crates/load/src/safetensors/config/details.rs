@@ -21,7 +21,33 @@ pub(in super::super) struct Latent {
     pub value: u32,
 }
 
+/// Heads whose queries, keys and values are stored together, group by group (GPT-NeoX, BLOOM, Falcon).
+#[derive(Clone, Copy, Debug)]
+pub(in super::super) struct Groups {
+    /// Heads of keys, and of values.
+    pub groups: u32,
+    /// Heads of queries that share one of them.
+    pub queries: u32,
+    /// Elements of a head.
+    pub dim: u32,
+}
+
+/// What has to be known of heads to find them in the tensors that join some.
+#[derive(Clone, Copy, Debug)]
+pub(in super::super) enum Heads {
+    Latent(Latent),
+    Groups(Groups),
+}
+
 impl Config<'_> {
+    /// The heads of a class that joins them.
+    pub(in super::super) fn heads(&self, family: &Family) -> Result<Option<Heads>, Problem> {
+        Ok(match self.latent(family)? {
+            Some(latent) => Some(Heads::Latent(latent)),
+            None => self.groups(family)?.map(Heads::Groups),
+        })
+    }
+
     /// Latent attention, in the classes that have it.
     pub(in super::super) fn latent(&self, family: &Family) -> Result<Option<Latent>, Problem> {
         if family.arch != "deepseek2" {
@@ -66,7 +92,7 @@ impl Config<'_> {
             Some(v) => Some(layer_types(v, layers)?),
         };
         let some = match family.class {
-            "MistralForCausalLM" | "Phi3ForCausalLM" => {
+            "MistralForCausalLM" | "Phi3ForCausalLM" | "Starcoder2ForCausalLM" => {
                 // Every layer has it.
                 if let Some(window) = self.opt_count("sliding_window")? {
                     if types.is_some_and(|flags| flags.contains(&false)) {
@@ -78,6 +104,7 @@ impl Config<'_> {
             }
             "Gemma2ForCausalLM" | "Gemma3ForCausalLM" | "Gemma3TextModel" | "Olmo3ForCausalLM"
             | "Exaone4ForCausalLM" | "GptOssForCausalLM" => self.opt_count("sliding_window")?,
+            "Cohere2ForCausalLM" => Some(self.count("sliding_window")?),
             _ => {
                 // Qwen names a window and switches it off.
                 let switched = self.json.get("use_sliding_window") == Some(&Json::Bool(false));
@@ -129,11 +156,15 @@ impl Config<'_> {
         layers: usize,
     ) -> Result<(), Problem> {
         match family.class {
-            "GraniteForCausalLM" => {
+            "GraniteForCausalLM" | "GraniteMoeForCausalLM" => {
                 out.set("attention.scale", self.number("attention_multiplier")? as f32);
                 out.set("embedding_scale", self.number("embedding_multiplier")? as f32);
                 out.set("residual_scale", self.number("residual_multiplier")? as f32);
                 out.set("logit_scale", self.number("logits_scaling")? as f32);
+                if family.class == "GraniteMoeForCausalLM" {
+                    out.set("expert_count", self.count("num_local_experts")?);
+                    out.set("expert_used_count", self.count("num_experts_per_tok")?);
+                }
             }
             "HyperCLOVAXForCausalLM" => {
                 for (key, name) in [
@@ -259,7 +290,7 @@ impl Config<'_> {
                 self.expert_groups(out)?;
             }
             _ if family.is_delta() => self.delta_nets(out, layers)?,
-            _ => {}
+            _ => self.layer_normed(out, family)?,
         }
         Ok(())
     }

@@ -78,13 +78,13 @@ impl Config<'_> {
         match family.arch {
             "modern-bert" => {
                 out.set("context_length", positions);
-                self.modern_bert(out, layers as usize, head_dim)?;
+                self.modern_bert(out, layers as usize, head_dim, positions)?;
             }
             "nomic-bert" if nomics => self.nomics_own(out, positions)?,
             "nomic-bert" => {
                 out.set("context_length", positions);
                 self.only("hidden_act", &["silu".into()])?;
-                self.ropes(out, head_dim)?;
+                self.ropes(out, head_dim, positions)?;
             }
             "jina-bert-v3" => {
                 out.set("context_length", positions);
@@ -92,7 +92,7 @@ impl Config<'_> {
                 self.only("position_embedding_type", &["rotary".into()])?;
                 match self.opt_number("rotary_emb_base")? {
                     Some(base) => out.set("rope.freq_base", base as f32),
-                    None => self.ropes(out, head_dim)?,
+                    None => self.ropes(out, head_dim, positions)?,
                 }
                 self.without_tasks()?;
             }
@@ -140,8 +140,14 @@ impl Config<'_> {
     }
 
     /// ModernBERT of `layers` layers.
-    fn modern_bert(&self, out: &mut Out, layers: usize, head_dim: u32) -> Result<(), Problem> {
-        self.ropes(out, head_dim)?;
+    fn modern_bert(
+        &self,
+        out: &mut Out,
+        layers: usize,
+        head_dim: u32,
+        positions: u32,
+    ) -> Result<(), Problem> {
+        self.ropes(out, head_dim, positions)?;
         const ACT: &str = "hidden_activation";
         self.only(ACT, &["gelu".into(), "silu".into()])?;
         out.set(ACT, self.get(ACT).and_then(Json::as_str).unwrap_or("gelu"));

@@ -9,8 +9,8 @@ use crate::gguf::Problem;
 const SECTIONS: &str = "mrope_section";
 
 impl Config<'_> {
-    /// Rotary positions: `rope_parameters`, or `rope_theta` and `rope_scaling` before version 5.
-    pub(super) fn ropes(&self, out: &mut Out, head_dim: u32) -> Result<(), Problem> {
+    /// Rotary positions of a model for `context` positions: `rope_parameters`, or `rope_theta` and `rope_scaling` before version 5.
+    pub(super) fn ropes(&self, out: &mut Out, head_dim: u32, context: u32) -> Result<(), Problem> {
         const KEY: &str = "rope_parameters";
         let object = |key| match self.get(key) {
             None => Ok(None),
@@ -39,7 +39,13 @@ impl Config<'_> {
             None => match self.opt_number("rope_theta")? {
                 Some(theta) => theta,
                 // Configurations of the first models do not name it.
-                None if matches!(out.arch, "llama" | "gemma") => 10_000.0,
+                None if matches!(
+                    out.arch,
+                    "llama" | "gemma" | "falcon" | "gptneox" | "phi2" | "stablelm"
+                ) =>
+                {
+                    10_000.0
+                }
                 None if is_modern => self.opt_number("global_rope_theta")?.unwrap_or(160_000.0),
                 None => return Err(wrong("rope_theta", "is missing")),
             },
@@ -52,7 +58,12 @@ impl Config<'_> {
             Some(_) => Some(number(rope, KEY, "partial_rotary_factor")?),
             None => None,
         };
-        let usual = if out.is_delta() { 0.25 } else { 1.0 };
+        let usual = match out.arch {
+            "gptneox" | "stablelm" => 0.25,
+            "glm4" | "phi2" => 0.5,
+            _ if out.is_delta() => 0.25,
+            _ => 1.0,
+        };
         let part = part.or(self.opt_number("partial_rotary_factor")?).unwrap_or(usual);
         let rope_dim = (f64::from(head_dim) * part) as u32;
         out.set("rope.dimension_count", rope_dim);
@@ -70,8 +81,7 @@ impl Config<'_> {
             None => None,
         };
         let original = original.or(self.opt_number("original_max_position_embeddings")?);
-        let context = self.number("max_position_embeddings")?;
-        scaling(rope, theta, rope_dim as usize, original, context, out)
+        scaling(rope, theta, rope_dim as usize, original, context.into(), out)
     }
 }
 

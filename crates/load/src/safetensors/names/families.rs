@@ -1,5 +1,8 @@
 //! What transformers' classes call their tensors, and what GGUF files call them: tables only.
 
+use super::layer_normed::{
+    BLOOM, COHERE, COHERE2, EXAONE, FALCON, GPT2, GPTNEOX, MPT, MPT_OF_THE_HUB, PHI, STABLELM, STARCODER2,
+};
 use super::{DeltaPart, Part};
 
 /// A class of transformers, and the architecture that it is in a GGUF file.
@@ -9,6 +12,14 @@ pub(in super::super) struct Family {
     pub class: &'static str,
     /// `general.architecture`.
     pub arch: &'static str,
+    /// Settings of config.json that this class calls otherwise: the usual name, and its own.
+    pub keys: &'static [(&'static str, &'static str)],
+    /// Whether norms have means and are no RMS norms.
+    pub layer_norms: bool,
+    /// What its activation may be called.
+    pub activations: &'static [&'static str],
+    /// What names of tensors begin with, but for the head's; models that were saved without their head do without it.
+    pub(super) root: &'static str,
     /// What names of a layer's tensors begin with.
     pub(super) layers: &'static str,
     /// Tensors of a layer whose names mean something else than [`LAYER`] says.
@@ -21,15 +32,20 @@ pub(in super::super) struct Family {
     pub tied: bool,
     /// Whether what it computes are hidden states: it has no head.
     pub encoder: bool,
-    /// What names of tensors begin with that are there for training, or for guessing further tokens: what they compute is left out.
+    /// What names of tensors begin with, in all or in a layer, that are there for training or for guessing further tokens, or are computed
+    /// again: they are left out.
     pub(super) left_out: &'static [&'static str],
     /// The row of the learned positions that is a text's first; those before it are no position.
     pub first_position: u32,
 }
 
-const PLAIN: Family = Family {
+pub(super) const PLAIN: Family = Family {
     class: "",
     arch: "",
+    keys: &[],
+    layer_norms: false,
+    activations: &["silu", "swish"],
+    root: "model.",
     layers: "layers.",
     layer: &[],
     parts: &[],
@@ -45,6 +61,15 @@ const BERT: Family = Family {
     arch: "bert",
     layers: "encoder.layer.",
     layer: BERT_LAYER,
+    tied: true,
+    ..PLAIN
+};
+
+const GEMMA: Family = Family {
+    class: "GemmaForCausalLM",
+    arch: "gemma",
+    activations: APPROXIMATE,
+    offset_norms: true,
     tied: true,
     encoder: true,
     left_out: &["embeddings.position_ids", "pooler.dense.", "cls.predictions."],
@@ -76,6 +101,11 @@ pub(in super::super) static ROTARY_XLM_ROBERTA: Family = Family { class: "XLMRob
 const JINA_BERT: Family = Family { class: "JinaBertModel", arch: "jina-bert-v2", ..BERT };
 
 impl Family {
+    /// Whether its heads turn with their positions.
+    pub fn turns(&self) -> bool {
+        !matches!(self.arch, "bloom" | "gpt2" | "mpt")
+    }
+
     /// Whether it is LFM2, whose configurations have names of their own for much.
     pub fn is_lfm2(&self) -> bool {
         self.arch.starts_with("lfm2")
@@ -92,11 +122,16 @@ pub(in super::super) fn is_delta(arch: &str) -> bool {
     arch.starts_with("qwen35") || arch == "qwen3next"
 }
 
+/// Gemma's first configurations say "gelu", and mean its approximation.
+const APPROXIMATE: &[&str] = &["gelu_pytorch_tanh", "gelu"];
 /// Norms of both blocks' outputs only.
 const POST_NORMED: &[(&str, &str)] =
     &[("post_attention_layernorm", "post_attention_norm"), ("post_feedforward_layernorm", "post_ffw_norm")];
 /// The norm before the feed-forward goes by another name in the file.
 const PRE_NORMED: &[(&str, &str)] = &[("post_attention_layernorm", "post_attention_norm")];
+/// The norms before both blocks, as KORMo calls them.
+const KORMO_LAYER: &[(&str, &str)] =
+    &[("pre_attention_layernorm", "attn_norm"), ("pre_mlp_layernorm", "ffn_norm")];
 /// Norms before and after both blocks.
 const SANDWICHED: &[(&str, &str)] = &[
     ("post_attention_layernorm", "post_attention_norm"),
@@ -107,6 +142,13 @@ const SANDWICHED: &[(&str, &str)] = &[
 /// Norms before both blocks, and after them.
 const PERI_NORMED: &[(&str, &str)] =
     &[("post_norm1", "post_attention_norm"), ("post_norm2", "post_ffw_norm")];
+/// Norms before and after both blocks, as GLM-4 calls them.
+const GLM4_LAYER: &[(&str, &str)] =
+    &[("post_self_attn_layernorm", "post_attention_norm"), ("post_mlp_layernorm", "post_ffw_norm")];
+
+/// A layer of Granite with experts.
+const GRANITE_EXPERTS: &[(&str, &str)] =
+    &[("block_sparse_moe.router.layer", "ffn_gate_inp"), ("block_sparse_moe.output_linear", "ffn_down_exps")];
 
 /// A layer of LFM2.
 const LFM2_LAYER: &[(&str, &str)] = &[
@@ -187,6 +229,12 @@ const JOINED_EXPERTS: &[(&str, &[(&str, Part)])] = &[
     ("mlp.experts.down_proj", &[("ffn_down_exps.weight", Part::All)]),
 ];
 
+/// The experts of Granite, whose gate matrices lie before their up matrices.
+const HALVED_EXPERTS: &[(&str, &[(&str, Part)])] = &[(
+    "block_sparse_moe.input_linear.weight",
+    &[("ffn_gate_exps.weight", Part::First), ("ffn_up_exps.weight", Part::Second)],
+)];
+
 /// What keys and values are made of a latent by.
 const LATENT: &[(&str, &[(&str, Part)])] =
     &[("self_attn.kv_b_proj.weight", &[("attn_k_b.weight", Part::Keys), ("attn_v_b.weight", Part::Values)])];
@@ -234,9 +282,12 @@ const DELTA: Family = Family { layer: DELTA_LAYER, offset_norms: true, left_out:
 /// Every class that can be read.
 pub(in super::super) static FAMILIES: &[Family] = &[
     Family { class: "LlamaForCausalLM", arch: "llama", ..PLAIN },
+    Family { class: "IQuestCoderForCausalLM", arch: "llama", ..PLAIN },
     Family { class: "MistralForCausalLM", arch: "llama", ..PLAIN },
     Family { class: "MixtralForCausalLM", arch: "llama", ..PLAIN },
     Family { class: "Qwen2ForCausalLM", arch: "qwen2", ..PLAIN },
+    // Llama but for two names; files of this architecture store query and key rows as transformers does.
+    Family { class: "KORMoForCausalLM", arch: "qwen2", layer: KORMO_LAYER, ..PLAIN },
     Family { class: "Qwen3ForCausalLM", arch: "qwen3", ..PLAIN },
     Family { class: "Qwen3MoeForCausalLM", arch: "qwen3moe", ..PLAIN },
     Family { class: "Qwen2MoeForCausalLM", arch: "qwen2moe", ..PLAIN },
@@ -245,26 +296,32 @@ pub(in super::super) static FAMILIES: &[Family] = &[
     Family { class: "GptOssForCausalLM", arch: "gpt-oss", layer: PRE_NORMED, parts: JOINED_EXPERTS, ..PLAIN },
     Family { class: "DeepseekV2ForCausalLM", arch: "deepseek2", parts: LATENT, ..PLAIN },
     Family { class: "DeepseekV3ForCausalLM", arch: "deepseek2", parts: LATENT, ..PLAIN },
-    Family { class: "GemmaForCausalLM", arch: "gemma", offset_norms: true, tied: true, ..PLAIN },
-    Family {
-        class: "Gemma2ForCausalLM",
-        arch: "gemma2",
-        layer: SANDWICHED,
-        offset_norms: true,
-        tied: true,
-        ..PLAIN
-    },
-    Family {
-        class: "Gemma3ForCausalLM",
-        arch: "gemma3",
-        layer: SANDWICHED,
-        offset_norms: true,
-        tied: true,
-        ..PLAIN
-    },
+    GEMMA,
+    Family { class: "Gemma2ForCausalLM", arch: "gemma2", layer: SANDWICHED, ..GEMMA },
+    Family { class: "Gemma3ForCausalLM", arch: "gemma3", layer: SANDWICHED, ..GEMMA },
     Family { class: "Phi3ForCausalLM", arch: "phi3", ..PLAIN },
     Family { class: "GraniteForCausalLM", arch: "granite", ..PLAIN },
     Family { class: "HyperCLOVAXForCausalLM", arch: "hyperclovax", layer: PERI_NORMED, ..PLAIN },
+    Family {
+        class: "GraniteMoeForCausalLM",
+        arch: "granitemoe",
+        layer: GRANITE_EXPERTS,
+        parts: HALVED_EXPERTS,
+        ..PLAIN
+    },
+    Family { class: "Glm4ForCausalLM", arch: "glm4", layer: GLM4_LAYER, ..PLAIN },
+    PHI,
+    STARCODER2,
+    STABLELM,
+    COHERE,
+    COHERE2,
+    GPTNEOX,
+    GPT2,
+    FALCON,
+    BLOOM,
+    MPT,
+    MPT_OF_THE_HUB,
+    EXAONE,
     Family { class: "Olmo2ForCausalLM", arch: "olmo2", layer: POST_NORMED, ..PLAIN },
     Family { class: "Olmo3ForCausalLM", arch: "olmo2", layer: POST_NORMED, ..PLAIN },
     Family { class: "Exaone4ForCausalLM", arch: "exaone4", layer: POST_NORMED, ..PLAIN },
@@ -289,14 +346,7 @@ pub(in super::super) static FAMILIES: &[Family] = &[
     Family { class: "JinaBertForMaskedLM", ..JINA_BERT },
     MODERN_BERT,
     Family { class: "ModernBertForMaskedLM", ..MODERN_BERT },
-    Family {
-        class: "Gemma3TextModel",
-        arch: "gemma-embedding",
-        layer: SANDWICHED,
-        offset_norms: true,
-        encoder: true,
-        ..PLAIN
-    },
+    Family { class: "Gemma3TextModel", arch: "gemma-embedding", layer: SANDWICHED, encoder: true, ..GEMMA },
 ];
 
 /// The output head.
@@ -311,6 +361,16 @@ pub(super) const MODEL: &[(&str, &str)] = &[
     ("norm", "output_norm"),
     ("embedding_norm", "token_embd_norm"),
     ("lm_head", "output"),
+    ("embed_in", "token_embd"),
+    ("word_embeddings", "token_embd"),
+    ("wte", "token_embd"),
+    ("wpe", POSITIONS),
+    ("word_embeddings_layernorm", "token_embd_norm"),
+    ("final_layernorm", "output_norm"),
+    ("final_layer_norm", "output_norm"),
+    ("ln_f", "output_norm"),
+    ("norm_f", "output_norm"),
+    ("embed_out", "output"),
     ("embeddings.word_embeddings", "token_embd"),
     ("embeddings.position_embeddings", POSITIONS),
     ("embeddings.token_type_embeddings", "token_types"),
@@ -355,6 +415,10 @@ pub(super) const WHOLE: &[(&str, &str)] = &[
     ("self_attn.sinks", "attn_sinks.weight"),
     ("linear_attn.dt_bias", "ssm_dt.bias"),
 ];
+
+/// Norms of heads, each of which has a weight of its own (`….norms.{head}.weight`).
+pub(super) const HEAD_NORMS: &[(&str, &str)] =
+    &[("self_attn.q_layernorm", "attn_q_norm.weight"), ("self_attn.k_layernorm", "attn_k_norm.weight")];
 
 /// The matrices of an expert: `…experts.{e}.w1` is `ffn_gate.{e}`, as in GGUF files from before experts were joined.
 pub(super) const EXPERT: &[(&str, &str)] = &[

@@ -1,7 +1,7 @@
 //! Tensors that no file stores as GGUF files do: their rows are made when they are asked for.
 //!
-//! Either they are decoded ([`Coded`]), or their elements lie elsewhere in a stored tensor: of every second row, of a column, or
-//! in blocks whose codes have another order. The latter changes no bit of a value.
+//! Either they are decoded ([`Coded`]), or their elements lie elsewhere in a stored tensor: of every second row, of a column, of
+//! rows that are stored group by group, or in blocks whose codes have another order. The latter changes no bit of a value.
 
 use std::ops::Range;
 

@@ -136,7 +136,8 @@ pub(super) fn place(family: &Family, guessing: Range<u64>, name: &str) -> Option
         }
     }
     let Some(end) = [".weight", ".bias"].into_iter().find(|end| name.ends_with(end)) else {
-        return name.ends_with("rotary_emb.inv_freq").then_some(Place::Nowhere);
+        // Rotary frequencies, which the configuration gives.
+        return name.ends_with(".inv_freq").then_some(Place::Nowhere);
     };
     let full = match of_layer {
         None => find(MODEL, name.strip_suffix(end)?)?.to_owned(),
@@ -237,6 +238,8 @@ mod tests {
             of("LlamaForCausalLM", "model.layers.0.self_attn.rotary_emb.inv_freq"),
             Some(Place::Nowhere)
         );
+        let frequencies = "transformer.h.0.attn.attention.rotary.inv_freq";
+        assert_eq!(of("ExaoneForCausalLM", frequencies), Some(Place::Nowhere));
         assert_eq!(
             of("GptOssForCausalLM", "model.layers.0.self_attn.sinks"),
             copy("blk.0.attn_sinks.weight")

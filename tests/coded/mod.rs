@@ -241,7 +241,7 @@ fn quantised_checkpoints_are_what_their_formats_define() {
                 };
                 expected +=
                     if [".kv_b_proj", "_qkvz"].iter().any(|end| module.ends_with(end)) { 2 } else { 1 };
-                let (tensors, values) = coder(&mut random, module, shape[0], shape[1]);
+                let (tensors, values) = coder(&mut random, &module, shape[0], shape[1]);
                 coded.extend(tensors);
                 plain.insert(name, values);
             }

@@ -15,8 +15,8 @@ use kinfer_core::backend::{
 };
 use kinfer_core::{
     Activation, AttnSpec, Backend, Batch, ConvSpec, DeltaSpec, ExpertGroups, ExpertSpec, FfnSpec, Format,
-    HeadSharing, KvTypes, LayerSpec, Mask, Mixer, ModelSpec, NormKind, NormSpec, QkNorm, Role, RopeSpec,
-    Routing, RunnerLimits, Scores,
+    HeadSharing, KvTypes, LayerSpec, Mask, Mixer, ModelSpec, NormKind, NormSpec, Role, RopeSpec, Routing,
+    RunnerLimits, Scores,
 };
 use kinfer_cuda::{Cuda, Options};
 use kinfer_models::synthetic::Blocks;
@@ -312,6 +312,13 @@ fn operations_on_rows() {
         op!("rms norm", y, b.norm(&step, &x, NORM, &weight, None, &mut y));
         op!("layer norm", y, b.norm(&step, &x, layer, &weight, Some(&bias), &mut y));
         op!("norm of heads", x, b.rms_norm_heads(&step, &mut x, 40..160, &head, 1e-6));
+        let (each, shift) = (vector(13, 120), vector(14, 120));
+        op!(
+            "layer norm of heads",
+            x,
+            b.layer_norm_heads(&step, &mut x, 40..160, 40, &each, Some(&shift), 1e-5)
+        );
+        op!("layer norm of all", x, b.layer_norm_heads(&step, &mut x, 40..160, 120, &each, None, 1e-5));
         op!("rotary embedding", x, b.rope(&step, &mut x, 40..200, 80, 0));
         op!("bias", x, b.add_bias(&step, &mut x, &bias));
         op!("positions", x, b.add_positions(&step, &positions, &mut x));
@@ -437,11 +444,6 @@ fn what_a_gpu_cannot_do_is_said() {
         spec.layers[0].mixer.attn_mut().into_iter().for_each(change);
         cuda.step(&spec.whole(), 1, 1).err().map(|e| e.to_string()).unwrap_or_default()
     };
-    let biases = refused(|a| a.alibi = Some(Arc::from([0.5])));
-    assert!(biases.contains("linear biases (ALiBi) on CUDA"), "{biases}");
-    let norms =
-        [refused(|a| a.qk_norm = Some(QkNorm::LayerHeads)), refused(|a| a.qk_norm = Some(QkNorm::LayerRows))];
-    assert!(norms.iter().all(|e| e.contains("layer norms of queries and keys on CUDA")), "{norms:?}");
     let gate = refused(|a| a.gated = true);
     assert!(gate.contains("attention with a gated output on CUDA"), "{gate}");
     let mut spec = spec(8, 192, 1, 64, None);

@@ -4,8 +4,8 @@
 
 constexpr int HEADS_AT_ONCE = 4; // heads of a block of the kernels that write the cache, a warp each
 
-// Writes keys and values of rows laid out q | k | v. Grid (2 kv_heads / HEADS_AT_ONCE, rows).
-KERNEL __launch_bounds__(32 * HEADS_AT_ONCE) kv_write(const float *qkv, int heads, const Rows rows, const Cache c) {
+// Writes keys and values of rows laid out q | k | v, `stride` apart. Grid (2 kv_heads / HEADS_AT_ONCE, rows).
+KERNEL __launch_bounds__(32 * HEADS_AT_ONCE) kv_write(const float *qkv, int stride, int heads, const Rows rows, const Cache c) {
   __shared__ __align__(16) float shared[HEADS_AT_ONCE][MAX_DIM];
   const int warp = threadIdx.x >> 5, r = blockIdx.y, i = blockIdx.x * HEADS_AT_ONCE + warp;
   if (i >= 2 * c.kv_heads) return;
@@ -14,7 +14,7 @@ KERNEL __launch_bounds__(32 * HEADS_AT_ONCE) kv_write(const float *qkv, int head
   wait_for_inputs();
   let_next_begin();
   const bool value = i >= c.kv_heads;
-  load_head(shared[warp], qkv + ((size_t)r * (heads + 2 * c.kv_heads) + heads + i) * c.head_dim, c.head_dim);
+  load_head(shared[warp], qkv + (size_t)r * stride + (heads + i) * c.head_dim, c.head_dim);
   __syncwarp();
   uint8_t *to = block_keys(c, block, value ? i - c.kv_heads : i) + (value ? POSITIONS * c.k_row : 0);
   store_row(value ? c.v_type : c.k_type, to + position % POSITIONS * (value ? c.v_row : c.k_row), shared[warp], c.head_dim);
@@ -27,12 +27,13 @@ struct Turn {
   const float *cosines, *sines;   // [rows, half], or null
   float eps;
   int half;
+  int layer, apart;               // whether norms are layer norms, and the weights of the next head lie how many further on: head_dim or 0
 };
-KERNEL __launch_bounds__(32 * HEADS_AT_ONCE) qkv_finish(float *qkv, int heads, const Turn turn, const Rows rows, const Cache c) {
+KERNEL __launch_bounds__(32 * HEADS_AT_ONCE) qkv_finish(float *qkv, int stride, int heads, const Turn turn, const Rows rows, const Cache c) {
   __shared__ __align__(16) float shared[HEADS_AT_ONCE][MAX_DIM];
   const int lane = threadIdx.x & 31, warp = threadIdx.x >> 5, r = blockIdx.y, i = blockIdx.x * HEADS_AT_ONCE + warp, n = c.head_dim;
   if (i >= heads + 2 * c.kv_heads) return;
-  float *x = qkv + ((size_t)r * (heads + 2 * c.kv_heads) + i) * n, *head = shared[warp];
+  float *x = qkv + (size_t)r * stride + i * n, *head = shared[warp];
   const bool value = i >= heads + c.kv_heads, query = i < heads;
   const int position = rows.positions[r];
   const uint32_t block = query ? 0 : c.blocks[rows.tables[r] + position / POSITIONS];
@@ -41,10 +42,13 @@ KERNEL __launch_bounds__(32 * HEADS_AT_ONCE) qkv_finish(float *qkv, int heads, c
   load_head(head, x, n);
   __syncwarp();
   if (const float *weight = value ? nullptr : query ? turn.q_norm : turn.k_norm) {
-    float square = 0.f;
-    for (int d = lane; d < n; d += 32) square += head[d] * head[d];
+    weight += (query ? i : i - heads) * turn.apart;
+    float sum = 0.f, square = 0.f;
+    for (int d = lane; turn.layer && d < n; d += 32) sum += head[d];
+    const float mean = turn.layer ? warp_sum(sum) / n : 0.f;
+    for (int d = lane; d < n; d += 32) square += (head[d] - mean) * (head[d] - mean);
     const float inv = 1.f / sqrtf(warp_sum(square) / n + turn.eps);
-    for (int d = lane; d < n; d += 32) head[d] = head[d] * inv * weight[d];
+    for (int d = lane; d < n; d += 32) head[d] = (head[d] - mean) * inv * weight[d];
     __syncwarp();
   }
   if (!value && turn.cosines) {
@@ -109,7 +113,7 @@ __device__ __forceinline__ void attend_partition(const Attend &a, const Rows &ro
   const int r = first_row + blockIdx.z, sets = (a.group + HEADS - 1) / HEADS;
   const int kv_head = blockIdx.y / sets, set = blockIdx.y % sets * HEADS, count = min(HEADS, a.group - set), first_head = kv_head * a.group + set;
   const Seen keys_of(a, rows, r);
-  const int lowest = keys_of.lowest, last = keys_of.last, start = blockIdx.x * PARTITION;
+  const int position = rows.positions[r], lowest = keys_of.lowest, last = keys_of.last, start = blockIdx.x * PARTITION;
   if (start > last || start + PARTITION <= lowest) return;
   const int first = start + warp * POSITIONS;
   const bool any = first <= last && first + POSITIONS > lowest;
@@ -123,7 +127,7 @@ __device__ __forceinline__ void attend_partition(const Attend &a, const Rows &ro
     float q[HEADS][8];
 #pragma unroll
     for (int g = 0; g < HEADS; g++) {
-      const float *from = a.qkv + ((size_t)r * (a.heads + 2 * c.kv_heads) + first_head + g) * n + d;
+      const float *from = a.qkv + (size_t)r * a.stride + (first_head + g) * n + d;
 #pragma unroll
       for (int i = 0; i < 8; i += 4)
         if (n % 4 == 0) {
@@ -163,6 +167,7 @@ __device__ __forceinline__ void attend_partition(const Attend &a, const Rows &ro
     for (int g = 0; g < HEADS; g++) {
       s[g] *= a.scale;
       if (a.cap > 0.f) s[g] = a.cap * tanhf(s[g] / a.cap);
+      if (a.slopes && g < count) s[g] -= a.slopes[first_head + g] * (float)abs(position - (first + lane));
       s[g] = first + lane >= lowest && first + lane <= last ? s[g] * LOG2_E : -INFINITY;
       const float top = warp_max(s[g]), weight = power_of_2(s[g] - top), all = warp_sum(weight);
       weights[warp][lane][g] = weight;

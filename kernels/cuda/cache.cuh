@@ -26,11 +26,13 @@ struct Rows {
 };
 
 struct Attend {
-  const float *qkv;  // [rows, (heads + 2 kv_heads) * head_dim]
+  const float *qkv;  // [rows, stride], of which the first heads * head_dim are queries
   int heads, group;  // query heads, and those of a KV head
   float scale, cap;  // cap 0: none
   int window;        // 0: none
-  const float *sinks; // [heads], or null: scores that take part in the softmax and have no value
+  int stride;
+  const float *sinks;  // [heads], or null: scores that take part in the softmax and have no value
+  const float *slopes; // [heads], or null: what a score loses for each position between query and key
 };
 
 // The keys that a row sees.

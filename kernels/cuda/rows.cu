@@ -112,20 +112,23 @@ KERNEL __launch_bounds__(1024) add_norm(const float *x, int kind, float eps, con
   add_norm_row<HELD>(x, kind, eps, weight, bias, y, width);
 }
 
-// RMS norm in place of `n` columns of a row from column `first`. Grid (pieces, rows).
-KERNEL __launch_bounds__(1024) norm_heads(float *x, int stride, int first, int n, const float *__restrict__ weight, float eps) {
+// Norm in place of each `n` columns of a row from column `first`; those of the next piece have weights `apart` further on. Grid (pieces, rows).
+KERNEL __launch_bounds__(1024) norm_heads(float *x, int stride, int first, int n, int kind, float eps, const float *__restrict__ weight,
+                                          const float *__restrict__ bias, int apart) {
+  weight += blockIdx.x * apart;
+  if (bias) bias += blockIdx.x * apart;
   float4 w[HELD], v[HELD];
   read_quads(w, weight, n);
   wait_for_inputs();
   let_next_begin();
   float *row = x + (size_t)blockIdx.y * stride + first + blockIdx.x * n;
   read_quads(v, row, n);
-  const Moments m = moments(row, v, n, RMS, eps);
+  const Moments m = moments(row, v, n, kind, eps);
 #pragma unroll
-  for (int i = 0; i < HELD; i++) put_quad(row, column(i), n, normed(v[i], m, w[i], nullptr, 0, n));
+  for (int i = 0; i < HELD; i++) put_quad(row, column(i), n, normed(v[i], m, w[i], bias, column(i), n));
   for (int i = HELD; column(i) < n; i++) {
     const int c = column(i);
-    put_quad(row, c, n, normed(quad(row, c, n), m, quad(weight, c, n), nullptr, 0, n));
+    put_quad(row, c, n, normed(quad(row, c, n), m, quad(weight, c, n), bias, c, n));
   }
 }
 

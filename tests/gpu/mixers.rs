@@ -2,7 +2,12 @@
 
 use super::*;
 
-/// Widths of heads, numbers of heads and lengths that fill no tile; several partitions; windows, caps and sinks.
+/// Slopes of linear biases, none of which is another one's.
+fn slopes(heads: usize) -> Option<Arc<[f32]>> {
+    Some((0..heads).map(|h| 0.3 / (h + 1) as f32).collect())
+}
+
+/// Widths of heads, numbers of heads and lengths that fill no tile; several partitions; windows, caps, sinks and linear biases.
 #[test]
 fn attention_of_every_shape() {
     /// Outputs of prompt chunks of these lengths, and of three generated rows after them.
@@ -34,19 +39,24 @@ fn attention_of_every_shape() {
         all
     }
     let cuda = common::gpu();
-    for (heads, head_dim, window, softcap, prompts) in [
-        (1, 64, None, None, [330, 37]),
-        (3, 80, Some(70), None, [330, 37]),
-        (2, 128, None, Some(3.0), [290, 5]),
-        (9, 40, Some(300), None, [330, 7]),
-        (2, 256, None, None, [270, 3]),
-        (2, 44, None, None, [70, 5]),
+    for (heads, head_dim, window, softcap, biased, prompts) in [
+        (1, 64, None, None, false, [330, 37]),
+        (3, 80, Some(70), None, false, [330, 37]),
+        (2, 128, None, Some(3.0), false, [290, 5]),
+        (9, 40, Some(300), None, false, [330, 7]),
+        (2, 256, None, None, false, [270, 3]),
+        (2, 44, None, None, false, [70, 5]),
         // More heads than a tile has rows: prompts go the way of generated rows.
-        (130, 16, None, None, [40, 7]),
+        (130, 16, None, None, false, [40, 7]),
+        (3, 64, None, None, true, [290, 37]),
+        (5, 112, Some(70), Some(3.0), true, [130, 5]),
+        // No tile of such heads has biases: these go the same way.
+        (2, 160, None, None, true, [40, 7]),
     ] {
         let mut spec = spec(61, (heads + 2) * head_dim, heads, head_dim, None);
         let attn = spec.layers[0].mixer.attn_mut().unwrap();
         (attn.window, attn.softcap) = (window, softcap);
+        attn.alibi = slopes(heads).filter(|_| biased);
         for kv in [KvType::F32, KvType::F16, KvType::Bf16, KvType::Q8_0] {
             // The reference has no 8-bit cache; its own rounding is far below these bounds.
             let (reference, bounds) = match kv {
@@ -138,17 +148,26 @@ fn attention_to_what_follows() {
         by_role
     }
     let cuda = common::gpu();
-    for (heads, head_dim, window) in
-        [(2, 64, None), (3, 80, Some(70)), (2, 256, Some(33)), (1, 128, Some(5)), (2, 32, Some(1000))]
-    {
+    for (heads, head_dim, window, biased) in [
+        (2, 64, None, false),
+        (3, 80, Some(70), false),
+        (2, 256, Some(33), false),
+        (1, 128, Some(5), false),
+        (2, 32, Some(1000), false),
+        (3, 64, None, true),
+        (2, 128, Some(40), true),
+    ] {
         let mut spec = spec(61, (heads + 2) * head_dim, heads, head_dim, None);
         let attn = spec.layers[0].mixer.attn_mut().unwrap();
         (attn.window, attn.mask) = (window, Mask::Bidirectional);
+        attn.alibi = slopes(heads).filter(|_| biased);
         for kv in [KvType::F32, KvType::F16] {
             let (got, truth) = (attend(&cuda, &spec, kv), attend(&Candle::cpu(), &spec, kv));
             for (role, bound) in [(Role::Prompt, 1e-4), (Role::Generated, 1e-10)] {
                 let error = nmse(&got[role as usize], &truth[role as usize]);
-                let name = format!("{heads} heads of {head_dim}, window {window:?}, {kv}, {role:?}");
+                let name = format!(
+                    "{heads} heads of {head_dim}, window {window:?}, biased: {biased}, {kv}, {role:?}"
+                );
                 println!("{name}: NMSE {error:.1e}");
                 assert!(error < bound, "{name}: NMSE {error:.1e}");
             }

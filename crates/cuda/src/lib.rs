@@ -33,8 +33,8 @@ use kinfer_core::backend::{
     AttnWeights, Backend, ConvWeights, DeltaVectors, ExpertWeights, FfnWeights, Heads, Matrix, Read, Scratch,
 };
 use kinfer_core::{
-    Activation, AttnSpec, Batch, ConvSpec, DeltaSpec, ExpertSpec, FfnSpec, Format, KvTypes, NormSpec,
-    PartSpec, Result, RopeSpec,
+    Activation, AttnSpec, Batch, ConvSpec, DeltaSpec, ExpertSpec, FfnSpec, Format, KvTypes, NormKind,
+    NormSpec, PartSpec, Result, RopeSpec,
 };
 use memory::Buffer;
 use std::ops::Range;
@@ -94,7 +94,7 @@ struct Kernels {
     /// For groups of up to 2 and 4 query heads; larger ones are divided.
     attend_partition: [(usize, Function); 2],
     attend_merge: Function,
-    attend_prompt: Option<[(stages::Tile, Function); 3]>,
+    attend_prompt: Option<[(stages::Tile, Function); stages::TILES.len()]>,
 }
 
 impl Kernels {
@@ -103,7 +103,7 @@ impl Kernels {
         let attention = |name: &str| gpu.function("attention", name);
         let partition = |heads: usize| Ok((heads, attention(&format!("attend_partition_{heads}"))?));
         let prompt = |tile: stages::Tile| {
-            let function = attention(&format!("attend_prompt_{}", tile.dim))?;
+            let function = attention(tile.name)?;
             gpu.allow_shared(&function, tile.shared())?;
             Ok((tile, function))
         };
@@ -131,8 +131,8 @@ impl Kernels {
             attend_merge: attention("attend_merge")?,
             attend_prompt: match gpu.has_bf16() {
                 true => {
-                    let [narrow, middle, wide] = stages::TILES;
-                    Some([prompt(narrow)?, prompt(middle)?, prompt(wide)?])
+                    let [narrow, biased, middle, wide] = stages::TILES;
+                    Some([prompt(narrow)?, prompt(biased)?, prompt(middle)?, prompt(wide)?])
                 }
                 false => None,
             },
@@ -275,20 +275,22 @@ impl Backend for Cuda {
         weight: &Vector,
         eps: f32,
     ) -> Result<()> {
-        ops::norm_heads(self, step, x, cols, weight, eps)
+        let spec = NormSpec { kind: NormKind::Rms, eps };
+        ops::norm_heads(self, step, x, cols, weight.len, spec, weight, None)
     }
 
     fn layer_norm_heads(
         &self,
-        _step: &Step,
-        _x: &mut Act,
-        _cols: Range<usize>,
-        _width: usize,
-        _weight: &Vector,
-        _bias: Option<&Vector>,
-        _eps: f32,
+        step: &Step,
+        x: &mut Act,
+        cols: Range<usize>,
+        width: usize,
+        weight: &Vector,
+        bias: Option<&Vector>,
+        eps: f32,
     ) -> Result<()> {
-        Err(step::no_layer_norms())
+        let spec = NormSpec { kind: NormKind::Layer, eps };
+        ops::norm_heads(self, step, x, cols, width, spec, weight, bias)
     }
 
     fn linear(&self, step: &Step, weight: &Weight, x: &Act, out: &mut Act) -> Result<()> {

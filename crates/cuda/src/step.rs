@@ -7,7 +7,7 @@ use crate::kv::MAX_HEAD_DIM;
 use crate::likeliest::Ranks;
 use crate::memory::{Buffer, Pinned};
 use kinfer_core::batch::Role;
-use kinfer_core::{Batch, Error, PartSpec, QkNorm, Result, RopeSpec, Run};
+use kinfer_core::{Batch, Error, PartSpec, Result, RopeSpec, Run};
 use std::cell::Cell;
 use std::collections::HashMap;
 use std::ops::Range;
@@ -36,6 +36,8 @@ pub struct Step {
     pub(crate) partials: Buffer,
     pub(crate) partial_floats: usize,
     pub(crate) mixture: Option<Mixture>,
+    /// Of each attention block with linear biases its slopes, `[heads]`.
+    slopes: Vec<Option<Buffer>>,
     /// Made when only the likeliest tokens are first read.
     pub(crate) ranks: Option<Ranks>,
     /// Rows that are read; made when some first are.
@@ -120,12 +122,6 @@ impl Step {
         if attn().any(|a| a.latent.is_some()) {
             return Err(no_latents());
         }
-        if attn().any(|a| a.alibi.is_some()) {
-            return Err(no_alibi());
-        }
-        if attn().any(|a| matches!(a.qk_norm, Some(QkNorm::LayerHeads | QkNorm::LayerRows))) {
-            return Err(no_layer_norms());
-        }
         if !part.delta.is_empty() {
             return Err(no_delta_nets());
         }
@@ -138,6 +134,7 @@ impl Step {
                 supported: format!("up to {MAX_HEAD_DIM}; `--device cpu` has no limit"),
             });
         }
+        let slopes = attn().map(|a| a.alibi.as_ref().map(|s| gpu.upload(s, "attention")).transpose());
         let per_partition = attn().map(|a| a.heads * (a.head_dim + 2)).max().unwrap_or(0);
         let per_row =
             per_partition * (blocks * kinfer_core::batch::BLOCK_LEN).div_ceil(PARTITION).next_power_of_two();
@@ -158,6 +155,7 @@ impl Step {
             partials: gpu.alloc(4 * partial_floats, "attention")?,
             partial_floats,
             mixture: Mixture::new(gpu, part, rows)?,
+            slopes: slopes.collect::<Result<_>>()?,
             ranks: None,
             host: None,
             running: false,
@@ -325,6 +323,12 @@ impl Step {
         Ok((rope.cosines.pointer(), rope.sines.pointer(), rope.spec.inv_freq.len() as i32))
     }
 
+    /// Slopes of the linear biases of attention block `layer`.
+    pub(crate) fn slopes(&self, layer: usize) -> Result<u64> {
+        let of = self.slopes.get(layer).and_then(Option::as_ref).map(Buffer::pointer);
+        of.ok_or_else(|| Error::Batch(format!("there are no slopes of attention block {layer}")))
+    }
+
     /// An array on the device.
     pub(crate) fn field(&self, field: Field) -> u64 {
         self.numbers.pointer() + 4 * (field as usize * self.max_rows) as u64
@@ -423,14 +427,6 @@ pub(crate) fn no_latents() -> Error {
 }
 
 /// Nor for such a one.
-pub(crate) fn no_layer_norms() -> Error {
-    Error::Unsupported {
-        what: "layer norms of queries and keys on CUDA".into(),
-        supported: "RMS norms of them; `--device cpu` has both".into(),
-    }
-}
-
-/// Nor for such a one.
 pub(crate) fn no_delta_nets() -> Error {
     Error::Unsupported {
         what: "delta nets in place of attention on CUDA".into(),
@@ -442,13 +438,6 @@ pub(crate) fn no_delta_nets() -> Error {
 pub(crate) fn no_gates() -> Error {
     Error::Unsupported {
         what: "attention with a gated output on CUDA".into(),
-        supported: "attention without; `--device cpu` has both".into(),
-    }
-}
-
-fn no_alibi() -> Error {
-    Error::Unsupported {
-        what: "attention with linear biases (ALiBi) on CUDA".into(),
         supported: "attention without; `--device cpu` has both".into(),
     }
 }

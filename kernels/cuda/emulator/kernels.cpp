@@ -30,7 +30,7 @@ EMULATE(likeliest)
 namespace attention {
 #include "../attention.cu"
 EMULATE(kv_write) EMULATE(qkv_finish) EMULATE(attend_partition_2) EMULATE(attend_partition_4) EMULATE(attend_merge)
-EMULATE(attend_prompt_64) EMULATE(attend_prompt_128) EMULATE(attend_prompt_256)
+EMULATE(attend_prompt_64) EMULATE(attend_biased_64) EMULATE(attend_prompt_128) EMULATE(attend_prompt_256)
 } // namespace attention
 namespace peak {
 #include "../peak.cu"

@@ -11,12 +11,13 @@ use common::Random;
 use kinfer::{Device, KvType, LoadOptions, Model};
 use kinfer_candle::Candle;
 use kinfer_core::backend::{
-    AttnWeights, ExpertWeights, FfnWeights, LatentScratch, Matrix, NormWeights, Read, RowOrder, Scratch,
+    AttnWeights, ExpertWeights, FfnWeights, Heads, LatentScratch, Matrix, NormWeights, Read, RowOrder,
+    Scratch,
 };
 use kinfer_core::{
     Activation, AttnSpec, Backend, Batch, ConvSpec, DeltaSpec, ExpertGroups, ExpertSpec, FfnSpec, Format,
-    HeadSharing, KvTypes, LayerSpec, Mask, Mixer, ModelSpec, NormKind, NormSpec, Role, RopeSpec, Routing,
-    RunnerLimits, Scores,
+    HeadSharing, KvTypes, LatentSpec, LayerSpec, Mask, Mixer, ModelSpec, NormKind, NormSpec, Role, RopeSpec,
+    Routing, RunnerLimits, Scores,
 };
 use kinfer_cuda::{Cuda, Options};
 use kinfer_models::synthetic::Blocks;

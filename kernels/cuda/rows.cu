@@ -217,6 +217,32 @@ KERNEL gate_rows(float *x, const float *gate, int width) {
   for (int i = threadIdx.x; i < width; i += blockDim.x) x[(size_t)blockIdx.x * width + i] *= factor;
 }
 
+// Where heads lie: head h of row r begins r * row + h * head elements further on.
+struct Place {
+  size_t row, head;
+};
+// Copies `width` elements of each head. Grid (heads, rows).
+KERNEL __launch_bounds__(256) rearrange(const float *x, const Place from, float *out, const Place to, int width) {
+  wait_for_inputs();
+  let_next_begin();
+  x += blockIdx.y * from.row + blockIdx.x * from.head;
+  out += blockIdx.y * to.row + blockIdx.x * to.head;
+  for (int c = 4 * threadIdx.x; c < width; c += 4 * blockDim.x) put_quad(out, c, width, quad(x, c, width));
+}
+// The same to rows of their own, one for each head: head h of row r is row h * rows + r of o, of the role of r; `chosen` is h there: its product is
+// that of an expert. Grid (blocks of columns, heads, rows).
+KERNEL __launch_bounds__(256) rearrange_to_rows(const float *x, const Place from, const uint32_t *roles, uint32_t *chosen, uint32_t *row_roles, const Out o) {
+  wait_for_inputs();
+  let_next_begin();
+  const int c = 4 * (blockIdx.x * blockDim.x + threadIdx.x), row = blockIdx.y * gridDim.z + blockIdx.z;
+  const uint32_t role = roles[blockIdx.z];
+  if (c == 0) {
+    chosen[row] = blockIdx.y;
+    row_roles[row] = role;
+  }
+  if ((c & ~127) < o.padded) emit_quad(o, role, row, c, quad(x + blockIdx.z * from.row + blockIdx.y * from.head, c, o.width));
+}
+
 struct Routing {
   const float *bias; // [experts], or null: added to the scores for the choice alone
   int count, used;

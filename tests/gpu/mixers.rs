@@ -2,6 +2,9 @@
 
 use super::*;
 
+/// A latent as wide as heads are, but for what turns.
+const LATENT: LatentSpec = LatentSpec { rank: 256, q_rank: None, plain: 32, value: 32, eps: 1e-6 };
+
 /// Slopes of linear biases, none of which is another one's.
 fn slopes(heads: usize) -> Option<Arc<[f32]>> {
     Some((0..heads).map(|h| 0.3 / (h + 1) as f32).collect())
@@ -52,11 +55,15 @@ fn attention_of_every_shape() {
         (5, 112, Some(70), Some(3.0), true, [130, 5]),
         // No tile of such heads has biases: these go the same way.
         (2, 160, None, None, true, [40, 7]),
+        // Latent attention.
+        (3, 288, None, None, false, [40, 7]),
+        (1, 576, None, Some(3.0), false, [270, 3]),
     ] {
         let mut spec = spec(61, (heads + 2) * head_dim, heads, head_dim, None);
         let attn = spec.layers[0].mixer.attn_mut().unwrap();
         (attn.window, attn.softcap) = (window, softcap);
         attn.alibi = slopes(heads).filter(|_| biased);
+        attn.latent = (head_dim > 256).then_some(LATENT);
         for kv in [KvType::F32, KvType::F16, KvType::Bf16, KvType::Q8_0] {
             // The reference has no 8-bit cache; its own rounding is far below these bounds.
             let (reference, bounds) = match kv {
@@ -172,5 +179,56 @@ fn attention_to_what_follows() {
                 assert!(error < bound, "{name}: NMSE {error:.1e}");
             }
         }
+    }
+}
+
+/// A product for each head, of formats of all kinds and of an odd width, and the way to it and back; rows of one role, and of both.
+#[test]
+fn products_of_heads() {
+    const HEADS: usize = 3;
+    fn multiply<B: Backend>(b: &B, format: Format, runs: &[(Role, usize)]) -> Vec<f32> {
+        // A head has two columns that take no part.
+        let (plain, turned, out_width) = if format == Format::F32 { (52, 2, 21) } else { (64, 2, 21) };
+        let stride = plain + turned;
+        let mut spec = spec(61, HEADS * stride, HEADS, 288, None);
+        spec.layers[0].mixer.attn_mut().unwrap().latent = Some(LATENT);
+        let part = spec.whole();
+        let rows = runs.iter().map(|r| r.1).sum();
+        let table = b.weight(&[Stored::new(Format::F32, spec.vocab, spec.dim, 1).matrix()]).unwrap();
+        let weight = |h: u64| b.weight(&[Stored::new(format, out_width, plain, 2 + h).matrix()]).unwrap();
+        let weights: Vec<_> = (0..HEADS as u64).map(weight).collect();
+        let act = |rows, width| b.act(rows, width).unwrap();
+        let (mut x, mut per_head) = (act(rows, spec.dim), act(HEADS * rows, plain));
+        let (mut products, mut out) = (act(HEADS * rows, out_width), act(rows, spec.dim));
+        let mut step = b.step(&part, rows, 8).unwrap();
+        let (mut batch, mut blocks) = (Batch::default(), (0..8).rev());
+        for (role, n) in runs {
+            let tokens: Vec<u32> = (0..*n).map(|t| ((t * 7 + n) % spec.vocab) as u32).collect();
+            let own: Vec<u32> = blocks.by_ref().take(n.div_ceil(32)).collect();
+            batch.push(*role, &tokens, 0, &own, true);
+        }
+        b.begin(&mut step, &[], &batch).unwrap();
+        b.embed(&step, &table, 2.0, &mut x).unwrap();
+        b.embed(&step, &table, 1.0, &mut out).unwrap();
+        let columns = |first| Heads::Columns { first, stride, width: spec.dim };
+        b.rearrange(&step, &x, columns(turned), &mut per_head, Heads::Rows, HEADS, plain).unwrap();
+        b.linear_heads(&step, &weights, &per_head, &mut products).unwrap();
+        b.rearrange(&step, &products, Heads::Rows, &mut out, columns(0), HEADS, out_width).unwrap();
+        b.rearrange(&step, &x, columns(0), &mut out, columns(plain), HEADS, turned).unwrap();
+        b.read(&mut step, &out).unwrap().to_vec()
+    }
+    let cuda = common::gpu();
+    let (prompt, generated) = (Role::Prompt, Role::Generated);
+    let mixed = [(generated, 1), (prompt, 40), (generated, 2), (prompt, 33)];
+    for format in [Format::F32, Format::F16, Format::Q8_0, Format::Q4_0] {
+        for runs in [&[(generated, 5)][..], &[(prompt, 140)], &mixed] {
+            let got = multiply(&cuda, format, runs);
+            let error = nmse(&got, &multiply(&Candle::cpu(), format, runs));
+            println!("{format}, {runs:?}: NMSE {error:.1e}");
+            assert!(error < 1e-4, "{format}, {runs:?}: NMSE {error:.1e}");
+        }
+        let (mixed, alone) = (multiply(&cuda, format, &mixed), multiply(&cuda, format, &[(prompt, 40)]));
+        let first = mixed.len() / 76;
+        assert!(mixed[first..][..alone.len()] == alone, "{format}: beside others");
     }
 }

@@ -189,6 +189,19 @@ pub fn features() -> Vec<Toy> {
     let narrow =
         Shape { head_dim: 32, heads: 6, kv_heads: 6, ..norms("layer norms of all heads", QkNorm::LayerRows) };
     toys.push(narrow.build(&[Format::Q8_0]));
+    for (name, q_rank) in [("latent keys and values", None), ("latent queries, too", Some(128))] {
+        let latent = Some(LatentSpec { rank: 256, q_rank, plain: 64, value: 32, eps: 1e-6 });
+        let shape = Shape {
+            name,
+            kv_heads: 1,
+            head_dim: 288,
+            rope_dim: 32,
+            latent,
+            pairs: false,
+            ..Shape::default()
+        };
+        toys.push(shape.build(&[Format::Q8_0, Format::Q4_0]));
+    }
     if std::env::var_os("KINFER_FEW_TOYS").is_some() {
         toys.truncate(1);
     }
@@ -203,22 +216,9 @@ pub fn some() -> Vec<Toy> {
     features().into_iter().take(3).collect()
 }
 
-/// Those, what CUDA lacks (latent attention, delta nets), and one per stored format.
+/// Those, what CUDA lacks (delta nets), and one per stored format.
 pub fn all() -> Vec<Toy> {
     let mut toys = features();
-    for (name, q_rank) in [("latent keys and values", None), ("latent queries, too", Some(128))] {
-        let latent = Some(LatentSpec { rank: 256, q_rank, plain: 64, value: 32, eps: 1e-6 });
-        let shape = Shape {
-            name,
-            kv_heads: 1,
-            head_dim: 288,
-            rope_dim: 32,
-            latent,
-            pairs: false,
-            ..Shape::default()
-        };
-        toys.push(shape.build(&[Format::Q8_0, Format::Q4_0]));
-    }
     let k_quants = [Format::Q4_K, Format::Q6_K, Format::Q5_K];
     // Value heads of whole vectors; and others, with weights that add no rounding to the activations'.
     let delta = |sharing, key_heads, value_dim, taps| DeltaSpec {

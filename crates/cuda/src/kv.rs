@@ -8,6 +8,8 @@ use std::sync::Arc;
 
 /// Largest width of a head that the kernels take.
 pub(crate) const MAX_HEAD_DIM: usize = 256;
+/// Largest width of a latent with what turns beside it, that they take.
+pub(crate) const MAX_LATENT: usize = 640;
 
 /// Keys and values of the attention blocks of a part, and the tails of its convolutions.
 pub struct Kv {

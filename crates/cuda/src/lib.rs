@@ -10,6 +10,7 @@ mod driver;
 mod experts;
 mod gemm;
 mod kv;
+mod latent;
 mod likeliest;
 mod memory;
 mod ops;
@@ -31,6 +32,7 @@ pub use weight::Weight;
 use driver::{Argument, Function, Gpu, Grid};
 use kinfer_core::backend::{
     AttnWeights, Backend, ConvWeights, DeltaVectors, ExpertWeights, FfnWeights, Heads, Matrix, Read, Scratch,
+    latent_in, latent_out,
 };
 use kinfer_core::{
     Activation, AttnSpec, Batch, ConvSpec, DeltaSpec, ExpertSpec, FfnSpec, Format, KvTypes, NormKind,
@@ -93,7 +95,10 @@ struct Kernels {
     qkv_finish: Function,
     /// For groups of up to 2 and 4 query heads; larger ones are divided.
     attend_partition: [(usize, Function); 2],
+    attend_latent: Function,
     attend_merge: Function,
+    rearrange: Function,
+    rearrange_to_rows: Function,
     attend_prompt: Option<[(stages::Tile, Function); stages::TILES.len()]>,
 }
 
@@ -128,7 +133,10 @@ impl Kernels {
             kv_write: attention("kv_write")?,
             qkv_finish: attention("qkv_finish")?,
             attend_partition: [partition(2)?, partition(4)?],
+            attend_latent: attention("attend_latent")?,
             attend_merge: attention("attend_merge")?,
+            rearrange: rows("rearrange")?,
+            rearrange_to_rows: rows("rearrange_to_rows")?,
             attend_prompt: match gpu.has_bf16() {
                 true => {
                     let [narrow, biased, middle, wide] = stages::TILES;
@@ -298,21 +306,21 @@ impl Backend for Cuda {
         ops::product(self, step, weight, x, out, None, false)
     }
 
-    fn linear_heads(&self, _step: &Step, _weights: &[Weight], _x: &Act, _out: &mut Act) -> Result<()> {
-        Err(step::no_latents())
+    fn linear_heads(&self, step: &Step, weights: &[Weight], x: &Act, out: &mut Act) -> Result<()> {
+        latent::linear_heads(self, step, weights, x, out)
     }
 
     fn rearrange(
         &self,
-        _step: &Step,
-        _x: &Act,
-        _from: Heads,
-        _out: &mut Act,
-        _to: Heads,
-        _heads: usize,
-        _width: usize,
+        step: &Step,
+        x: &Act,
+        from: Heads,
+        out: &mut Act,
+        to: Heads,
+        heads: usize,
+        width: usize,
     ) -> Result<()> {
-        Err(step::no_latents())
+        latent::rearrange(self, step, x, from, out, to, heads, width)
     }
 
     fn add_bias(&self, step: &Step, x: &mut Act, bias: &Vector) -> Result<()> {
@@ -435,7 +443,10 @@ impl Backend for Cuda {
         layer: usize,
         s: &mut Scratch<Self>,
     ) -> Result<()> {
-        stages::attn_in(self, step, spec, w, kv, layer, s)
+        match (&spec.latent, &w.latent) {
+            (Some(latent), Some(up)) => latent_in(self, step, spec, latent, w, up, kv, layer, s),
+            _ => stages::attn_in(self, step, spec, w, kv, layer, s),
+        }
     }
 
     fn attn_out(
@@ -445,6 +456,9 @@ impl Backend for Cuda {
         w: &AttnWeights<Self>,
         s: &mut Scratch<Self>,
     ) -> Result<()> {
+        if let (Some(latent), Some(up)) = (&spec.latent, &w.latent) {
+            return latent_out(self, step, spec, latent, w, up, s);
+        }
         stages::residual(
             self,
             step,

@@ -1,6 +1,7 @@
 //! Attention, experts, and the fused stages: a product ends with its bias and residual, and what follows q, k and v is one launch.
 
 use crate::driver::{Argument, Grid};
+use crate::kv::MAX_HEAD_DIM;
 use crate::ops::{
     activate, activated_product, arguments, norm, norm_code, norm_heads, norm_threads, product,
 };
@@ -12,6 +13,9 @@ use kinfer_core::{AttnSpec, FfnSpec, Mask, NormKind, NormSpec, QkNorm, Result};
 
 /// Heads of a block of the kernels that write the cache.
 const HEADS_AT_ONCE: usize = 4;
+
+/// Query heads of a block of `attend_latent`.
+const LATENT_HEADS: usize = 2;
 
 /// What a block of prompt attention takes: `Prompt` of `kernels/cuda/prompt.cuh`.
 #[derive(Clone, Copy)]
@@ -146,7 +150,7 @@ pub(crate) fn attend(
         norm: _,
         qk_norm: _,
         gated: _,
-        latent: _,
+        latent,
     } = *spec;
     out.shape(qkv.rows(), spec.q_dim())?;
     let group = heads / kv_heads;
@@ -169,7 +173,7 @@ pub(crate) fn attend(
     let mut all_rounded = true;
     for (role, range) in step.runs() {
         let on_tiles = match &cuda.kernels()?.attend_prompt {
-            Some(kernels) if role == Role::Prompt => {
+            Some(kernels) if role == Role::Prompt && latent.is_none() => {
                 kernels.iter().find(|(tile, _)| tile.takes(head_dim, group, mask, alibi.is_some()))
             }
             _ => None,
@@ -211,8 +215,12 @@ fn decode(
     let kernels = cuda.kernels()?;
     let group = attend.group as usize;
     let [small, large] = &kernels.attend_partition;
-    let (heads, partition) = if group <= small.0 { small } else { large };
-    let sets = group.div_ceil(*heads);
+    let (heads, partition) = match head_dim > MAX_HEAD_DIM {
+        true => (LATENT_HEADS, &kernels.attend_latent),
+        false if group <= small.0 => (small.0, &small.1),
+        false => (large.0, &large.1),
+    };
+    let sets = group.div_ceil(heads);
     for first in range.clone().step_by(at_once) {
         let n = at_once.min(range.end - first);
         let first = first as i32;
@@ -224,7 +232,8 @@ fn decode(
         }
         // One partition is the result.
         if partitions > 1 {
-            let grid = Grid::new(attend.heads as usize, n, 256);
+            let blocks = (attend.heads as u32, n as u32, head_dim.div_ceil(256) as u32);
+            let grid = Grid { blocks, threads: 256, shared: 0 };
             let arguments = arguments![attend, rows, dim, first, partials, count, to];
             // SAFETY: as above.
             unsafe { cuda.launch(step, &kernels.attend_merge, grid, arguments)? };

@@ -2,12 +2,12 @@
 
 use crate::act::Act;
 use crate::driver::{Function, Gpu, Graph};
-use crate::experts::Mixture;
-use crate::kv::MAX_HEAD_DIM;
+use crate::experts::{Choice, MAX_EXPERTS, Mixture};
+use crate::kv::{MAX_HEAD_DIM, MAX_LATENT};
 use crate::likeliest::Ranks;
 use crate::memory::{Buffer, Pinned};
 use kinfer_core::batch::Role;
-use kinfer_core::{Batch, Error, PartSpec, Result, RopeSpec, Run};
+use kinfer_core::{AttnSpec, Batch, Error, PartSpec, Result, RopeSpec, Run};
 use std::cell::Cell;
 use std::collections::HashMap;
 use std::ops::Range;
@@ -36,6 +36,8 @@ pub struct Step {
     pub(crate) partials: Buffer,
     pub(crate) partial_floats: usize,
     pub(crate) mixture: Option<Mixture>,
+    /// Rows of the heads of latent attention, where there is some.
+    heads: Option<Choice>,
     /// Of each attention block with linear biases its slopes, `[heads]`.
     slopes: Vec<Option<Buffer>>,
     /// Made when only the likeliest tokens are first read.
@@ -119,19 +121,24 @@ impl Step {
         record: bool,
     ) -> Result<Step> {
         let attn = || part.attn.iter();
-        if attn().any(|a| a.latent.is_some()) {
-            return Err(no_latents());
-        }
         if !part.delta.is_empty() {
             return Err(no_delta_nets());
         }
         if attn().any(|a| a.gated) {
             return Err(no_gates());
         }
-        if let Some(wide) = attn().find(|a| a.head_dim > MAX_HEAD_DIM) {
+        let most = |a: &AttnSpec| if a.latent.is_some() { MAX_LATENT } else { MAX_HEAD_DIM };
+        if let Some(wide) = attn().find(|a| a.head_dim > most(a)) {
             return Err(Error::Unsupported {
                 what: format!("heads of {} elements on CUDA", wide.head_dim),
-                supported: format!("up to {MAX_HEAD_DIM}; `--device cpu` has no limit"),
+                supported: format!("up to {}; `--device cpu` has no limit", most(wide)),
+            });
+        }
+        let latent_heads = attn().filter(|a| a.latent.is_some()).map(|a| a.heads).max();
+        if let Some(heads) = latent_heads.filter(|&heads| heads > MAX_EXPERTS) {
+            return Err(Error::Unsupported {
+                what: format!("latent attention of {heads} heads on CUDA"),
+                supported: format!("up to {MAX_EXPERTS}; `--device cpu` has no limit"),
             });
         }
         let slopes = attn().map(|a| a.alibi.as_ref().map(|s| gpu.upload(s, "attention")).transpose());
@@ -155,6 +162,7 @@ impl Step {
             partials: gpu.alloc(4 * partial_floats, "attention")?,
             partial_floats,
             mixture: Mixture::new(gpu, part, rows)?,
+            heads: latent_heads.map(|heads| Choice::new(gpu, rows * heads)).transpose()?,
             slopes: slopes.collect::<Result<_>>()?,
             ranks: None,
             host: None,
@@ -329,6 +337,13 @@ impl Step {
         of.ok_or_else(|| Error::Batch(format!("there are no slopes of attention block {layer}")))
     }
 
+    /// For the products of the heads of latent attention.
+    pub(crate) fn heads(&self) -> Result<&Choice> {
+        self.heads
+            .as_ref()
+            .ok_or_else(|| Error::Batch("a model without latent attention has products of heads".into()))
+    }
+
     /// An array on the device.
     pub(crate) fn field(&self, field: Field) -> u64 {
         self.numbers.pointer() + 4 * (field as usize * self.max_rows) as u64
@@ -419,14 +434,6 @@ impl Step {
 }
 
 /// No step is made for such a model, so no operation of it is ever asked for.
-pub(crate) fn no_latents() -> Error {
-    Error::Unsupported {
-        what: "latent attention on CUDA".into(),
-        supported: "the other kinds; `--device cpu` has this one".into(),
-    }
-}
-
-/// Nor for such a one.
 pub(crate) fn no_delta_nets() -> Error {
     Error::Unsupported {
         what: "delta nets in place of attention on CUDA".into(),

@@ -105,7 +105,7 @@ template <int N> __device__ __forceinline__ float fold(float (&x)[N], int lane, 
 // that again in CHUNKS steps of 256 elements, and have `AHEAD` keys at a time on their way from L2, into which a warp brings its block at once.
 // Grid (partitions, kv_heads * ceil(group / HEADS), rows), 256 threads; where there is one partition, it writes the results.
 // Bound: the bytes of keys and values, read once for HEADS heads; other heads of the group find them in L2.
-template <int HEADS, int AHEAD, int CHUNKS>
+template <int HEADS, int AHEAD, int CHUNKS, bool BRING = true>
 __device__ __forceinline__ void attend_partition(const Attend &a, const Rows &rows, const Cache &c, int first_row, float *partial, const Out &out) {
   __shared__ __align__(16) float weights[BLOCKS][POSITIONS][HEADS], part[BLOCKS][HEADS * (CHUNKS == 1 ? MAX_DIM : MAX_LATENT)];
   __shared__ float most[BLOCKS][HEADS], sum[BLOCKS][HEADS];
@@ -118,7 +118,7 @@ __device__ __forceinline__ void attend_partition(const Attend &a, const Rows &ro
   const int first = start + warp * POSITIONS;
   const bool any = first <= last && first + POSITIONS > lowest;
   const uint8_t *keys = block_keys(c, any ? c.blocks[rows.tables[r] + first / POSITIONS] : 0, kv_head), *values = keys + POSITIONS * c.k_row;
-  if (any) bring_to_l2(keys, POSITIONS * (c.k_row + c.v_row));
+  if (BRING && any) bring_to_l2(keys, POSITIONS * (c.k_row + c.v_row));
   wait_for_inputs();
   let_next_begin();
   const int lanes = padded <= 64 ? 8 : padded <= 128 ? 16 : 32, d = 8 * (lane & (lanes - 1)), team = lane & -lanes;

@@ -6,7 +6,7 @@
 // A block has `QUERIES` queries of one KV head: as many positions as fit times the heads of the group, each warp `TILES` times sixteen.
 // Keys and values pass through shared memory, KEYS at a time, and the softmax is taken on the way (Dao et al. 2022).
 // Only with BIASED are slopes looked at: not every shape has registers for them.
-template <int D, int WARPS, int TILES, int KEYS, bool BIASED> struct Prompt {
+template <int D, int WARPS, int TILES, int KEYS, bool BIASED = false> struct Prompt {
   static constexpr bool SLOPES = BIASED;
   static constexpr int THREADS = 32 * WARPS, QUERIES = 16 * TILES * WARPS;
   static constexpr int CHUNKS = D / 8;                  // 16 bytes each, of a row

@@ -243,6 +243,18 @@ KERNEL __launch_bounds__(256) rearrange_to_rows(const float *x, const Place from
   if ((c & ~127) < o.padded) emit_quad(o, role, row, c, quad(x + blockIdx.z * from.row + blockIdx.y * from.head, c, o.width));
 }
 
+// o = x sigmoid(gate), elementwise; rows of `gate` are `stride` apart. Grid (blocks of columns, rows).
+KERNEL __launch_bounds__(256) gate_columns(const float *x, const float *gate, int stride, const Out o) {
+  wait_for_inputs();
+  let_next_begin();
+  const int c = 4 * (blockIdx.x * blockDim.x + threadIdx.x);
+  if ((c & ~127) >= o.padded) return;
+  float4 v = quad(x + (size_t)blockIdx.y * o.width, c, o.width);
+  const float4 g = quad(gate + (size_t)blockIdx.y * stride, c, o.width);
+  v.x /= 1.f + expf(-g.x), v.y /= 1.f + expf(-g.y), v.z /= 1.f + expf(-g.z), v.w /= 1.f + expf(-g.w);
+  emit_quad(o, o.roles[blockIdx.y], blockIdx.y, c, v);
+}
+
 struct Routing {
   const float *bias; // [experts], or null: added to the scores for the choice alone
   int count, used;

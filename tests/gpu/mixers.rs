@@ -124,6 +124,77 @@ fn convolutions() {
     }
 }
 
+/// Chunks of prompts and generated rows of three sequences, whose states are not in order; one begins anew.
+#[test]
+fn delta_nets() {
+    fn compute<B: Backend>(b: &B, delta: DeltaSpec) -> [Vec<f32>; 2] {
+        let width = delta.projection_dim();
+        let mut spec = spec(61, width, 1, 64, None);
+        spec.layers[0].mixer = Mixer::DeltaNet(delta);
+        let part = spec.whole();
+        let table = b.weight(&[Stored::new(Format::F32, spec.vocab, spec.dim, 1).matrix()]).unwrap();
+        let vector = |seed, n, least: f32| {
+            let mut random = Random::new(seed);
+            b.vector(&(0..n).map(|_| least + random.uniform()).collect::<Vec<f32>>()).unwrap()
+        };
+        let weights = DeltaVectors {
+            taps: vector(2, delta.taps * delta.channels(), -0.5),
+            decay: vector(3, delta.value_heads, -1.0),
+            dt_bias: vector(4, delta.value_heads, -0.5),
+            norm: vector(5, delta.value_dim, 0.5),
+        };
+        let mut cache = b.kv(&part, 12, 4, KvTypes::default()).unwrap();
+        let mut step = b.step(&part, 80, 12).unwrap();
+        let (mut x, mut out) = (b.act(80, width).unwrap(), b.act(80, delta.all_values()).unwrap());
+        let blocks: Vec<u32> = (0..12).rev().collect();
+        let (mut all, mut first, mut starts) = (Vec::new(), Vec::new(), [0; 3]);
+        for (at, lengths) in
+            [[40, 1, 2], [1, 1, 1], [1, 1, 1], [1, 30, 30], [7, 33, 40], [1, 1, 1], [1, 1, 1], [33, 2, 1]]
+                .into_iter()
+                .enumerate()
+        {
+            if at == 7 {
+                starts[0] = 0;
+            }
+            let mut batch = Batch::default();
+            for (i, (start, n)) in starts.iter_mut().zip(lengths).enumerate() {
+                let role = if n == 1 { Role::Generated } else { Role::Prompt };
+                let tokens: Vec<u32> =
+                    (*start..*start + n).map(|t| ((t * 3 + i) % spec.vocab) as u32).collect();
+                let own = &blocks[4 * i..4 * i + (*start + n).div_ceil(32)];
+                batch.push_state(3 - i as u32, role, &tokens, *start, own, true);
+                *start += n;
+            }
+            b.begin(&mut step, &[], &batch).unwrap();
+            b.embed(&step, &table, 20.0, &mut x).unwrap();
+            b.delta_rule(&mut step, &mut cache, 0, &delta, &weights, &x, &mut out).unwrap();
+            let rows = b.read(&mut step, &out).unwrap();
+            all.extend_from_slice(rows);
+            if at == 0 || at == 7 {
+                first.extend_from_slice(&rows[..33 * delta.all_values()]);
+            }
+        }
+        [all, first]
+    }
+    let cuda = common::gpu();
+    for (key_heads, value_heads, key_dim, value_dim, sharing, taps) in [
+        (2, 4, 128, 128, HeadSharing::Neighbours, 4),
+        (3, 6, 24, 40, HeadSharing::Turns, 2),
+        (1, 1, 250, 256, HeadSharing::Turns, 32),
+        (1, 3, 33, 7, HeadSharing::Neighbours, 3),
+    ] {
+        let delta = DeltaSpec { key_heads, value_heads, key_dim, value_dim, sharing, taps, norm: NORM };
+        let name = format!("{value_heads} heads, {key_dim} x {value_dim}, {taps} taps");
+        let ([got, first], [truth, _]) = (compute(&cuda, delta), compute(&Candle::cpu(), delta));
+        let error = nmse(&got, &truth);
+        println!("{name}: NMSE {error:.1e}");
+        assert!(got.len() == truth.len() && error < 1e-10, "{name}: NMSE {error:.1e}");
+        // What begins at position 0 finds nothing of the sequence before.
+        let (before, after) = first.split_at(first.len() / 2);
+        assert!(before == after, "{name}: a state that begins anew");
+    }
+}
+
 /// Encoders: each row sees all keys of its run, or those of a window on both sides. Texts of which some are short enough to have the other role.
 #[test]
 fn attention_to_what_follows() {

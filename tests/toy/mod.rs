@@ -202,24 +202,6 @@ pub fn features() -> Vec<Toy> {
         };
         toys.push(shape.build(&[Format::Q8_0, Format::Q4_0]));
     }
-    if std::env::var_os("KINFER_FEW_TOYS").is_some() {
-        toys.truncate(1);
-    }
-    if let Ok(part) = std::env::var("KINFER_TOYS") {
-        toys.retain(|toy| toy.name.contains(&part));
-    }
-    toys
-}
-
-/// Some of them, with formats of all kinds.
-pub fn some() -> Vec<Toy> {
-    features().into_iter().take(3).collect()
-}
-
-/// Those, what CUDA lacks (delta nets), and one per stored format.
-pub fn all() -> Vec<Toy> {
-    let mut toys = features();
-    let k_quants = [Format::Q4_K, Format::Q6_K, Format::Q5_K];
     // Value heads of whole vectors; and others, with weights that add no rounding to the activations'.
     let delta = |sharing, key_heads, value_dim, taps| DeltaSpec {
         key_heads,
@@ -242,6 +224,23 @@ pub fn all() -> Vec<Toy> {
     toys.push(
         net("delta nets of neighbours", delta(HeadSharing::Neighbours, 1, 40, 2)).build(&[Format::F16]),
     );
+    if std::env::var_os("KINFER_FEW_TOYS").is_some() {
+        toys.truncate(1);
+    }
+    if let Ok(part) = std::env::var("KINFER_TOYS") {
+        toys.retain(|toy| toy.name.contains(&part));
+    }
+    toys
+}
+
+/// Some of them, with formats of all kinds.
+pub fn some() -> Vec<Toy> {
+    features().into_iter().take(3).collect()
+}
+
+/// Those, and one per stored format.
+pub fn all() -> Vec<Toy> {
+    let mut toys = features();
     toys.extend(Format::all().map(|f| Shape { name: f.name(), ..Shape::default() }.build(&[f])));
     toys
 }

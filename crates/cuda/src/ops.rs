@@ -415,6 +415,22 @@ fn activation_code(act: Activation) -> i32 {
     }
 }
 
+/// `x[r] *= sigmoid(gate[r][first..])`; `next` as in `norm`.
+pub(crate) fn gate_columns(
+    cuda: &Cuda,
+    step: &Step,
+    x: &mut Act,
+    gate: &Act,
+    first: usize,
+    next: Option<&Weight>,
+) -> Result<()> {
+    let (at, gate_at, stride) = (x.floats(), gate.floats() + 4 * first as u64, gate.width() as i32);
+    let (to, grid) = (out_for(step, x, next)?, quads(x.padded(), x.rows()));
+    let arguments = arguments![at, gate_at, stride, to];
+    // SAFETY: the gate's rows have as many columns behind the first one.
+    unsafe { cuda.launch(step, &cuda.kernels()?.gate_columns, grid, arguments) }
+}
+
 pub(crate) fn gather(cuda: &Cuda, step: &Step, x: &Act, out: &mut Act) -> Result<()> {
     let rows = step.outputs();
     out.shape(rows, x.width())?;

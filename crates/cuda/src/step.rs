@@ -1,6 +1,7 @@
 //! The state of a step: where its rows stand, on the device and here, and the recorded graphs.
 
 use crate::act::Act;
+use crate::delta::Made;
 use crate::driver::{Function, Gpu, Graph};
 use crate::experts::{Choice, MAX_EXPERTS, Mixture};
 use crate::kv::{MAX_HEAD_DIM, MAX_LATENT};
@@ -36,6 +37,8 @@ pub struct Step {
     pub(crate) partials: Buffer,
     pub(crate) partial_floats: usize,
     pub(crate) mixture: Option<Mixture>,
+    /// What delta nets make of the step's rows.
+    pub(crate) made: Option<Made>,
     /// Rows of the heads of latent attention, where there is some.
     heads: Option<Choice>,
     /// Of each attention block with linear biases its slopes, `[heads]`.
@@ -107,10 +110,12 @@ pub(crate) enum Field {
     /// Last position of the row's run.
     Ends,
     Roles,
+    /// Where the state of the row's sequence is.
+    States,
     Outputs,
     OutputRoles,
 }
-const FIELDS: usize = 7;
+const FIELDS: usize = 8;
 
 impl Step {
     pub(crate) fn new(
@@ -121,12 +126,6 @@ impl Step {
         record: bool,
     ) -> Result<Step> {
         let attn = || part.attn.iter();
-        if !part.delta.is_empty() {
-            return Err(no_delta_nets());
-        }
-        if attn().any(|a| a.gated) {
-            return Err(no_gates());
-        }
         let most = |a: &AttnSpec| if a.latent.is_some() { MAX_LATENT } else { MAX_HEAD_DIM };
         if let Some(wide) = attn().find(|a| a.head_dim > most(a)) {
             return Err(Error::Unsupported {
@@ -162,6 +161,7 @@ impl Step {
             partials: gpu.alloc(4 * partial_floats, "attention")?,
             partial_floats,
             mixture: Mixture::new(gpu, part, rows)?,
+            made: Made::new(gpu, part, rows)?,
             heads: latent_heads.map(|heads| Choice::new(gpu, rows * heads)).transpose()?,
             slopes: slopes.collect::<Result<_>>()?,
             ranks: None,
@@ -287,6 +287,7 @@ impl Step {
             for (i, row) in run.rows.clone().enumerate() {
                 put(Field::Positions as usize, row, (run.start + i) as u32);
                 put(Field::Tables as usize, row, run.blocks.start as u32);
+                put(Field::States as usize, row, run.state);
                 put(Field::Ends as usize, row, (run.start + run.rows.len() - 1) as u32);
             }
         }
@@ -430,21 +431,5 @@ impl Step {
             }
         };
         Ok(self.ranks.insert(ranks))
-    }
-}
-
-/// No step is made for such a model, so no operation of it is ever asked for.
-pub(crate) fn no_delta_nets() -> Error {
-    Error::Unsupported {
-        what: "delta nets in place of attention on CUDA".into(),
-        supported: "attention; `--device cpu` has both".into(),
-    }
-}
-
-/// Nor for such a one.
-pub(crate) fn no_gates() -> Error {
-    Error::Unsupported {
-        what: "attention with a gated output on CUDA".into(),
-        supported: "attention without; `--device cpu` has both".into(),
     }
 }

@@ -136,7 +136,6 @@ pub(crate) fn attend(
     qkv: &Act,
     out: &mut Act,
 ) -> Result<()> {
-    // Making a step refuses what attention of this kind does without.
     let AttnSpec {
         heads,
         kv_heads,

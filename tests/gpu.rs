@@ -11,11 +11,12 @@ use common::Random;
 use kinfer::{Device, KvType, LoadOptions, Model};
 use kinfer_candle::Candle;
 use kinfer_core::backend::{
-    AttnWeights, ExpertWeights, FfnWeights, LatentScratch, Matrix, NormWeights, Read, RowOrder, Scratch,
+    AttnWeights, DeltaVectors, ExpertWeights, FfnWeights, Heads, LatentScratch, Matrix, NormWeights, Read,
+    RowOrder, Scratch,
 };
 use kinfer_core::{
     Activation, AttnSpec, Backend, Batch, ConvSpec, DeltaSpec, ExpertGroups, ExpertSpec, FfnSpec, Format,
-    HeadSharing, KvTypes, LayerSpec, Mask, Mixer, ModelSpec, NormKind, NormSpec, QkNorm, Role, RopeSpec,
+    HeadSharing, KvTypes, LatentSpec, LayerSpec, Mask, Mixer, ModelSpec, NormKind, NormSpec, Role, RopeSpec,
     Routing, RunnerLimits, Scores,
 };
 use kinfer_cuda::{Cuda, Options};
@@ -312,6 +313,13 @@ fn operations_on_rows() {
         op!("rms norm", y, b.norm(&step, &x, NORM, &weight, None, &mut y));
         op!("layer norm", y, b.norm(&step, &x, layer, &weight, Some(&bias), &mut y));
         op!("norm of heads", x, b.rms_norm_heads(&step, &mut x, 40..160, &head, 1e-6));
+        let (each, shift) = (vector(13, 120), vector(14, 120));
+        op!(
+            "layer norm of heads",
+            x,
+            b.layer_norm_heads(&step, &mut x, 40..160, 40, &each, Some(&shift), 1e-5)
+        );
+        op!("layer norm of all", x, b.layer_norm_heads(&step, &mut x, 40..160, 120, &each, None, 1e-5));
         op!("rotary embedding", x, b.rope(&step, &mut x, 40..200, 80, 0));
         op!("bias", x, b.add_bias(&step, &mut x, &bias));
         op!("positions", x, b.add_positions(&step, &positions, &mut x));
@@ -323,6 +331,10 @@ fn operations_on_rows() {
         op!("gate of rows", x, {
             b.linear(&step, &one, &x, &mut gate).unwrap();
             b.gate_rows(&step, &mut x, &gate)
+        });
+        op!("gate of columns", half, {
+            b.glu(&step, Activation::Silu, &x, &mut half).unwrap();
+            b.gate_columns(&step, &mut half, &x, DIM / 2 - 1)
         });
         for act in [Activation::Silu, Activation::GeluTanh, Activation::Gelu, Activation::SwigluOai] {
             op!("gate", half, b.glu(&step, act, &x, &mut half));
@@ -432,29 +444,22 @@ fn what_a_gpu_cannot_do_is_said() {
     assert!(error.to_string().contains("f32, f16, bf16 and q8_0"), "{error}");
     let Err(error) = cuda.step(&spec(8, 192, 1, 512, None).whole(), 1, 1) else { panic!("heads of 512") };
     assert!(error.to_string().contains("512"), "{error}");
-    let refused = |change: fn(&mut AttnSpec)| {
-        let mut spec = spec(8, 192, 1, 64, None);
-        spec.layers[0].mixer.attn_mut().into_iter().for_each(change);
-        cuda.step(&spec.whole(), 1, 1).err().map(|e| e.to_string()).unwrap_or_default()
-    };
-    let biases = refused(|a| a.alibi = Some(Arc::from([0.5])));
-    assert!(biases.contains("linear biases (ALiBi) on CUDA"), "{biases}");
-    let norms =
-        [refused(|a| a.qk_norm = Some(QkNorm::LayerHeads)), refused(|a| a.qk_norm = Some(QkNorm::LayerRows))];
-    assert!(norms.iter().all(|e| e.contains("layer norms of queries and keys on CUDA")), "{norms:?}");
-    let gate = refused(|a| a.gated = true);
-    assert!(gate.contains("attention with a gated output on CUDA"), "{gate}");
     let mut spec = spec(8, 192, 1, 64, None);
     let delta = DeltaSpec {
         key_heads: 2,
         value_heads: 4,
-        key_dim: 16,
+        key_dim: 512,
         value_dim: 16,
         sharing: HeadSharing::Turns,
         taps: 4,
         norm: NORM,
     };
     spec.layers[0].mixer = Mixer::DeltaNet(delta);
-    let Err(error) = cuda.step(&spec.whole(), 1, 1) else { panic!("a delta net") };
-    assert!(error.to_string().contains("delta nets in place of attention on CUDA"), "{error}");
+    let Err(error) = cuda.step(&spec.whole(), 1, 1) else { panic!("wide delta nets") };
+    assert!(error.to_string().contains("512 and 16 wide"), "{error}");
+    spec.layers[0].mixer = self::spec(8, 192, 1, 700, None).layers.remove(0).mixer;
+    spec.layers[0].mixer.attn_mut().unwrap().latent =
+        Some(LatentSpec { rank: 640, q_rank: None, plain: 32, value: 32, eps: 1e-6 });
+    let Err(error) = cuda.step(&spec.whole(), 1, 1) else { panic!("latents of 700") };
+    assert!(error.to_string().contains("up to 640"), "{error}");
 }

@@ -23,7 +23,7 @@ static const PromptVariant PROMPTS[] = {
 };
 #define DECODE_VARIANT(H, A, N, B) \
   __global__ void __launch_bounds__(256, N) decode_##H##_##A##_##N##_##B(const Attend a, const Rows rows, const Cache c, int first_row, float *partial, const Out out) { \
-    attend_partition<H, A, B>(a, rows, c, first_row, partial, out); \
+    attend_partition<H, A, 1, B>(a, rows, c, first_row, partial, out); \
   }
 DECODE_VARIANT(4, 4, 3, 0) DECODE_VARIANT(4, 4, 3, 1) DECODE_VARIANT(4, 8, 2, 0) DECODE_VARIANT(4, 8, 2, 1) DECODE_VARIANT(4, 4, 2, 1) DECODE_VARIANT(2, 8, 3, 0) DECODE_VARIANT(2, 8, 3, 1) DECODE_VARIANT(2, 4, 4, 1)
 struct DecodeVariant { const char *name; DecodeKernel kernel; int heads; };
@@ -100,7 +100,7 @@ struct World {
   }
   Cache cache(int layer) const { return {data.p + layer_bytes * layer, blocks.p, kv_heads, dim, type, type, row, row}; }
   Rows where() const { return {positions.p, tables.p}; }
-  Attend attend(int layer) const { return {qkv.p + (size_t)layer * rows * qkv_row, heads, heads / kv_heads, 1.f / sqrtf((float)dim), 0.f, 0, nullptr}; }
+  Attend attend(int layer) const { return {qkv.p + (size_t)layer * rows * qkv_row, heads, heads / kv_heads, 1.f / sqrtf((float)dim), 0.f, 0, (int)qkv_row, nullptr, nullptr}; }
   Out out() const { return {f.p, q8.p, h.p, roles.p, heads * dim, (heads * dim + 63) / 64 * 64}; }
   // Normalised mean square error of a head of a row that a kernel wrote for `layer`.
   double error(int layer, int r, int head) const {
@@ -203,10 +203,10 @@ static void finish(int heads, int kv_heads, int dim, int rows) {
   fill_floats<<<64, 256, 0, stream>>>(cosines.p, cosines.n, 78);
   fill_floats<<<64, 256, 0, stream>>>(sines.p, sines.n, 79);
   CHECK(cudaStreamSynchronize(stream));
-  const Turn turn = {nullptr, nullptr, cosines.p, sines.p, 1e-5f, dim / 2};
+  const Turn turn = {nullptr, nullptr, cosines.p, sines.p, 1e-5f, dim / 2, 0, 0};
   const auto launch = [&](int i) {
     const int l = i % layers;
-    qkv_finish<<<dim3((heads + 2 * kv_heads + HEADS_AT_ONCE - 1) / HEADS_AT_ONCE, rows), 32 * HEADS_AT_ONCE, 0, stream>>>(w.qkv.p + (size_t)l * rows * w.qkv_row, heads, turn, w.where(), w.cache(l));
+    qkv_finish<<<dim3((heads + 2 * kv_heads + HEADS_AT_ONCE - 1) / HEADS_AT_ONCE, rows), 32 * HEADS_AT_ONCE, 0, stream>>>(w.qkv.p + (size_t)l * rows * w.qkv_row, (int)w.qkv_row, heads, turn, w.where(), w.cache(l));
   };
   // The last row's key and value of the last head, and a query.
   const int r = rows - 1;

@@ -8,6 +8,7 @@
 enum Type : int { F32 = 0, F16 = 1, BF16 = 2, Q8_0 = 3 };
 constexpr int POSITIONS = 32; // of a block
 constexpr int MAX_DIM = 256;
+constexpr int MAX_LATENT = 640; // of latent attention, which has one head of keys and values
 constexpr float LOG2_E = 1.44269504f;
 
 struct Cache {
@@ -26,11 +27,13 @@ struct Rows {
 };
 
 struct Attend {
-  const float *qkv;  // [rows, (heads + 2 kv_heads) * head_dim]
+  const float *qkv;  // [rows, stride], of which the first heads * head_dim are queries
   int heads, group;  // query heads, and those of a KV head
   float scale, cap;  // cap 0: none
   int window;        // 0: none
-  const float *sinks; // [heads], or null: scores that take part in the softmax and have no value
+  int stride;
+  const float *sinks;  // [heads], or null: scores that take part in the softmax and have no value
+  const float *slopes; // [heads], or null: what a score loses for each position between query and key
 };
 
 // The keys that a row sees.
@@ -116,13 +119,13 @@ __device__ __forceinline__ void store_row(int type, uint8_t *row, const float *h
     if (d < padded) row[d] = (uint8_t)(int8_t)max(-127, min(127, q));
   }
   for (int d = lane; type == F32 && d < padded; d += 32) reinterpret_cast<float *>(row)[d] = head[d];
-  if ((type == F16 || type == BF16) && lane < padded / 8) {
+  for (int chunk = lane; (type == F16 || type == BF16) && chunk < padded / 8; chunk += 32) {
     uint32_t w[4];
 #pragma unroll
     for (int i = 0; i < 4; i++) {
-      const float a = head[8 * lane + 2 * i], b = head[8 * lane + 2 * i + 1];
+      const float a = head[8 * chunk + 2 * i], b = head[8 * chunk + 2 * i + 1];
       w[i] = type == F16 ? f16_bits(a) | (uint32_t)f16_bits(b) << 16 : bf16_bits(a) | (uint32_t)bf16_bits(b) << 16;
     }
-    reinterpret_cast<uint4 *>(row)[lane] = {w[0], w[1], w[2], w[3]};
+    reinterpret_cast<uint4 *>(row)[chunk] = {w[0], w[1], w[2], w[3]};
   }
 }

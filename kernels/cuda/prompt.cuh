@@ -5,7 +5,9 @@
 #ifdef TENSOR_CORES
 // A block has `QUERIES` queries of one KV head: as many positions as fit times the heads of the group, each warp `TILES` times sixteen.
 // Keys and values pass through shared memory, KEYS at a time, and the softmax is taken on the way (Dao et al. 2022).
-template <int D, int WARPS, int TILES, int KEYS> struct Prompt {
+// Only with BIASED are slopes looked at: not every shape has registers for them.
+template <int D, int WARPS, int TILES, int KEYS, bool BIASED = false> struct Prompt {
+  static constexpr bool SLOPES = BIASED;
   static constexpr int THREADS = 32 * WARPS, QUERIES = 16 * TILES * WARPS;
   static constexpr int CHUNKS = D / 8;                  // 16 bytes each, of a row
   static constexpr bool KEPT = TILES * D <= 128;        // queries stay in registers
@@ -30,6 +32,7 @@ template <bool HALF> __device__ __forceinline__ void mma_of(float (&d)[4], const
 template <class P, int D, int WARPS, int TILES, int KEYS, bool HALF>
 __device__ __forceinline__ void attend_tile(const Attend &a, const Rows &rows, const Cache &c, int first_row, int count, const Out &out) {
   __shared__ int positions[P::QUERIES];
+  __shared__ float slopes[P::SLOPES ? P::QUERIES : 1]; // of scores that are powers of two
   DYNAMIC_SHARED(shared);
   uint16_t *stages = reinterpret_cast<uint16_t *>(shared), *queries = stages + 2 * P::STAGE;
   const int lane = threadIdx.x & 31, warp = threadIdx.x >> 5, n = c.head_dim, kv_head = blockIdx.x;
@@ -89,9 +92,12 @@ __device__ __forceinline__ void attend_tile(const Attend &a, const Rows &rows, c
   const float factor = a.cap > 0.f ? 2.f * LOG2_E * a.scale / a.cap : LOG2_E * a.scale;
   const auto query = [&](int m, int d) {
     const int token = m / a.group;
-    return token < tokens && d < n ? factor * a.qkv[((size_t)(r0 + token) * (a.heads + 2 * c.kv_heads) + kv_head * a.group + m % a.group) * n + d] : 0.f;
+    return token < tokens && d < n ? factor * a.qkv[(size_t)(r0 + token) * a.stride + (kv_head * a.group + m % a.group) * n + d] : 0.f;
   };
-  for (int m = threadIdx.x; m < P::QUERIES; m += P::THREADS) positions[m] = min(position + m / a.group, last);
+  for (int m = threadIdx.x; m < P::QUERIES; m += P::THREADS) {
+    positions[m] = min(position + m / a.group, last);
+    if (P::SLOPES && a.slopes) slopes[m] = LOG2_E * a.slopes[kv_head * a.group + m % a.group];
+  }
   const int m0 = 16 * TILES * warp;
   uint32_t q[P::KEPT ? TILES : 1][P::KEPT ? D / 16 : 1][4];
   if constexpr (P::KEPT) {
@@ -164,6 +170,14 @@ __device__ __forceinline__ void attend_tile(const Attend &a, const Rows &rows, c
               float &x = s[t][j][2 * h + e];
               x = a.cap * LOG2_E * (1.f - __fdividef(2.f, power_of_2(x) + 1.f));
             }
+        if (P::SLOPES && a.slopes) {
+          const int row = m0 + 16 * t + lane / 4 + 8 * h, ahead = positions[row] - start - 2 * (lane & 3);
+          const float slope = slopes[row];
+#pragma unroll
+          for (int j = 0; j < KEYS / 8; j++)
+#pragma unroll
+            for (int e = 0; e < 2; e++) s[t][j][2 * h + e] -= slope * (float)abs(ahead - 8 * j - e);
+        }
         if (edge) {
           const int at = positions[m0 + 16 * t + lane / 4 + 8 * h], from = a.window ? at - a.window : -1, to = last_of(at);
 #pragma unroll
@@ -249,17 +263,18 @@ __device__ __forceinline__ void attend_tile(const Attend &a, const Rows &rows, c
       if (out.width + (int)threadIdx.x < out.padded) out.h[(size_t)(r0 + t) * out.padded + out.width + threadIdx.x] = 0;
 }
 
-template <int D, int WARPS, int TILES, int KEYS>
+template <int D, int WARPS, int TILES, int KEYS, bool BIASED>
 __device__ __forceinline__ void attend_prompt(const Attend &a, const Rows &rows, const Cache &c, int first_row, int count, const Out &out) {
-  using P = Prompt<D, WARPS, TILES, KEYS>;
+  using P = Prompt<D, WARPS, TILES, KEYS, BIASED>;
   if (c.k_type == F16 && c.v_type == F16) attend_tile<P, D, WARPS, TILES, KEYS, true>(a, rows, c, first_row, count, out);
   else attend_tile<P, D, WARPS, TILES, KEYS, false>(a, rows, c, first_row, count, out);
 }
-#define ATTEND_PROMPT(D, WARPS, TILES, KEYS, AT_ONCE) \
-  KERNEL __launch_bounds__(32 * WARPS, AT_ONCE) attend_prompt_##D(const Attend a, const Rows rows, const Cache c, int first_row, int count, const Out out) { \
-    attend_prompt<D, WARPS, TILES, KEYS>(a, rows, c, first_row, count, out); \
+#define ATTEND_PROMPT(NAME, D, WARPS, TILES, KEYS, BIASED, AT_ONCE) \
+  KERNEL __launch_bounds__(32 * WARPS, AT_ONCE) NAME(const Attend a, const Rows rows, const Cache c, int first_row, int count, const Out out) { \
+    attend_prompt<D, WARPS, TILES, KEYS, BIASED>(a, rows, c, first_row, count, out); \
   }
-ATTEND_PROMPT(64, 4, 2, 64, 2)
-ATTEND_PROMPT(128, 8, 1, 64, 1)
-ATTEND_PROMPT(256, 4, 1, 32, 1)
+ATTEND_PROMPT(attend_prompt_64, 64, 4, 2, 64, false, 2)
+ATTEND_PROMPT(attend_biased_64, 64, 8, 1, 64, true, 1)
+ATTEND_PROMPT(attend_prompt_128, 128, 8, 1, 64, true, 1)
+ATTEND_PROMPT(attend_prompt_256, 256, 4, 1, 32, false, 1)
 #endif

@@ -112,20 +112,23 @@ KERNEL __launch_bounds__(1024) add_norm(const float *x, int kind, float eps, con
   add_norm_row<HELD>(x, kind, eps, weight, bias, y, width);
 }
 
-// RMS norm in place of `n` columns of a row from column `first`. Grid (pieces, rows).
-KERNEL __launch_bounds__(1024) norm_heads(float *x, int stride, int first, int n, const float *__restrict__ weight, float eps) {
+// Norm in place of each `n` columns of a row from column `first`; those of the next piece have weights `apart` further on. Grid (pieces, rows).
+KERNEL __launch_bounds__(1024) norm_heads(float *x, int stride, int first, int n, int kind, float eps, const float *__restrict__ weight,
+                                          const float *__restrict__ bias, int apart) {
+  weight += blockIdx.x * apart;
+  if (bias) bias += blockIdx.x * apart;
   float4 w[HELD], v[HELD];
   read_quads(w, weight, n);
   wait_for_inputs();
   let_next_begin();
   float *row = x + (size_t)blockIdx.y * stride + first + blockIdx.x * n;
   read_quads(v, row, n);
-  const Moments m = moments(row, v, n, RMS, eps);
+  const Moments m = moments(row, v, n, kind, eps);
 #pragma unroll
-  for (int i = 0; i < HELD; i++) put_quad(row, column(i), n, normed(v[i], m, w[i], nullptr, 0, n));
+  for (int i = 0; i < HELD; i++) put_quad(row, column(i), n, normed(v[i], m, w[i], bias, column(i), n));
   for (int i = HELD; column(i) < n; i++) {
     const int c = column(i);
-    put_quad(row, c, n, normed(quad(row, c, n), m, quad(weight, c, n), nullptr, 0, n));
+    put_quad(row, c, n, normed(quad(row, c, n), m, quad(weight, c, n), bias, c, n));
   }
 }
 
@@ -212,6 +215,44 @@ KERNEL gate_rows(float *x, const float *gate, int width) {
   let_next_begin();
   const float factor = 1.f / (1.f + expf(-gate[blockIdx.x]));
   for (int i = threadIdx.x; i < width; i += blockDim.x) x[(size_t)blockIdx.x * width + i] *= factor;
+}
+
+// Where heads lie: head h of row r begins r * row + h * head elements further on.
+struct Place {
+  size_t row, head;
+};
+// Copies `width` elements of each head. Grid (heads, rows).
+KERNEL __launch_bounds__(256) rearrange(const float *x, const Place from, float *out, const Place to, int width) {
+  wait_for_inputs();
+  let_next_begin();
+  x += blockIdx.y * from.row + blockIdx.x * from.head;
+  out += blockIdx.y * to.row + blockIdx.x * to.head;
+  for (int c = 4 * threadIdx.x; c < width; c += 4 * blockDim.x) put_quad(out, c, width, quad(x, c, width));
+}
+// The same to rows of their own, one for each head: head h of row r is row h * rows + r of o, of the role of r; `chosen` is h there: its product is
+// that of an expert. Grid (blocks of columns, heads, rows).
+KERNEL __launch_bounds__(256) rearrange_to_rows(const float *x, const Place from, const uint32_t *roles, uint32_t *chosen, uint32_t *row_roles, const Out o) {
+  wait_for_inputs();
+  let_next_begin();
+  const int c = 4 * (blockIdx.x * blockDim.x + threadIdx.x), row = blockIdx.y * gridDim.z + blockIdx.z;
+  const uint32_t role = roles[blockIdx.z];
+  if (c == 0) {
+    chosen[row] = blockIdx.y;
+    row_roles[row] = role;
+  }
+  if ((c & ~127) < o.padded) emit_quad(o, role, row, c, quad(x + blockIdx.z * from.row + blockIdx.y * from.head, c, o.width));
+}
+
+// o = x sigmoid(gate), elementwise; rows of `gate` are `stride` apart. Grid (blocks of columns, rows).
+KERNEL __launch_bounds__(256) gate_columns(const float *x, const float *gate, int stride, const Out o) {
+  wait_for_inputs();
+  let_next_begin();
+  const int c = 4 * (blockIdx.x * blockDim.x + threadIdx.x);
+  if ((c & ~127) >= o.padded) return;
+  float4 v = quad(x + (size_t)blockIdx.y * o.width, c, o.width);
+  const float4 g = quad(gate + (size_t)blockIdx.y * stride, c, o.width);
+  v.x /= 1.f + expf(-g.x), v.y /= 1.f + expf(-g.y), v.z /= 1.f + expf(-g.z), v.w /= 1.f + expf(-g.w);
+  emit_quad(o, o.roles[blockIdx.y], blockIdx.y, c, v);
 }
 
 struct Routing {

@@ -66,7 +66,7 @@ pub fn parallel_experts() -> Toy {
 }
 
 /// One model per feature of the specs; with `KINFER_FEW_TOYS` set only the first, whose weights are K-quants: all that the emulator of a
-/// GPU with a planted mistake has kernels for.
+/// GPU with a planted mistake has kernels for. `KINFER_TOYS` leaves those whose names contain it.
 pub fn features() -> Vec<Toy> {
     let legacy = [Format::Q8_0, Format::Q4_1, Format::Q5_0];
     let k_quants = [Format::Q4_K, Format::Q6_K, Format::Q5_K];
@@ -184,20 +184,11 @@ pub fn features() -> Vec<Toy> {
     toys.push(convolution("convolutions of 3 taps", 3, false).build(&k_quants));
     toys.push(convolution("convolutions of 32 taps", 32, false).build(&[Format::Q8_0, Format::Q5_0]));
     toys.push(convolution("parallel convolutions", 2, true).build(&[Format::Q8_0]));
-    if std::env::var_os("KINFER_FEW_TOYS").is_some() {
-        toys.truncate(1);
-    }
-    toys
-}
-
-/// Some of them, with formats of all kinds.
-pub fn some() -> Vec<Toy> {
-    features().into_iter().take(3).collect()
-}
-
-/// Those, what CUDA lacks (latent attention, linear biases, layer norms of queries and keys, delta nets), and one per stored format.
-pub fn all() -> Vec<Toy> {
-    let mut toys = features();
+    let norms = |name, qk_norm| Shape { name, qk_norm: Some(qk_norm), alibi: true, ..Shape::default() };
+    toys.push(norms("linear biases, layer norms of heads", QkNorm::LayerHeads).build(&k_quants));
+    let narrow =
+        Shape { head_dim: 32, heads: 6, kv_heads: 6, ..norms("layer norms of all heads", QkNorm::LayerRows) };
+    toys.push(narrow.build(&[Format::Q8_0]));
     for (name, q_rank) in [("latent keys and values", None), ("latent queries, too", Some(128))] {
         let latent = Some(LatentSpec { rank: 256, q_rank, plain: 64, value: 32, eps: 1e-6 });
         let shape = Shape {
@@ -211,12 +202,6 @@ pub fn all() -> Vec<Toy> {
         };
         toys.push(shape.build(&[Format::Q8_0, Format::Q4_0]));
     }
-    let k_quants = [Format::Q4_K, Format::Q6_K, Format::Q5_K];
-    let norms = |name, qk_norm| Shape { name, qk_norm: Some(qk_norm), alibi: true, ..Shape::default() };
-    toys.push(norms("linear biases, layer norms of heads", QkNorm::LayerHeads).build(&k_quants));
-    let narrow =
-        Shape { head_dim: 32, heads: 6, kv_heads: 6, ..norms("layer norms of all heads", QkNorm::LayerRows) };
-    toys.push(narrow.build(&[Format::Q8_0]));
     // Value heads of whole vectors; and others, with weights that add no rounding to the activations'.
     let delta = |sharing, key_heads, value_dim, taps| DeltaSpec {
         key_heads,
@@ -239,6 +224,23 @@ pub fn all() -> Vec<Toy> {
     toys.push(
         net("delta nets of neighbours", delta(HeadSharing::Neighbours, 1, 40, 2)).build(&[Format::F16]),
     );
+    if std::env::var_os("KINFER_FEW_TOYS").is_some() {
+        toys.truncate(1);
+    }
+    if let Ok(part) = std::env::var("KINFER_TOYS") {
+        toys.retain(|toy| toy.name.contains(&part));
+    }
+    toys
+}
+
+/// Some of them, with formats of all kinds.
+pub fn some() -> Vec<Toy> {
+    features().into_iter().take(3).collect()
+}
+
+/// Those, and one per stored format.
+pub fn all() -> Vec<Toy> {
+    let mut toys = features();
     toys.extend(Format::all().map(|f| Shape { name: f.name(), ..Shape::default() }.build(&[f])));
     toys
 }

@@ -1,4 +1,4 @@
-//! Mixtures of experts: routing, and the products of the rows that went to each.
+//! Mixtures of experts: routing, and the products of the rows that went to each; and those of the heads of latent attention, which are alike.
 
 use crate::driver::{Argument, Gpu, Grid};
 use crate::gemm::TILE;
@@ -16,16 +16,35 @@ use std::sync::Arc;
 /// Experts of a layer at most: their weights are a kernel's parameters, of which there are 4 KiB.
 pub(crate) const MAX_EXPERTS: usize = 256;
 
-/// Buffers for rows on their way through experts. A row has a pair for each expert that it went to.
-pub(crate) struct Mixture {
-    /// Experts of each row, `[rows, used]`, and their weights.
-    chosen: Buffer,
-    weights: Buffer,
+/// Which weight each row is multiplied with: pairs of a row and an expert, or rows of heads.
+pub(crate) struct Choice {
+    /// Of each pair its expert.
+    pub chosen: Buffer,
     /// Roles of the pairs, those of their rows.
-    roles: Buffer,
+    pub roles: Buffer,
     /// Pairs of prompt rows by experts, and tiles of them: `Groups` of `gemm.cuh`.
     order: Buffer,
     tiles: Buffer,
+}
+
+impl Choice {
+    /// Buffers for at most `n` pairs.
+    pub(crate) fn new(gpu: &Arc<Gpu>, n: usize) -> Result<Choice> {
+        let numbers = |count| gpu.alloc(4 * count, "experts");
+        Ok(Choice {
+            chosen: numbers(n)?,
+            roles: numbers(n)?,
+            order: numbers(n)?,
+            tiles: numbers(4 * tiles(n, n))?,
+        })
+    }
+}
+
+/// Buffers for rows on their way through experts. A row has a pair for each expert that it went to.
+pub(crate) struct Mixture {
+    /// `[rows, used]`, and the weights of the experts.
+    choice: Choice,
+    weights: Buffer,
     up: Act,
     hidden: Act,
     down: Act,
@@ -39,13 +58,9 @@ impl Mixture {
         let up = mixtures().map(|(_, f)| f.up_dim()).max().unwrap_or(0);
         let hidden = mixtures().map(|(_, f)| f.hidden).max().unwrap_or(0);
         let n = rows * used;
-        let numbers = |count| gpu.alloc(4 * count, "experts");
         Ok(Some(Mixture {
-            chosen: numbers(n)?,
-            weights: numbers(n)?,
-            roles: numbers(n)?,
-            order: numbers(n)?,
-            tiles: numbers(4 * tiles(n, n))?,
+            choice: Choice::new(gpu, n)?,
+            weights: gpu.alloc(4 * n, "experts")?,
             up: Act::new(gpu, n, up)?,
             hidden: Act::new(gpu, n, hidden)?,
             down: Act::new(gpu, n, part.dim)?,
@@ -105,8 +120,8 @@ pub(crate) fn route(
         groups_used: groups.used as i32,
         judged_by: groups.judged_by as i32,
     };
-    let (from, chosen, weights) = (x.floats(), mixture.chosen.pointer(), mixture.weights.pointer());
-    let (roles, pairs) = (step.roles_of(x.rows()).1, mixture.roles.pointer());
+    let (from, chosen, weights) = (x.floats(), mixture.choice.chosen.pointer(), mixture.weights.pointer());
+    let (roles, pairs) = (step.roles_of(x.rows()).1, mixture.choice.roles.pointer());
     let arguments = arguments![from, route, chosen, weights, roles, pairs];
     // SAFETY: the buffers have room for the model's largest `used`.
     unsafe { cuda.launch(step, &cuda.kernels()?.route, Grid::new(x.rows(), 1, 32), arguments) }
@@ -156,25 +171,27 @@ fn mix(
     m.hidden.shape(pairs, hidden)?;
     m.down.shape(pairs, x.width())?;
     let floats = products.first().is_some_and(|[_, down]| down.reads_floats(roles));
-    let pair_roles = m.roles.pointer();
+    let pair_roles = m.choice.roles.pointer();
     let to = if floats { m.hidden.out(pair_roles)? } else { m.hidden.out_rounded(pair_roles)? };
-    let up = Operand { part: 0, biases: gate_up_bias.as_ref(), per_row: used, x };
+    let count = products.len();
+    let up = Operand { weight: &|i| &products[i][0], count, biases: gate_up_bias.as_ref(), per_row: used, x };
     if products.first().is_some_and(|[up, _]| up.activates(roles, spec.gated).is_some()) {
         let ending = Ending::activated(act, spec.gated, to);
         for of in Pairs::of_roles(roles, used) {
-            of.products(cuda, step, products, &up, ending, m, &m.hidden)?;
+            of.products(cuda, step, &up, ending, &m.choice, &m.hidden)?;
         }
     } else {
         m.up.shape(pairs, spec.up_dim())?;
         for of in Pairs::of_roles(roles, used) {
-            of.group(cuda, step, m, products.len())?;
-            of.products(cuda, step, products, &up, Ending::default(), m, &m.up)?;
+            of.group(cuda, step, &m.choice, count)?;
+            of.products(cuda, step, &up, Ending::default(), &m.choice, &m.up)?;
         }
         activate_to(cuda, step, act, m.up.floats(), spec.gated, pairs, to)?;
     }
-    let down = Operand { part: 1, biases: down_bias.as_ref(), per_row: 1, x: &m.hidden };
+    let down =
+        Operand { weight: &|i| &products[i][1], count, biases: down_bias.as_ref(), per_row: 1, x: &m.hidden };
     for of in Pairs::of_roles(roles, used) {
-        of.products(cuda, step, products, &down, Ending::default(), m, &m.down)?;
+        of.products(cuda, step, &down, Ending::default(), &m.choice, &m.down)?;
     }
     out.shape(x.rows(), x.width())?;
     let (from, weights, to, width) = (m.down.floats(), m.weights.pointer(), out.floats(), x.width() as i32);
@@ -183,10 +200,35 @@ fn mix(
     unsafe { cuda.launch(step, &cuda.kernels()?.mix, grid, arguments![from, weights, used, to, width]) }
 }
 
+/// The product of each head's rows with its weight.
+pub(crate) fn heads(cuda: &Cuda, step: &Step, weights: &[Weight], x: &Act, out: &Act) -> Result<()> {
+    let (choice, rows, count) = (step.heads()?, step.rows(), weights.len());
+    let of = Operand { weight: &|h| &weights[h], count, biases: None, per_row: 1, x };
+    let product = |pairs: Range<usize>, role| {
+        let pairs = Pairs { pairs, role };
+        pairs.group(cuda, step, choice, count)?;
+        pairs.products(cuda, step, &of, Ending::default(), choice, out)
+    };
+    let roles = step.roles_of(rows).0;
+    if roles.iter().all(|r| *r == roles[0]) {
+        return product(0..count * rows, roles[0]);
+    }
+    for head in 0..count {
+        let mut first = head * rows;
+        for same in roles.chunk_by(|a, b| a == b) {
+            product(first..first + same.len(), same[0])?;
+            first += same.len();
+        }
+    }
+    Ok(())
+}
+
 /// What the rows of experts are multiplied with.
 struct Operand<'a> {
-    /// Which weight of an expert.
-    part: usize,
+    /// The weight of an expert.
+    weight: &'a dyn Fn(usize) -> &'a Weight,
+    /// Experts.
+    count: usize,
     /// Of all experts.
     biases: Option<&'a Vector>,
     /// Pairs that share a row of `x`.
@@ -212,23 +254,23 @@ impl Pairs {
     }
 
     /// What of the buffers is theirs: those of pairs before them end before, see [`tiles`].
-    fn groups(&self, m: &Mixture, per_row: usize) -> Groups {
+    fn groups(&self, choice: &Choice, per_row: usize) -> Groups {
         let start = self.pairs.start;
         Groups {
-            order: m.order.pointer() + 4 * start as u64,
-            tiles: m.tiles.pointer() + 16 * tiles(start, start) as u64,
+            order: choice.order.pointer() + 4 * start as u64,
+            tiles: choice.tiles.pointer() + 16 * tiles(start, start) as u64,
             per_row: per_row as i32,
             pad: 0,
         }
     }
 
     /// Brings those of prompts together by experts.
-    fn group(&self, cuda: &Cuda, step: &Step, m: &Mixture, experts: usize) -> Result<()> {
+    fn group(&self, cuda: &Cuda, step: &Step, choice: &Choice, experts: usize) -> Result<()> {
         if self.role != Role::Prompt {
             return Ok(());
         }
-        let chosen = m.chosen.pointer() + 4 * self.pairs.start as u64;
-        let Groups { order, tiles: to, .. } = self.groups(m, 1);
+        let chosen = choice.chosen.pointer() + 4 * self.pairs.start as u64;
+        let Groups { order, tiles: to, .. } = self.groups(choice, 1);
         let (n, count, tiles) =
             (self.pairs.len() as i32, experts as i32, tiles(self.pairs.len(), experts) as i32);
         let arguments = arguments![chosen, n, count, order, to, tiles];
@@ -242,25 +284,27 @@ impl Pairs {
         &self,
         cuda: &Cuda,
         step: &Step,
-        experts: &[[Weight; 2]],
         operand: &Operand<'_>,
         ending: Ending,
-        m: &Mixture,
+        choice: &Choice,
         out: &Act,
     ) -> Result<()> {
-        let Operand { part, biases, per_row, x } = *operand;
+        let Operand { weight: expert, count, biases, per_row, x } = *operand;
         // In a recorded step, looking up hundreds of experts would be for nothing.
         if step.mode.get() == Mode::Replay {
             return Ok(());
         }
-        let Some(weight) = experts.first().map(|e| &e[part]) else { return Ok(()) };
+        if count == 0 {
+            return Ok(());
+        }
+        let weight = expert(0);
         // Pairs count from the first one here, and so do the rows of `x`.
         let (pair, row) = (self.pairs.start, self.pairs.start / per_row);
         let n = self.pairs.len();
         for (i, segment) in weight.segments.iter().enumerate() {
             let mut pointers = [0u64; MAX_EXPERTS];
-            for (to, expert) in pointers.iter_mut().zip(experts) {
-                *to = expert[part].segments.get(i).map_or(0, |s| s.data.pointer());
+            for (e, to) in pointers.iter_mut().enumerate().take(count) {
+                *to = expert(e).segments.get(i).map_or(0, |s| s.data.pointer());
             }
             let y = out.floats() + 4 * (pair * weight.rows + segment.first) as u64;
             let bias = biases.map_or(0, |b| b.data.pointer() + 4 * segment.first as u64);
@@ -270,7 +314,7 @@ impl Pairs {
             };
             let gemm = gemm.as_ref().filter(|_| self.role == Role::Prompt);
             let (packed, floats);
-            let (product, experts_kernel, each) = match &segment.kernels {
+            let (product, kernel, each) = match &segment.kernels {
                 Kernels::Packed { units, generated, .. } => {
                     let (int8, bf16) = x.rounded()?;
                     let x = match gemm {
@@ -311,15 +355,14 @@ impl Pairs {
             unsafe {
                 match gemm {
                     Some(gemm) => {
-                        let groups = self.groups(m, per_row);
-                        let (tiles, of) =
-                            (tiles(n, experts.len()), [product, pointers, Argument::new(&groups)]);
+                        let groups = self.groups(choice, per_row);
+                        let (tiles, of) = (tiles(n, count), [product, pointers, Argument::new(&groups)]);
                         gemm.launch_groups(cuda, step, tiles, segment.rows, &of)?;
                     }
                     None => {
-                        let (chosen, per_row) = (m.chosen.pointer() + 4 * pair as u64, per_row as i32);
+                        let (chosen, per_row) = (choice.chosen.pointer() + 4 * pair as u64, per_row as i32);
                         let of = [Argument::new(&chosen), Argument::new(&per_row)];
-                        cuda.launch(step, experts_kernel, each, &[product, pointers, of[0], of[1]])?;
+                        cuda.launch(step, kernel, each, &[product, pointers, of[0], of[1]])?;
                     }
                 }
             }

@@ -1,5 +1,6 @@
 //! The paged KV cache on the device; `kernels/cuda/attention.cu` has its layout.
 
+use crate::delta;
 use crate::driver::Gpu;
 use crate::memory::Buffer;
 use kinfer_core::batch::BLOCK_LEN;
@@ -8,11 +9,15 @@ use std::sync::Arc;
 
 /// Largest width of a head that the kernels take.
 pub(crate) const MAX_HEAD_DIM: usize = 256;
+/// Largest width of a latent with what turns beside it, that they take.
+pub(crate) const MAX_LATENT: usize = 640;
 
-/// Keys and values of the attention blocks of a part, and the tails of its convolutions.
+/// Keys and values of the attention blocks of a part, the tails of its convolutions, and the states of its delta nets.
 pub struct Kv {
     layers: Vec<Buffer>,
     tails: Vec<Buffer>,
+    /// Of each delta net what was convolved last, and the states of its heads.
+    states: Vec<[Buffer; 2]>,
     types: KvTypes,
 }
 
@@ -57,7 +62,13 @@ fn block_bytes(spec: &AttnSpec, types: KvTypes) -> usize {
 }
 
 impl Kv {
-    pub(crate) fn new(gpu: &Arc<Gpu>, part: &PartSpec, blocks: usize, types: KvTypes) -> Result<Kv> {
+    pub(crate) fn new(
+        gpu: &Arc<Gpu>,
+        part: &PartSpec,
+        blocks: usize,
+        states: usize,
+        types: KvTypes,
+    ) -> Result<Kv> {
         for kind in [types.k, types.v] {
             if code(kind).is_none() {
                 let supported = "f32, f16, bf16 and q8_0".into();
@@ -72,17 +83,35 @@ impl Kv {
         let layers = part.attn.iter().map(|attn| cleared(blocks * block_bytes(attn, types), "the KV cache"));
         let tails =
             part.conv.iter().map(|conv| cleared(conv.tail_bytes(blocks), "the tails of convolutions"));
-        Ok(Kv { layers: layers.collect::<Result<_>>()?, tails: tails.collect::<Result<_>>()?, types })
+        // A position 0 finds zeros, whatever is there.
+        let states = part.delta.iter().map(|delta| {
+            let [past, heads] =
+                delta::state_bytes(delta).map(|n| cleared(states * n, "the states of delta nets"));
+            Ok([past?, heads?])
+        });
+        Ok(Kv {
+            layers: layers.collect::<Result<_>>()?,
+            tails: tails.collect::<Result<_>>()?,
+            states: states.collect::<Result<_>>()?,
+            types,
+        })
     }
 
-    pub(crate) fn bytes(part: &PartSpec, blocks: usize, types: KvTypes) -> u64 {
+    pub(crate) fn bytes(part: &PartSpec, blocks: usize, states: usize, types: KvTypes) -> u64 {
         let attn = part.attn.iter().map(|attn| blocks * block_bytes(attn, types));
-        attn.chain(part.conv.iter().map(|conv| conv.tail_bytes(blocks))).map(|bytes| bytes as u64).sum()
+        let conv = part.conv.iter().map(|conv| conv.tail_bytes(blocks));
+        let delta = part.delta.iter().map(|delta| states * delta::state_bytes(delta).iter().sum::<usize>());
+        attn.chain(conv).chain(delta).map(|bytes| bytes as u64).sum()
     }
 
     /// The tails of convolution block `layer`, `[blocks, tail, width]`.
     pub(crate) fn tails(&self, layer: usize) -> u64 {
         self.tails[layer].pointer()
+    }
+
+    /// What delta net `layer` convolved last, and the states of its heads.
+    pub(crate) fn states(&self, layer: usize) -> [u64; 2] {
+        self.states[layer].each_ref().map(Buffer::pointer)
     }
 
     /// The cache of attention block `layer`, with block tables at `blocks` of the device.

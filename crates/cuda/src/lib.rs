@@ -6,10 +6,13 @@
 
 mod act;
 mod conv;
+mod delta;
 mod driver;
 mod experts;
 mod gemm;
+mod kernels;
 mod kv;
+mod latent;
 mod likeliest;
 mod memory;
 mod ops;
@@ -29,12 +32,14 @@ pub use step::Step;
 pub use weight::Weight;
 
 use driver::{Argument, Function, Gpu, Grid};
+use kernels::Kernels;
 use kinfer_core::backend::{
-    AttnWeights, Backend, ConvWeights, DeltaVectors, ExpertWeights, FfnWeights, Heads, Matrix, Read, Scratch,
+    AttnWeights, Backend, ConvWeights, DeltaVectors, DeltaWeights, ExpertWeights, FfnWeights, Heads, Matrix,
+    Read, Scratch, latent_in, latent_out,
 };
 use kinfer_core::{
-    Activation, AttnSpec, Batch, ConvSpec, DeltaSpec, ExpertSpec, FfnSpec, Format, KvTypes, NormSpec,
-    PartSpec, Result, RopeSpec,
+    Activation, AttnSpec, Batch, ConvSpec, DeltaSpec, ExpertSpec, FfnSpec, Format, KvTypes, NormKind,
+    NormSpec, PartSpec, Result, RopeSpec,
 };
 use memory::Buffer;
 use std::ops::Range;
@@ -68,76 +73,6 @@ pub struct Cuda {
     /// Loaded when something is first computed: asking how much memory a model would take needs none.
     kernels: OnceLock<Kernels>,
     options: Options,
-}
-
-/// The kernels that every model needs.
-struct Kernels {
-    norm: Function,
-    round: Function,
-    add_norm: Function,
-    norm_heads: Function,
-    rope: Function,
-    activate: Function,
-    add: Function,
-    add_bias: Function,
-    add_positions: Function,
-    gather: Function,
-    softcap: Function,
-    route: Function,
-    gate_rows: Function,
-    mix: Function,
-    group_rows: Function,
-    short_conv: Function,
-    likeliest: Function,
-    kv_write: Function,
-    qkv_finish: Function,
-    /// For groups of up to 2 and 4 query heads; larger ones are divided.
-    attend_partition: [(usize, Function); 2],
-    attend_merge: Function,
-    attend_prompt: Option<[(stages::Tile, Function); 3]>,
-}
-
-impl Kernels {
-    fn new(gpu: &Gpu) -> Result<Kernels> {
-        let rows = |name| gpu.function("rows", name);
-        let attention = |name: &str| gpu.function("attention", name);
-        let partition = |heads: usize| Ok((heads, attention(&format!("attend_partition_{heads}"))?));
-        let prompt = |tile: stages::Tile| {
-            let function = attention(&format!("attend_prompt_{}", tile.dim))?;
-            gpu.allow_shared(&function, tile.shared())?;
-            Ok((tile, function))
-        };
-        Ok(Kernels {
-            norm: rows("norm_rows")?,
-            round: rows("round_rows")?,
-            add_norm: rows("add_norm")?,
-            norm_heads: rows("norm_heads")?,
-            rope: rows("rope_rows")?,
-            activate: rows("activate")?,
-            add: rows("add_rows")?,
-            add_bias: rows("add_bias")?,
-            add_positions: rows("add_positions")?,
-            gather: rows("gather_rows")?,
-            softcap: rows("softcap")?,
-            route: rows("route")?,
-            gate_rows: rows("gate_rows")?,
-            mix: rows("mix")?,
-            group_rows: rows("group_rows")?,
-            short_conv: rows("short_conv")?,
-            likeliest: gpu.function("likeliest", "likeliest")?,
-            kv_write: attention("kv_write")?,
-            qkv_finish: attention("qkv_finish")?,
-            attend_partition: [partition(2)?, partition(4)?],
-            attend_merge: attention("attend_merge")?,
-            attend_prompt: match gpu.has_bf16() {
-                true => {
-                    let [narrow, middle, wide] = stages::TILES;
-                    Some([prompt(narrow)?, prompt(middle)?, prompt(wide)?])
-                }
-                false => None,
-            },
-        })
-    }
 }
 
 /// A vector on the device.
@@ -230,12 +165,12 @@ impl Backend for Cuda {
         Act::bytes(&self.gpu, rows, width)
     }
 
-    fn kv(&self, part: &PartSpec, blocks: usize, _states: usize, types: KvTypes) -> Result<Kv> {
-        Kv::new(&self.gpu, part, blocks, types)
+    fn kv(&self, part: &PartSpec, blocks: usize, states: usize, types: KvTypes) -> Result<Kv> {
+        Kv::new(&self.gpu, part, blocks, states, types)
     }
 
-    fn kv_bytes(&self, part: &PartSpec, blocks: usize, _states: usize, types: KvTypes) -> u64 {
-        Kv::bytes(part, blocks, types)
+    fn kv_bytes(&self, part: &PartSpec, blocks: usize, states: usize, types: KvTypes) -> u64 {
+        Kv::bytes(part, blocks, states, types)
     }
 
     fn step(&self, part: &PartSpec, rows: usize, blocks: usize) -> Result<Step> {
@@ -275,20 +210,22 @@ impl Backend for Cuda {
         weight: &Vector,
         eps: f32,
     ) -> Result<()> {
-        ops::norm_heads(self, step, x, cols, weight, eps)
+        let spec = NormSpec { kind: NormKind::Rms, eps };
+        ops::norm_heads(self, step, x, cols, weight.len, spec, weight, None)
     }
 
     fn layer_norm_heads(
         &self,
-        _step: &Step,
-        _x: &mut Act,
-        _cols: Range<usize>,
-        _width: usize,
-        _weight: &Vector,
-        _bias: Option<&Vector>,
-        _eps: f32,
+        step: &Step,
+        x: &mut Act,
+        cols: Range<usize>,
+        width: usize,
+        weight: &Vector,
+        bias: Option<&Vector>,
+        eps: f32,
     ) -> Result<()> {
-        Err(step::no_layer_norms())
+        let spec = NormSpec { kind: NormKind::Layer, eps };
+        ops::norm_heads(self, step, x, cols, width, spec, weight, bias)
     }
 
     fn linear(&self, step: &Step, weight: &Weight, x: &Act, out: &mut Act) -> Result<()> {
@@ -296,21 +233,21 @@ impl Backend for Cuda {
         ops::product(self, step, weight, x, out, None, false)
     }
 
-    fn linear_heads(&self, _step: &Step, _weights: &[Weight], _x: &Act, _out: &mut Act) -> Result<()> {
-        Err(step::no_latents())
+    fn linear_heads(&self, step: &Step, weights: &[Weight], x: &Act, out: &mut Act) -> Result<()> {
+        latent::linear_heads(self, step, weights, x, out)
     }
 
     fn rearrange(
         &self,
-        _step: &Step,
-        _x: &Act,
-        _from: Heads,
-        _out: &mut Act,
-        _to: Heads,
-        _heads: usize,
-        _width: usize,
+        step: &Step,
+        x: &Act,
+        from: Heads,
+        out: &mut Act,
+        to: Heads,
+        heads: usize,
+        width: usize,
     ) -> Result<()> {
-        Err(step::no_latents())
+        latent::rearrange(self, step, x, from, out, to, heads, width)
     }
 
     fn add_bias(&self, step: &Step, x: &mut Act, bias: &Vector) -> Result<()> {
@@ -357,19 +294,19 @@ impl Backend for Cuda {
 
     fn delta_rule(
         &self,
-        _step: &mut Step,
-        _kv: &mut Kv,
-        _layer: usize,
-        _spec: &DeltaSpec,
-        _w: &DeltaVectors<Vector>,
-        _x: &Act,
-        _out: &mut Act,
+        step: &mut Step,
+        kv: &mut Kv,
+        layer: usize,
+        spec: &DeltaSpec,
+        w: &DeltaVectors<Vector>,
+        x: &Act,
+        out: &mut Act,
     ) -> Result<()> {
-        Err(step::no_delta_nets())
+        delta::delta_rule(self, step, kv, layer, spec, w, x, out, None)
     }
 
-    fn gate_columns(&self, _step: &Step, _x: &mut Act, _gate: &Act, _first: usize) -> Result<()> {
-        Err(step::no_gates())
+    fn gate_columns(&self, step: &Step, x: &mut Act, gate: &Act, first: usize) -> Result<()> {
+        ops::gate_columns(self, step, x, gate, first, None)
     }
 
     fn glu(&self, step: &Step, act: Activation, x: &Act, out: &mut Act) -> Result<()> {
@@ -433,7 +370,10 @@ impl Backend for Cuda {
         layer: usize,
         s: &mut Scratch<Self>,
     ) -> Result<()> {
-        stages::attn_in(self, step, spec, w, kv, layer, s)
+        match (&spec.latent, &w.latent) {
+            (Some(latent), Some(up)) => latent_in(self, step, spec, latent, w, up, kv, layer, s),
+            _ => stages::attn_in(self, step, spec, w, kv, layer, s),
+        }
     }
 
     fn attn_out(
@@ -443,6 +383,12 @@ impl Backend for Cuda {
         w: &AttnWeights<Self>,
         s: &mut Scratch<Self>,
     ) -> Result<()> {
+        if let (Some(latent), Some(up)) = (&spec.latent, &w.latent) {
+            return latent_out(self, step, spec, latent, w, up, s);
+        }
+        if spec.gated {
+            ops::gate_columns(self, step, &mut s.attn, &s.qkv, spec.qkv_dim(), Some(&w.out))?;
+        }
         stages::residual(
             self,
             step,
@@ -472,6 +418,28 @@ impl Backend for Cuda {
         step: &mut Step,
         spec: &ConvSpec,
         w: &ConvWeights<Self>,
+        s: &mut Scratch<Self>,
+    ) -> Result<()> {
+        stages::residual(self, step, &w.out, s, stages::From::Attention, None, spec.norm, None)
+    }
+
+    fn delta_in(
+        &self,
+        step: &mut Step,
+        spec: &DeltaSpec,
+        w: &DeltaWeights<Self>,
+        kv: &mut Kv,
+        layer: usize,
+        s: &mut Scratch<Self>,
+    ) -> Result<()> {
+        delta::delta_in(self, step, spec, w, kv, layer, s)
+    }
+
+    fn delta_out(
+        &self,
+        step: &mut Step,
+        spec: &DeltaSpec,
+        w: &DeltaWeights<Self>,
         s: &mut Scratch<Self>,
     ) -> Result<()> {
         stages::residual(self, step, &w.out, s, stages::From::Attention, None, spec.norm, None)

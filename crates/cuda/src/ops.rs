@@ -308,22 +308,27 @@ pub(crate) fn norm(
     unsafe { cuda.launch(step, &cuda.kernels()?.norm, grid, arguments![from, kind, eps, weight, bias, to]) }
 }
 
+/// Norm in place over each `width` elements of `x[r][cols]`. Weight and bias are as long as that, or as all columns.
+#[allow(clippy::too_many_arguments)]
 pub(crate) fn norm_heads(
     cuda: &Cuda,
     step: &Step,
     x: &mut Act,
     cols: Range<usize>,
+    width: usize,
+    spec: NormSpec,
     weight: &Vector,
-    eps: f32,
+    bias: Option<&Vector>,
 ) -> Result<()> {
     x.set_rounded(false);
-    let (stride, first, n) = (x.width() as i32, cols.start as i32, weight.len as i32);
-    let (at, weight_at) = (x.floats(), weight.data.pointer());
-    let grid = Grid::new(cols.len() / weight.len.max(1), x.rows(), norm_threads(weight.len));
+    let ((kind, eps), pieces) = (norm_code(spec), cols.len() / width.max(1));
+    let (stride, first, n) = (x.width() as i32, cols.start as i32, width as i32);
+    let apart = if weight.len == width { 0 } else { n };
+    let (at, weight, bias) = (x.floats(), weight.data.pointer(), bias.map_or(0, |b| b.data.pointer()));
+    let grid = Grid::new(pieces, x.rows(), norm_threads(width));
+    let arguments = arguments![at, stride, first, n, kind, eps, weight, bias, apart];
     // SAFETY: the columns lie within the rows.
-    unsafe {
-        cuda.launch(step, &cuda.kernels()?.norm_heads, grid, arguments![at, stride, first, n, weight_at, eps])
-    }
+    unsafe { cuda.launch(step, &cuda.kernels()?.norm_heads, grid, arguments) }
 }
 
 pub(crate) fn add_bias(cuda: &Cuda, step: &Step, x: &mut Act, bias: &Vector) -> Result<()> {
@@ -408,6 +413,22 @@ fn activation_code(act: Activation) -> i32 {
         Activation::Gelu => 2,
         Activation::SwigluOai => 3,
     }
+}
+
+/// `x[r] *= sigmoid(gate[r][first..])`; `next` as in `norm`.
+pub(crate) fn gate_columns(
+    cuda: &Cuda,
+    step: &Step,
+    x: &mut Act,
+    gate: &Act,
+    first: usize,
+    next: Option<&Weight>,
+) -> Result<()> {
+    let (at, gate_at, stride) = (x.floats(), gate.floats() + 4 * first as u64, gate.width() as i32);
+    let (to, grid) = (out_for(step, x, next)?, quads(x.padded(), x.rows()));
+    let arguments = arguments![at, gate_at, stride, to];
+    // SAFETY: the gate's rows have as many columns behind the first one.
+    unsafe { cuda.launch(step, &cuda.kernels()?.gate_columns, grid, arguments) }
 }
 
 pub(crate) fn gather(cuda: &Cuda, step: &Step, x: &Act, out: &mut Act) -> Result<()> {

@@ -1,19 +1,27 @@
 //! Attention, experts, and the fused stages: a product ends with its bias and residual, and what follows q, k and v is one launch.
 
 use crate::driver::{Argument, Grid};
-use crate::ops::{activate, activated_product, arguments, norm, norm_code, norm_threads, product};
+use crate::kv::MAX_HEAD_DIM;
+use crate::ops::{
+    activate, activated_product, arguments, norm, norm_code, norm_heads, norm_threads, product,
+};
 use crate::step::Field;
 use crate::{Act, Cuda, Kv, Step, Vector, Weight};
 use kinfer_core::backend::{AttnWeights, FfnWeights, NormWeights, Scratch};
 use kinfer_core::batch::Role;
-use kinfer_core::{AttnSpec, FfnSpec, Mask, NormSpec, Result};
+use kinfer_core::{AttnSpec, FfnSpec, Mask, NormKind, NormSpec, QkNorm, Result};
 
 /// Heads of a block of the kernels that write the cache.
 const HEADS_AT_ONCE: usize = 4;
 
+/// Query heads of a block of `attend_latent`.
+const LATENT_HEADS: usize = 2;
+
 /// What a block of prompt attention takes: `Prompt` of `kernels/cuda/prompt.cuh`.
 #[derive(Clone, Copy)]
 pub(crate) struct Tile {
+    /// The kernel.
+    pub name: &'static str,
     /// Elements of a head at most.
     pub dim: usize,
     warps: usize,
@@ -22,18 +30,27 @@ pub(crate) struct Tile {
     keys: usize,
     /// Whether queries are in shared memory.
     shares_queries: bool,
+    /// Whether scores may have linear biases.
+    biased: bool,
 }
 
-pub(crate) const TILES: [Tile; 3] = [
-    Tile { dim: 64, warps: 4, queries: 128, keys: 64, shares_queries: false },
-    Tile { dim: 128, warps: 8, queries: 128, keys: 64, shares_queries: false },
-    Tile { dim: 256, warps: 4, queries: 64, keys: 32, shares_queries: true },
+const fn tile(name: &'static str, dim: usize, warps: usize) -> Tile {
+    Tile { name, dim, warps, queries: 128, keys: 64, shares_queries: false, biased: false }
+}
+
+/// From the narrowest on; of those that a kind of attention can have, the first one is taken.
+pub(crate) const TILES: [Tile; 4] = [
+    tile("attend_prompt_64", 64, 4),
+    Tile { biased: true, ..tile("attend_biased_64", 64, 8) },
+    Tile { biased: true, ..tile("attend_prompt_128", 128, 8) },
+    Tile { queries: 64, keys: 32, shares_queries: true, ..tile("attend_prompt_256", 256, 4) },
 ];
 
 impl Tile {
-    /// Whether queries may see keys behind their own: the widest heads leave no register for it.
-    fn sees_ahead(&self) -> bool {
-        self.dim < 256
+    /// Whether it is made for such heads. The widest ones leave no register for keys behind the queries' own.
+    fn takes(&self, head_dim: usize, group: usize, mask: Mask, biased: bool) -> bool {
+        let masked = mask == Mask::Causal || self.dim < 256;
+        head_dim <= self.dim && group <= self.queries && masked && (self.biased || !biased)
     }
 
     /// Bytes of shared memory: two tiles of keys and values, and the queries, of 16 bits.
@@ -62,6 +79,8 @@ struct Turn {
     sines: u64,
     eps: f32,
     half: i32,
+    layer: i32,
+    apart: i32,
 }
 
 /// `Attend` of `attention.cu`.
@@ -74,8 +93,9 @@ struct Attend {
     scale: f32,
     cap: f32,
     window: i32,
-    pad: i32,
+    stride: i32,
     sinks: u64,
+    slopes: u64,
 }
 
 /// Where the rows stand that see keys by this mask; to write keys, any.
@@ -96,10 +116,13 @@ pub(crate) fn kv_write(
     qkv: &Act,
 ) -> Result<()> {
     let cache = kv.cache(layer, spec, step.blocks());
-    let (from, heads, rows) = (qkv.floats(), spec.heads as i32, rows(step, spec.mask));
+    let (from, stride, heads) = (qkv.floats(), qkv.width() as i32, spec.heads as i32);
+    let rows = rows(step, spec.mask);
     let grid = Grid::new((2 * spec.kv_heads).div_ceil(HEADS_AT_ONCE), qkv.rows(), 32 * HEADS_AT_ONCE);
     // SAFETY: the batch was checked: every position has a block of the cache.
-    unsafe { cuda.launch(step, &cuda.kernels()?.kv_write, grid, arguments![from, heads, rows, cache]) }
+    unsafe {
+        cuda.launch(step, &cuda.kernels()?.kv_write, grid, arguments![from, stride, heads, rows, cache])
+    }
 }
 
 #[allow(clippy::too_many_arguments)]
@@ -113,7 +136,6 @@ pub(crate) fn attend(
     qkv: &Act,
     out: &mut Act,
 ) -> Result<()> {
-    // Making a step refuses what attention of this kind does without.
     let AttnSpec {
         heads,
         kv_heads,
@@ -122,12 +144,12 @@ pub(crate) fn attend(
         mask,
         window,
         softcap,
-        alibi: _,
+        ref alibi,
         rope: _,
         norm: _,
         qk_norm: _,
         gated: _,
-        latent: _,
+        latent,
     } = *spec;
     out.shape(qkv.rows(), spec.q_dim())?;
     let group = heads / kv_heads;
@@ -140,8 +162,9 @@ pub(crate) fn attend(
         cap: softcap.unwrap_or(0.0),
         // A window longer than every position is none.
         window: window.filter(|&w| w < 1 << 30).map_or(0, |w| w as i32),
-        pad: 0,
+        stride: qkv.width() as i32,
         sinks: sinks.map_or(0, |s| s.data.pointer()),
+        slopes: alibi.as_ref().map_or(Ok(0), |_| step.slopes(layer))?,
     };
     let rows = rows(step, mask);
     // Prompts are rounded, and generated rows where heads are whole blocks; the rest is left to the product.
@@ -149,9 +172,9 @@ pub(crate) fn attend(
     let mut all_rounded = true;
     for (role, range) in step.runs() {
         let on_tiles = match &cuda.kernels()?.attend_prompt {
-            Some(kernels) if role == Role::Prompt => kernels.iter().find(|(tile, _)| {
-                head_dim <= tile.dim && group <= tile.queries && (mask == Mask::Causal || tile.sees_ahead())
-            }),
+            Some(kernels) if role == Role::Prompt && latent.is_none() => {
+                kernels.iter().find(|(tile, _)| tile.takes(head_dim, group, mask, alibi.is_some()))
+            }
             _ => None,
         };
         if let Some((tile, kernel)) = on_tiles {
@@ -191,8 +214,12 @@ fn decode(
     let kernels = cuda.kernels()?;
     let group = attend.group as usize;
     let [small, large] = &kernels.attend_partition;
-    let (heads, partition) = if group <= small.0 { small } else { large };
-    let sets = group.div_ceil(*heads);
+    let (heads, partition) = match head_dim > MAX_HEAD_DIM {
+        true => (LATENT_HEADS, &kernels.attend_latent),
+        false if group <= small.0 => (small.0, &small.1),
+        false => (large.0, &large.1),
+    };
+    let sets = group.div_ceil(heads);
     for first in range.clone().step_by(at_once) {
         let n = at_once.min(range.end - first);
         let first = first as i32;
@@ -204,7 +231,8 @@ fn decode(
         }
         // One partition is the result.
         if partitions > 1 {
-            let grid = Grid::new(attend.heads as usize, n, 256);
+            let blocks = (attend.heads as u32, n as u32, head_dim.div_ceil(256) as u32);
+            let grid = Grid { blocks, threads: 256, shared: 0 };
             let arguments = arguments![attend, rows, dim, first, partials, count, to];
             // SAFETY: as above.
             unsafe { cuda.launch(step, &kernels.attend_merge, grid, arguments)? };
@@ -252,7 +280,7 @@ pub(crate) fn attn_in(
         window: _,
         softcap: _,
         alibi: _,
-        qk_norm: _,
+        qk_norm,
         gated: _,
         latent: _,
     } = spec;
@@ -271,15 +299,22 @@ pub(crate) fn attn_in(
     let x = input(cuda, step, *block_norm, input_norm.as_ref(), &s.x, &mut s.norm, qkv)?;
     s.qkv.shape(x.rows(), qkv.rows)?;
     product(cuda, step, qkv, x, &mut s.qkv, qkv_bias.as_ref(), false)?;
-    // Norms over all heads together come first.
+    // Norms over all heads together, and those with a bias, come first.
     let (q_dim, kv_dim) = (spec.q_dim(), spec.kv_dim());
     let (mut by_head, cols) = ([0, 0], [0..q_dim, q_dim..q_dim + kv_dim]);
+    let (kind, apart) = match qk_norm {
+        Some(QkNorm::Heads | QkNorm::Rows) | None => (NormKind::Rms, 0),
+        Some(QkNorm::LayerRows) => (NormKind::Layer, 0),
+        Some(QkNorm::LayerHeads) => (NormKind::Layer, *head_dim as i32),
+    };
     for ((norm, to), cols) in [q_norm, k_norm].into_iter().zip(&mut by_head).zip(cols) {
-        // Making a step refuses layer norms; RMS norms have no bias.
-        match norm.as_ref().map(|n| &n.weight) {
-            Some(weight) if weight.len == *head_dim => *to = weight.data.pointer(),
-            Some(weight) => crate::ops::norm_heads(cuda, step, &mut s.qkv, cols, weight, block_norm.eps)?,
-            None => {}
+        let Some(NormWeights { weight, bias }) = norm else { continue };
+        let width = spec.qk_norm_width(cols.len());
+        if width == *head_dim && bias.is_none() {
+            *to = weight.data.pointer();
+        } else {
+            let norm = NormSpec { kind, eps: block_norm.eps };
+            norm_heads(cuda, step, &mut s.qkv, cols, width, norm, weight, bias.as_ref())?;
         }
     }
     let (cosines, sines, half) = match rope {
@@ -287,15 +322,18 @@ pub(crate) fn attn_in(
         None => (0, 0, 0),
     };
     let [q_norm, k_norm] = by_head;
-    let turn = Turn { q_norm, k_norm, cosines, sines, eps: block_norm.eps, half };
+    let (eps, is_layer) = (block_norm.eps, i32::from(kind == NormKind::Layer));
+    let turn = Turn { q_norm, k_norm, cosines, sines, eps, half, layer: is_layer, apart };
     let cache = kv.cache(layer, spec, step.blocks());
-    let (at, query_heads, rows) = (s.qkv.floats(), *heads as i32, rows(step, *mask));
+    let (at, stride, query_heads) = (s.qkv.floats(), s.qkv.width() as i32, *heads as i32);
+    let rows = rows(step, *mask);
     s.qkv.set_rounded(false);
     let blocks = (heads + 2 * kv_heads).div_ceil(HEADS_AT_ONCE);
     let grid = Grid::new(blocks, s.qkv.rows(), 32 * HEADS_AT_ONCE);
     // SAFETY: heads are at most 256 wide, which making a step checked; every position has a block of the cache.
     unsafe {
-        cuda.launch(step, &cuda.kernels()?.qkv_finish, grid, arguments![at, query_heads, turn, rows, cache])
+        let arguments = arguments![at, stride, query_heads, turn, rows, cache];
+        cuda.launch(step, &cuda.kernels()?.qkv_finish, grid, arguments)
     }
 }
 

@@ -1,13 +1,14 @@
 //! The state of a step: where its rows stand, on the device and here, and the recorded graphs.
 
 use crate::act::Act;
+use crate::delta::Made;
 use crate::driver::{Function, Gpu, Graph};
-use crate::experts::Mixture;
-use crate::kv::MAX_HEAD_DIM;
+use crate::experts::{Choice, MAX_EXPERTS, Mixture};
+use crate::kv::{MAX_HEAD_DIM, MAX_LATENT};
 use crate::likeliest::Ranks;
 use crate::memory::{Buffer, Pinned};
 use kinfer_core::batch::Role;
-use kinfer_core::{Batch, Error, PartSpec, QkNorm, Result, RopeSpec, Run};
+use kinfer_core::{AttnSpec, Batch, Error, PartSpec, Result, RopeSpec, Run};
 use std::cell::Cell;
 use std::collections::HashMap;
 use std::ops::Range;
@@ -36,6 +37,12 @@ pub struct Step {
     pub(crate) partials: Buffer,
     pub(crate) partial_floats: usize,
     pub(crate) mixture: Option<Mixture>,
+    /// What delta nets make of the step's rows.
+    pub(crate) made: Option<Made>,
+    /// Rows of the heads of latent attention, where there is some.
+    heads: Option<Choice>,
+    /// Of each attention block with linear biases its slopes, `[heads]`.
+    slopes: Vec<Option<Buffer>>,
     /// Made when only the likeliest tokens are first read.
     pub(crate) ranks: Option<Ranks>,
     /// Rows that are read; made when some first are.
@@ -103,10 +110,12 @@ pub(crate) enum Field {
     /// Last position of the row's run.
     Ends,
     Roles,
+    /// Where the state of the row's sequence is.
+    States,
     Outputs,
     OutputRoles,
 }
-const FIELDS: usize = 7;
+const FIELDS: usize = 8;
 
 impl Step {
     pub(crate) fn new(
@@ -117,27 +126,21 @@ impl Step {
         record: bool,
     ) -> Result<Step> {
         let attn = || part.attn.iter();
-        if attn().any(|a| a.latent.is_some()) {
-            return Err(no_latents());
-        }
-        if attn().any(|a| a.alibi.is_some()) {
-            return Err(no_alibi());
-        }
-        if attn().any(|a| matches!(a.qk_norm, Some(QkNorm::LayerHeads | QkNorm::LayerRows))) {
-            return Err(no_layer_norms());
-        }
-        if !part.delta.is_empty() {
-            return Err(no_delta_nets());
-        }
-        if attn().any(|a| a.gated) {
-            return Err(no_gates());
-        }
-        if let Some(wide) = attn().find(|a| a.head_dim > MAX_HEAD_DIM) {
+        let most = |a: &AttnSpec| if a.latent.is_some() { MAX_LATENT } else { MAX_HEAD_DIM };
+        if let Some(wide) = attn().find(|a| a.head_dim > most(a)) {
             return Err(Error::Unsupported {
                 what: format!("heads of {} elements on CUDA", wide.head_dim),
-                supported: format!("up to {MAX_HEAD_DIM}; `--device cpu` has no limit"),
+                supported: format!("up to {}; `--device cpu` has no limit", most(wide)),
             });
         }
+        let latent_heads = attn().filter(|a| a.latent.is_some()).map(|a| a.heads).max();
+        if let Some(heads) = latent_heads.filter(|&heads| heads > MAX_EXPERTS) {
+            return Err(Error::Unsupported {
+                what: format!("latent attention of {heads} heads on CUDA"),
+                supported: format!("up to {MAX_EXPERTS}; `--device cpu` has no limit"),
+            });
+        }
+        let slopes = attn().map(|a| a.alibi.as_ref().map(|s| gpu.upload(s, "attention")).transpose());
         let per_partition = attn().map(|a| a.heads * (a.head_dim + 2)).max().unwrap_or(0);
         let per_row =
             per_partition * (blocks * kinfer_core::batch::BLOCK_LEN).div_ceil(PARTITION).next_power_of_two();
@@ -158,6 +161,9 @@ impl Step {
             partials: gpu.alloc(4 * partial_floats, "attention")?,
             partial_floats,
             mixture: Mixture::new(gpu, part, rows)?,
+            made: Made::new(gpu, part, rows)?,
+            heads: latent_heads.map(|heads| Choice::new(gpu, rows * heads)).transpose()?,
+            slopes: slopes.collect::<Result<_>>()?,
             ranks: None,
             host: None,
             running: false,
@@ -281,6 +287,7 @@ impl Step {
             for (i, row) in run.rows.clone().enumerate() {
                 put(Field::Positions as usize, row, (run.start + i) as u32);
                 put(Field::Tables as usize, row, run.blocks.start as u32);
+                put(Field::States as usize, row, run.state);
                 put(Field::Ends as usize, row, (run.start + run.rows.len() - 1) as u32);
             }
         }
@@ -323,6 +330,19 @@ impl Step {
     pub(crate) fn rope(&self, i: usize) -> Result<(u64, u64, i32)> {
         let rope = self.ropes.get(i).ok_or_else(|| Error::Batch(format!("there is no rotary table {i}")))?;
         Ok((rope.cosines.pointer(), rope.sines.pointer(), rope.spec.inv_freq.len() as i32))
+    }
+
+    /// Slopes of the linear biases of attention block `layer`.
+    pub(crate) fn slopes(&self, layer: usize) -> Result<u64> {
+        let of = self.slopes.get(layer).and_then(Option::as_ref).map(Buffer::pointer);
+        of.ok_or_else(|| Error::Batch(format!("there are no slopes of attention block {layer}")))
+    }
+
+    /// For the products of the heads of latent attention.
+    pub(crate) fn heads(&self) -> Result<&Choice> {
+        self.heads
+            .as_ref()
+            .ok_or_else(|| Error::Batch("a model without latent attention has products of heads".into()))
     }
 
     /// An array on the device.
@@ -411,44 +431,5 @@ impl Step {
             }
         };
         Ok(self.ranks.insert(ranks))
-    }
-}
-
-/// No step is made for such a model, so no operation of it is ever asked for.
-pub(crate) fn no_latents() -> Error {
-    Error::Unsupported {
-        what: "latent attention on CUDA".into(),
-        supported: "the other kinds; `--device cpu` has this one".into(),
-    }
-}
-
-/// Nor for such a one.
-pub(crate) fn no_layer_norms() -> Error {
-    Error::Unsupported {
-        what: "layer norms of queries and keys on CUDA".into(),
-        supported: "RMS norms of them; `--device cpu` has both".into(),
-    }
-}
-
-/// Nor for such a one.
-pub(crate) fn no_delta_nets() -> Error {
-    Error::Unsupported {
-        what: "delta nets in place of attention on CUDA".into(),
-        supported: "attention; `--device cpu` has both".into(),
-    }
-}
-
-/// Nor for such a one.
-pub(crate) fn no_gates() -> Error {
-    Error::Unsupported {
-        what: "attention with a gated output on CUDA".into(),
-        supported: "attention without; `--device cpu` has both".into(),
-    }
-}
-
-fn no_alibi() -> Error {
-    Error::Unsupported {
-        what: "attention with linear biases (ALiBi) on CUDA".into(),
-        supported: "attention without; `--device cpu` has both".into(),
     }
 }

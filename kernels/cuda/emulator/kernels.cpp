@@ -21,7 +21,7 @@ namespace rows {
 #include "../rows.cu"
 EMULATE(norm_rows) EMULATE(round_rows) EMULATE(add_norm) EMULATE(norm_heads) EMULATE(rope_table) EMULATE(rope_rows) EMULATE(activate)
 EMULATE(add_rows) EMULATE(add_bias) EMULATE(add_positions) EMULATE(gather_rows) EMULATE(softcap) EMULATE(route) EMULATE(gate_rows)
-EMULATE(mix) EMULATE(group_rows) EMULATE(short_conv)
+EMULATE(mix) EMULATE(group_rows) EMULATE(short_conv) EMULATE(rearrange) EMULATE(gate_columns) EMULATE(rearrange_to_rows)
 } // namespace rows
 namespace tokens {
 #include "../likeliest.cu"
@@ -29,9 +29,13 @@ EMULATE(likeliest)
 } // namespace tokens
 namespace attention {
 #include "../attention.cu"
-EMULATE(kv_write) EMULATE(qkv_finish) EMULATE(attend_partition_2) EMULATE(attend_partition_4) EMULATE(attend_merge)
-EMULATE(attend_prompt_64) EMULATE(attend_prompt_128) EMULATE(attend_prompt_256)
+EMULATE(kv_write) EMULATE(qkv_finish) EMULATE(attend_partition_2) EMULATE(attend_partition_4) EMULATE(attend_latent) EMULATE(attend_merge)
+EMULATE(attend_prompt_64) EMULATE(attend_biased_64) EMULATE(attend_prompt_128) EMULATE(attend_prompt_256)
 } // namespace attention
+namespace delta {
+#include "../delta.cu"
+EMULATE(delta_convolve) EMULATE(delta_rule_128) EMULATE(delta_rule_256) EMULATE(delta_gate)
+} // namespace delta
 namespace peak {
 #include "../peak.cu"
 EMULATE(peak_read) EMULATE(peak_int8) EMULATE(peak_bf16)

@@ -122,12 +122,12 @@ pub(super) fn place(family: &Family, guessing: Range<u64>, name: &str) -> Option
         if family.is_delta() && part == DECAY {
             return Some(Place::Decay(format!("blk.{i}.ssm_a")));
         }
-        if let Some(whole) = find(WHOLE, part) {
-            return Some(Place::Copy(format!("blk.{i}.{whole}")));
-        }
         if let Some((_, parts)) = family.parts.iter().find(|row| row.0 == part) {
             let parts = parts.iter().map(|&(name, part)| (format!("blk.{i}.{name}"), part));
             return Some(Place::Parts(parts.collect()));
+        }
+        if let Some(whole) = find(WHOLE, part) {
+            return Some(Place::Copy(format!("blk.{i}.{whole}")));
         }
         if let Some((norms, row)) = part.strip_suffix(".weight").and_then(|norm| norm.rsplit_once(".norms."))
         {

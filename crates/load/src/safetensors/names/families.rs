@@ -62,6 +62,8 @@ const BERT: Family = Family {
     layers: "encoder.layer.",
     layer: BERT_LAYER,
     tied: true,
+    encoder: true,
+    left_out: &["embeddings.position_ids", "pooler.dense.", "cls.predictions."],
     ..PLAIN
 };
 
@@ -71,8 +73,6 @@ const GEMMA: Family = Family {
     activations: APPROXIMATE,
     offset_norms: true,
     tied: true,
-    encoder: true,
-    left_out: &["embeddings.position_ids", "pooler.dense.", "cls.predictions."],
     ..PLAIN
 };
 

@@ -122,6 +122,8 @@ MORE = {
     "gpt-oss": dict(experts_per_token=2, initial_context_length=32),
     MXFP4: dict(experts_per_token=2, initial_context_length=32, quantization_config=MXFP4_CONFIG),
     # What other code's configurations have.
+    "exaone-moe-hub": dict(architectures=["ExaoneMoEForCausalLM"], first_last_k_dense_replace=2, scoring_func="sigmoid",
+                           topk_method="noaux_tc", is_moe_layer=[False, False, True, True]),
     "hyperclovax-plain": dict(attention_multiplier=None, attn_pdrop=0.0, embd_pdrop=0.0, resid_pdrop=0.0, end_token_id=1),
     "modern-bert-biases": dict(architectures=["ModernBertForMaskedLM"], global_attn_every_n_layers=2,
                                position_embedding_type="absolute", layer_norm_eps=1e-5),
@@ -214,6 +216,18 @@ FAMILIES = {
         "Exaone4",
         LLAMA | dict(sliding_window=None, layer_types=["full_attention"] * 3, head_dim=24, tie_word_embeddings=True)
         | LLAMA3,
+    ),
+    "exaone-moe": (
+        "ExaoneMoe",
+        LLAMA | WINDOW | dict(num_hidden_layers=5, sliding_window_pattern=4, head_dim=24, num_experts=8, num_experts_per_tok=3,
+                              num_shared_experts=1, moe_intermediate_size=64, first_k_dense_replace=1,
+                              routed_scaling_factor=1.5, norm_topk_prob=True, n_group=1, topk_group=1) | rope(500.0),
+    ),
+    "exaone-moe-hub": (
+        "ExaoneMoe",
+        LLAMA | WINDOW | dict(num_hidden_layers=4, sliding_window_pattern=2, head_dim=32, num_experts=4, num_experts_per_tok=2,
+                              num_shared_experts=2, moe_intermediate_size=64, first_k_dense_replace=2,
+                              routed_scaling_factor=2.5, norm_topk_prob=True, n_group=1, topk_group=1) | rope(500.0),
     ),
     "cohere": (
         "Cohere",

@@ -26,6 +26,7 @@ architectures! {
     "deepseek2": deepseek2, "DeepSeek V2 and V3, Kanana 2, Moonlight, GLM-4.7-Flash";
     "exaone": exaone, "EXAONE 3 and 3.5";
     "exaone4": exaone4, "EXAONE 4";
+    "exaone-moe": exaone_moe, "K-EXAONE";
     "falcon": falcon, "Falcon 7B, 40B and 180B";
     "gemma": gemma, "Gemma, CodeGemma";
     "gemma2": gemma2, "Gemma 2";

@@ -102,8 +102,14 @@ impl Config<'_> {
                 }
                 return Ok(());
             }
-            "Gemma2ForCausalLM" | "Gemma3ForCausalLM" | "Gemma3TextModel" | "Olmo3ForCausalLM"
-            | "Exaone4ForCausalLM" | "GptOssForCausalLM" => self.opt_count("sliding_window")?,
+            "Gemma2ForCausalLM"
+            | "Gemma3ForCausalLM"
+            | "Gemma3TextModel"
+            | "Olmo3ForCausalLM"
+            | "Exaone4ForCausalLM"
+            | "ExaoneMoeForCausalLM"
+            | "ExaoneMoEForCausalLM"
+            | "GptOssForCausalLM" => self.opt_count("sliding_window")?,
             "Cohere2ForCausalLM" => Some(self.count("sliding_window")?),
             _ => {
                 // Qwen names a window and switches it off.
@@ -248,6 +254,23 @@ impl Config<'_> {
                 self.count("n_shared_experts")?;
                 // It shows in the tensors.
                 self.get("use_qk_norm");
+                self.only("n_group", &[1.into()])?;
+                self.only("topk_group", &[1.into()])?;
+            }
+            "ExaoneMoeForCausalLM" | "ExaoneMoEForCausalLM" => {
+                let dense = self.count("first_k_dense_replace")?;
+                out.set("leading_dense_block_count", dense);
+                let kind = |i: usize| if i < dense as usize { "dense" } else { "sparse" };
+                self.only("mlp_layer_types", &[(0..layers).map(kind).collect()])?;
+                self.only("is_moe_layer", &[(0..layers).map(|i| i >= dense as usize).collect()])?;
+                out.set("expert_count", self.count("num_experts")?);
+                out.set("expert_used_count", self.count("num_experts_per_tok")?);
+                out.set("expert_feed_forward_length", self.count("moe_intermediate_size")?);
+                out.set("expert_shared_count", self.count("num_shared_experts")?);
+                out.set("expert_weights_norm", self.flag("norm_topk_prob")?);
+                out.set("expert_weights_scale", self.number("routed_scaling_factor")? as f32);
+                self.only("scoring_func", &["sigmoid".into()])?;
+                self.only("topk_method", &["noaux_tc".into()])?;
                 self.only("n_group", &[1.into()])?;
                 self.only("topk_group", &[1.into()])?;
             }

@@ -98,6 +98,14 @@ const JINA_BERT_V3: Family = Family {
 /// XLM-RoBERTa with rotary positions, which goes by the name of the one without: Jina Embeddings 3 as it is on the hub, with adapters.
 pub(in super::super) static ROTARY_XLM_ROBERTA: Family = Family { class: "XLMRobertaModel", ..JINA_BERT_V3 };
 
+const EXAONE_MOE: Family = Family {
+    class: "ExaoneMoeForCausalLM",
+    arch: "exaone-moe",
+    keys: &[("first_k_dense_replace", "first_last_k_dense_replace")],
+    left_out: &["mtp."],
+    ..PLAIN
+};
+
 const JINA_BERT: Family = Family { class: "JinaBertModel", arch: "jina-bert-v2", ..BERT };
 
 impl Family {
@@ -325,6 +333,9 @@ pub(in super::super) static FAMILIES: &[Family] = &[
     Family { class: "Olmo2ForCausalLM", arch: "olmo2", layer: POST_NORMED, ..PLAIN },
     Family { class: "Olmo3ForCausalLM", arch: "olmo2", layer: POST_NORMED, ..PLAIN },
     Family { class: "Exaone4ForCausalLM", arch: "exaone4", layer: POST_NORMED, ..PLAIN },
+    EXAONE_MOE,
+    // As its own code calls it.
+    Family { class: "ExaoneMoEForCausalLM", ..EXAONE_MOE },
     Family { class: "SmolLM3ForCausalLM", arch: "smollm3", tied: true, ..PLAIN },
     Family { class: "Lfm2ForCausalLM", arch: "lfm2", layer: LFM2_LAYER, tied: true, ..PLAIN },
     Family { class: "Lfm2MoeForCausalLM", arch: "lfm2moe", layer: LFM2_LAYER, tied: true, ..PLAIN },
@@ -410,6 +421,7 @@ pub(super) const LAYER: &[(&str, &str)] = &[
 /// Tensors of a layer that do not end like others: full names.
 pub(super) const WHOLE: &[(&str, &str)] = &[
     ("mlp.gate.e_score_correction_bias", "exp_probs_b.bias"),
+    ("mlp.e_score_correction_bias", "exp_probs_b.bias"),
     ("feed_forward.expert_bias", "exp_probs_b.bias"),
     ("mlp.experts.down_proj_bias", "ffn_down_exps.bias"),
     ("self_attn.sinks", "attn_sinks.weight"),

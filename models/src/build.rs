@@ -92,7 +92,7 @@ impl<B: Backend> Builder<'_, '_, B> {
             part => part,
         };
         Ok(Layer {
-            stream_norms: [before_mixer, self.block_norm(before_ffn, &name, ffn.norm, dim)?],
+            stream_norms: [before_mixer, self.block_norm(before_ffn, &name, ffn.norm, dim, 1.0)?],
             renorms,
             mixer: match mixer {
                 _ if !has[0] => None,
@@ -129,7 +129,7 @@ impl<B: Backend> Builder<'_, '_, B> {
         };
         let latent = attn.latent.map(|latent| self.latent(name, attn, latent)).transpose()?;
         Ok(AttnWeights {
-            norm: self.block_norm(norm, name, attn.norm, dim)?,
+            norm: self.block_norm(norm, name, attn.norm, dim, 1.0)?,
             qkv,
             qkv_bias,
             q_norm: self.qk_norm(names, &name("attn_q_norm"), attn, attn.heads)?,
@@ -138,7 +138,13 @@ impl<B: Backend> Builder<'_, '_, B> {
             latent,
             out: self.weight(&[Part::whole(&name(names.attn_out), dim, attn.out_dim())])?,
             out_bias: self.bias(&name(names.attn_out), dim)?,
-            post_norm: self.post_norm(names.attn_post_norm, name, attn.norm, dim)?,
+            post_norm: self.block_norm(
+                names.attn_post_norm,
+                name,
+                attn.norm,
+                dim,
+                self.all.post_norm_scale,
+            )?,
         })
     }
 
@@ -210,12 +216,18 @@ impl<B: Backend> Builder<'_, '_, B> {
         let parts = gate_up_parts(names, spec, spec.hidden);
         let (gate_up, gate_up_bias) = self.projection(name, names.gate_up[1], &parts, dim)?;
         Ok(FfnWeights {
-            norm: self.block_norm(names.ffn_norm, name, spec.norm, dim)?,
+            norm: self.block_norm(names.ffn_norm, name, spec.norm, dim, 1.0)?,
             gate_up,
             gate_up_bias,
             down: self.weight(&[Part::whole(&name(names.down), dim, spec.hidden)])?,
             down_bias: self.bias(&name(names.down), dim)?,
-            post_norm: self.post_norm(names.ffn_post_norm, name, spec.norm, dim)?,
+            post_norm: self.block_norm(
+                names.ffn_post_norm,
+                name,
+                spec.norm,
+                dim,
+                self.all.post_norm_scale,
+            )?,
         })
     }
 
@@ -257,13 +269,13 @@ impl<B: Backend> Builder<'_, '_, B> {
         self.read_per_token = before + all / spec.count as u64 * spec.routing.used as u64;
         Ok(MoeWeights {
             spec,
-            norm: self.block_norm(names.ffn_norm, name, ffn.norm, dim)?,
+            norm: self.block_norm(names.ffn_norm, name, ffn.norm, dim, 1.0)?,
             router,
             router_bias: self.bias(&name("ffn_gate_inp"), spec.count)?,
             choice_bias: self.bias(&name("exp_probs_b"), spec.count)?,
             experts,
             shared: spec.shared.map(|hidden| self.shared(names, name, ffn, hidden, dim)).transpose()?,
-            post_norm: self.post_norm(names.ffn_post_norm, name, ffn.norm, dim)?,
+            post_norm: self.block_norm(names.ffn_post_norm, name, ffn.norm, dim, self.all.post_norm_scale)?,
         })
     }
 
@@ -315,25 +327,15 @@ impl<B: Backend> Builder<'_, '_, B> {
         })
     }
 
+    /// A block's norm, where it has one; its weights are multiplied by `scale`.
     fn block_norm(
         &mut self,
         part: Option<&str>,
         name: &dyn Fn(&str) -> String,
         spec: NormSpec,
         dim: usize,
+        scale: f32,
     ) -> Result<Option<NormWeights<B>>> {
-        part.map(|part| self.norm(&name(part), spec, dim, 1.0)).transpose()
-    }
-
-    /// A norm of a block's output.
-    fn post_norm(
-        &mut self,
-        part: Option<&str>,
-        name: &dyn Fn(&str) -> String,
-        spec: NormSpec,
-        dim: usize,
-    ) -> Result<Option<NormWeights<B>>> {
-        let scale = self.all.post_norm_scale;
         part.map(|part| self.norm(&name(part), spec, dim, scale)).transpose()
     }
 

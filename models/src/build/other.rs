@@ -21,7 +21,7 @@ impl<B: Backend> Builder<'_, '_, B> {
         let ConvSpec { width, taps, norm: norm_spec } = *conv;
         let by_tap = self.taps(&name(SHORT_CONV), width, taps)?;
         Ok(ConvWeights {
-            norm: self.block_norm(norm, name, norm_spec, dim)?,
+            norm: self.block_norm(norm, name, norm_spec, dim, 1.0)?,
             bcx: self.weight(&[Part::whole(&name("shortconv.in_proj"), 3 * width, dim)])?,
             taps: by_tap,
             out: self.weight(&[Part::whole(&name("shortconv.out_proj"), dim, width)])?,
@@ -56,7 +56,7 @@ impl<B: Backend> Builder<'_, '_, B> {
         let decay = self.values(&name("ssm_a"), &[value_heads])?;
         let dt_bias = self.values(&name("ssm_dt.bias"), &[value_heads])?;
         Ok(DeltaWeights {
-            norm: self.block_norm(norm, name, delta.norm, dim)?,
+            norm: self.block_norm(norm, name, delta.norm, dim, 1.0)?,
             input: self.weight(&input)?,
             rule: DeltaVectors {
                 taps: self.taps(&name(DELTA_CONV), delta.channels(), taps)?,

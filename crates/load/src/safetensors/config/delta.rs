@@ -1,6 +1,7 @@
 //! Settings of Qwen 3.5 and Qwen3-Next, most of whose layers are gated delta nets.
 
-use super::{Config, Family, Json, Out, Problem, expected, wrong};
+use super::details::layer_types;
+use super::{Config, Family, Json, Out, Problem, wrong};
 
 /// Heads of delta nets.
 #[derive(Clone, Copy, Debug)]
@@ -71,19 +72,10 @@ impl Config<'_> {
 
     /// Which layers are delta nets: by their types, or else all but the last of each `interval`.
     fn recurrent(&self, layers: usize, interval: usize) -> Result<Vec<bool>, Problem> {
-        const TYPES: &str = "layer_types";
-        let Some(v) = self.get(TYPES) else {
-            return Ok((0..layers).map(|i| !(i + 1).is_multiple_of(interval)).collect());
-        };
-        let flag = |v: &Json| match v.as_str() {
-            Some("linear_attention") => Some(true),
-            Some("full_attention") => Some(false),
-            _ => None,
-        };
-        let flags: Option<Vec<bool>> = v.as_array().and_then(|all| all.iter().map(flag).collect());
-        flags.filter(|flags| flags.len() == layers).ok_or_else(|| {
-            expected(TYPES, v, &format!("{layers} times \"linear_attention\" or \"full_attention\""))
-        })
+        match self.get("layer_types") {
+            Some(v) => layer_types(v, layers, "linear_attention"),
+            None => Ok((0..layers).map(|i| !(i + 1).is_multiple_of(interval)).collect()),
+        }
     }
 
     /// Experts, beside which one with a gate is for every position.

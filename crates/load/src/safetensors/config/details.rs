@@ -89,7 +89,7 @@ impl Config<'_> {
         }
         let types = match self.get("layer_types") {
             None => None,
-            Some(v) => Some(layer_types(v, layers)?),
+            Some(v) => Some(layer_types(v, layers, "sliding_attention")?),
         };
         let some = match family.class {
             "MistralForCausalLM" | "Phi3ForCausalLM" | "Starcoder2ForCausalLM" => {
@@ -342,15 +342,15 @@ impl Config<'_> {
     }
 }
 
-/// Flags of the layers with a window.
-fn layer_types(value: &Json, layers: usize) -> Result<Vec<bool>, Problem> {
+/// Flags of the layers of type `kind`; the others see everything.
+pub(super) fn layer_types(value: &Json, layers: usize, kind: &str) -> Result<Vec<bool>, Problem> {
     let flag = |v: &Json| match v.as_str() {
-        Some("sliding_attention") => Some(true),
         Some("full_attention") => Some(false),
+        Some(other) if other == kind => Some(true),
         _ => None,
     };
     let flags: Option<Vec<bool>> = value.as_array().and_then(|all| all.iter().map(flag).collect());
     flags.filter(|flags| flags.len() == layers).ok_or_else(|| {
-        expected("layer_types", value, &format!("{layers} times \"full_attention\" or \"sliding_attention\""))
+        expected("layer_types", value, &format!("{layers} times \"full_attention\" or \"{kind}\""))
     })
 }

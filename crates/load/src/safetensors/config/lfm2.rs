@@ -1,6 +1,7 @@
 //! Settings of LFM2, with and without experts.
 
-use super::{Config, Json, Out, Problem, expected, wrong};
+use super::details::layer_types;
+use super::{Config, Out, Problem, expected, wrong};
 
 impl Config<'_> {
     /// What differs from other decoders of `layers` layers, `dim` wide, whose attention has `kv_heads` key/value heads.
@@ -38,19 +39,10 @@ impl Config<'_> {
 
     /// Which layers are convolutions: by their types, or else all but those that are named as attention.
     fn convolutions(&self, layers: usize) -> Result<Vec<bool>, Problem> {
-        const TYPES: &str = "layer_types";
         const ATTENTION: &str = "full_attn_idxs";
         let attention = self.get(ATTENTION);
-        if let Some(v) = self.get(TYPES) {
-            let flag = |v: &Json| match v.as_str() {
-                Some("conv") => Some(true),
-                Some("full_attention") => Some(false),
-                _ => None,
-            };
-            let flags: Option<Vec<bool>> = v.as_array().and_then(|all| all.iter().map(flag).collect());
-            return flags.filter(|flags| flags.len() == layers).ok_or_else(|| {
-                expected(TYPES, v, &format!("{layers} times \"conv\" or \"full_attention\""))
-            });
+        if let Some(v) = self.get("layer_types") {
+            return layer_types(v, layers, "conv");
         }
         let Some(v) = attention else { return Ok(vec![false; layers]) };
         let mut flags = vec![true; layers];

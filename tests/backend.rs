@@ -49,6 +49,19 @@ macro_rules! backends {
             }
 
             #[test]
+            fn runners_side_by_side_give_what_one_gives() {
+                compare("one at a time", toy::some(), &[KvType::F16], 0.0, |toy, kv| {
+                    let model = toy.load($backend);
+                    let run = || (0..4).flat_map(|_| in_chunks(&model, kv, 64)).collect::<Vec<_>>();
+                    let both = std::thread::scope(|scope| {
+                        let threads = [(); 2].map(|()| scope.spawn(run));
+                        threads.map(|thread| thread.join().unwrap()).concat()
+                    });
+                    (both, run().repeat(2))
+                });
+            }
+
+            #[test]
             fn chunks_of_a_prompt_do_not_matter() {
                 compare("chunks of 1, 7 and 64", $toys(), $types, $bounds.chunks, |toy, kv| {
                     let model = toy.load($backend);

@@ -8,6 +8,7 @@ mod feed_forwards;
 mod mixers;
 
 use common::Random;
+use kinfer::step::{Draw, Sampler};
 use kinfer::{Device, KvType, LoadOptions, Model};
 use kinfer_candle::Candle;
 use kinfer_core::backend::{
@@ -202,43 +203,106 @@ fn a_row_has_the_same_bits_in_tiles_of_every_size() {
     assert!(nmse(&many, &truth) < 1e-4);
 }
 
-/// Of sizes that take one to three passes, with logits that are equal, infinite and none.
+/// A batch of two rows, both of which are read, and how their tokens are drawn.
+fn drawing(draws: [Draw; 2]) -> Batch {
+    let mut batch = batch(Role::Prompt, 2);
+    (batch.outputs, batch.draws) = (vec![0, 1], draws.to_vec());
+    batch
+}
+
+/// From vocabularies that take one to three passes, with logits that are equal, infinite and none.
 #[test]
-fn the_likeliest_tokens_are_those_of_the_logits() {
+fn tokens_are_drawn_as_by_the_host() {
     let cuda = common::gpu();
     let spec = spec(16, 192, 1, 64, None);
     for vocab in [100, 5003, 270_000] {
         let mut random = Random::new(vocab as u64);
         let mut logits: Vec<f32> = (0..2 * vocab).map(|_| (random.uniform() * 40.0).round() / 4.0).collect();
-        (logits[3], logits[vocab - 1], logits[vocab + 7]) = (-0.0, 99.0, f32::NEG_INFINITY);
+        (logits[3], logits[vocab + 7]) = (-0.0, f32::NEG_INFINITY);
         let mut step = cuda.step(&spec.whole(), 2, 1).unwrap();
         let mut x = cuda.act(2, vocab).unwrap();
-        for k in [1, 40, 64, 100] {
-            cuda.begin(&mut step, &[], &batch(Role::Prompt, 2)).unwrap();
-            cuda.write(&mut step, &logits, vocab, &mut x).unwrap();
-            let Read::Likeliest(found) = cuda.read_likeliest(&mut step, &x, k).unwrap() else {
-                panic!("all logits")
-            };
-            for (row, found) in logits.chunks(vocab).zip(found.chunks(k)) {
-                let mut ids: Vec<u32> = (0..vocab as u32).collect();
-                ids.sort_by(|&a, &b| row[b as usize].total_cmp(&row[a as usize]).then(a.cmp(&b)));
-                for (found, &id) in found.iter().zip(&ids) {
-                    assert_eq!((found.id, found.logit.to_bits()), (id, row[id as usize].to_bits()));
+        let mut host = Sampler::new(vocab);
+        let mut draw = |logits: &[f32], draws: [Draw; 2]| {
+            cuda.begin(&mut step, &[], &drawing(draws)).unwrap();
+            cuda.write(&mut step, logits, vocab, &mut x).unwrap();
+            match cuda.read_drawn(&mut step, &x).unwrap() {
+                Read::Drawn(drawn) => Some(drawn.to_vec()),
+                Read::All(all) => {
+                    assert_eq!(all, logits);
+                    None
+                }
+            }
+        };
+        let mut same = |logits: &[f32], draws: [Draw; 2]| {
+            let rows = logits.chunks(vocab).zip(&draws);
+            let wanted: Vec<_> = rows.map(|(row, d)| host.draw_unchanged(row, d)).collect();
+            assert_eq!(draw(logits, draws), Some(wanted.clone()), "{draws:?}");
+            wanted
+        };
+        let mut drawn = std::collections::BTreeSet::new();
+        for top_k in [1, 2, 40, 64, 100, 256] {
+            for (top_p, min_p) in [(1.0, 0.0), (0.95, 0.05), (0.5, 0.0), (1.0, 0.3), (1e-6, 0.0), (1.0, 1.0)]
+            {
+                for temperature in [0.8, 1e-30, 30.0] {
+                    let draws = [0.0, 1.0 - f64::EPSILON / 2.0].map(|edge| {
+                        let unit = match random.bits() {
+                            n if n % 5 == 0 => edge,
+                            n => (n >> 11) as f64 / (1u64 << 53) as f64,
+                        };
+                        Draw { temperature, top_k, top_p, min_p, unit }
+                    });
+                    drawn.extend(same(&logits, draws));
                 }
             }
         }
-        logits[5] = -f32::NAN;
-        cuda.begin(&mut step, &[], &batch(Role::Prompt, 2)).unwrap();
-        cuda.write(&mut step, &logits, vocab, &mut x).unwrap();
-        match cuda.read_likeliest(&mut step, &x, 2).unwrap() {
-            Read::Likeliest(found) => assert!(found[0].id == 5 && found[0].logit.is_nan()),
-            Read::All(_) => panic!("all logits"),
+        assert!(drawn.len() > 20, "only {} tokens were drawn", drawn.len());
+        // Rows that want different things, and the likeliest alone.
+        let usual = Draw { temperature: 1.0, top_k: 40, top_p: 0.9, min_p: 0.0, unit: 0.5 };
+        same(&logits, [Draw::GREEDY, usual]);
+        same(&logits, [Draw { top_k: 3, ..usual }, usual]);
+        same(&logits, [Draw::GREEDY; 2]);
+        let zeros: Vec<f32> = (0..2 * vocab).map(|i| if i % 3 == 1 { 0.0 } else { -0.0 }).collect();
+        same(&zeros, [Draw::GREEDY, usual]);
+        for wrong in [f32::NAN, -f32::NAN, f32::INFINITY] {
+            let mut logits = logits.clone();
+            logits[5] = wrong;
+            logits[vocab..].fill(f32::NEG_INFINITY);
+            for d in [usual, Draw::GREEDY] {
+                let drawn = same(&logits, [d, d]);
+                assert!(drawn.iter().all(Result::is_err) && drawn[0] != drawn[1]);
+            }
         }
-        cuda.begin(&mut step, &[], &batch(Role::Prompt, 2)).unwrap();
-        cuda.write(&mut step, &logits, vocab, &mut x).unwrap();
-        assert!(
-            matches!(cuda.read_likeliest(&mut step, &x, 257).unwrap(), Read::All(all) if all.len() == 2 * vocab)
-        );
+        // More tokens than it finds, and all.
+        for top_k in [257, 0] {
+            assert_eq!(draw(&logits, [Draw { top_k, ..usual }, usual]), None);
+        }
+    }
+}
+
+/// The last random number with which the host draws the first of two tokens, and the first one with which it does not, tell weights to their last bit.
+#[test]
+fn weights_of_tokens_are_the_hosts() {
+    let cuda = common::gpu();
+    let spec = spec(16, 192, 1, 64, None);
+    let mut host = Sampler::new(2);
+    let mut step = cuda.step(&spec.whole(), 2, 1).unwrap();
+    let mut x = cuda.act(2, 2).unwrap();
+    for i in 0..100 {
+        let row = [3.0, 3.0 - 0.03 * i as f32];
+        let draw = |unit| Draw { temperature: 0.7, top_k: 2, top_p: 1.0, min_p: 0.0, unit };
+        let (mut first, mut second) = (0u64, 1 << 53);
+        let unit = |n: u64| n as f64 / (1u64 << 53) as f64;
+        while second - first > 1 {
+            let middle = (first + second) / 2;
+            match host.draw_unchanged(&row, &draw(unit(middle))) {
+                Ok(0) => first = middle,
+                _ => second = middle,
+            }
+        }
+        cuda.begin(&mut step, &[], &drawing([first, second].map(|n| draw(unit(n))))).unwrap();
+        cuda.write(&mut step, &[row, row].concat(), 2, &mut x).unwrap();
+        let Read::Drawn(drawn) = cuda.read_drawn(&mut step, &x).unwrap() else { panic!("all logits") };
+        assert_eq!(drawn, [Ok(0), Ok(1)], "{row:?}");
     }
 }
 

@@ -149,20 +149,20 @@ impl<B: Backend> PartRunner for PartState<B> {
         self.decoder.backend.read(&mut self.step, &self.scratch.x)
     }
 
-    fn outputs(&mut self, enough: usize) -> Result<Outputs<'_>> {
+    fn outputs(&mut self, draw: bool) -> Result<Outputs<'_>> {
         let Self { decoder, step, scratch: Scratch { logits, last_norm, .. }, .. } = self;
         if !self.logits {
             let data = decoder.backend.read(step, last_norm)?;
-            return Ok(Outputs { data, width: decoder.spec.dim, likeliest: &[] });
+            return Ok(Outputs { data, width: decoder.spec.dim, drawn: &[] });
         }
-        let read = match enough {
-            0 => Read::All(decoder.backend.read(step, logits)?),
-            k => decoder.backend.read_likeliest(step, logits, k)?,
+        let read = match draw {
+            false => Read::All(decoder.backend.read(step, logits)?),
+            true => decoder.backend.read_drawn(step, logits)?,
         };
         let width = decoder.spec.vocab;
         Ok(match read {
-            Read::All(data) => Outputs { data, width, likeliest: &[] },
-            Read::Likeliest(likeliest) => Outputs { data: &[], width, likeliest },
+            Read::All(data) => Outputs { data, width, drawn: &[] },
+            Read::Drawn(drawn) => Outputs { data: &[], width, drawn },
         })
     }
 }

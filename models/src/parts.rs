@@ -180,8 +180,8 @@ pub(crate) trait PartRunner: Send {
     fn run(&mut self, blocks: Range<usize>, stream: Option<&[f32]>) -> Result<()>;
     /// The residual stream, `[rows, dim]`.
     fn stream(&mut self) -> Result<&[f32]>;
-    /// The wanted rows' logits, or so many of them as are enough; or, where there is no head, their hidden states.
-    fn outputs(&mut self, enough: usize) -> Result<Outputs<'_>>;
+    /// The wanted rows' logits, or the tokens that were drawn from them if that is enough; or, where there is no head, their hidden states.
+    fn outputs(&mut self, draw: bool) -> Result<Outputs<'_>>;
 }
 
 /// A model whose parts are loaded.
@@ -296,10 +296,10 @@ impl Runner for PartsRunner {
             last = Some(*device);
         }
         match last {
-            Some(device) if end > head => self.parts[device].outputs(batch.enough),
+            Some(device) if end > head => self.parts[device].outputs(!batch.draws.is_empty()),
             _ => {
                 let width = if logits { spec.vocab } else { spec.dim };
-                Ok(Outputs { data: &[], width, likeliest: &[] })
+                Ok(Outputs { data: &[], width, drawn: &[] })
             }
         }
     }

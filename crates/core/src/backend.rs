@@ -8,8 +8,8 @@
 //! error in each fused path until it is dealt with.
 
 use crate::{
-    Activation, AttnSpec, Batch, ConvSpec, DeltaSpec, ExpertSpec, FfnSpec, Format, KvTypes, Likely,
-    ModelSpec, NormSpec, PartSpec, QkNorm, Result, RopeSpec,
+    Activation, AttnSpec, Batch, ConvSpec, DeltaSpec, Drawn, ExpertSpec, FfnSpec, Format, KvTypes, ModelSpec,
+    NormSpec, PartSpec, QkNorm, Result, RopeSpec,
 };
 use std::ops::Range;
 
@@ -41,8 +41,8 @@ pub enum Heads {
 pub enum Read<'a> {
     /// All of them, `[rows, vocab]`.
     All(&'a [f32]),
-    /// `[rows, k]`, see [`crate::Outputs::likeliest`].
-    Likeliest(&'a [Likely]),
+    /// The token of each row, see [`crate::Outputs::drawn`].
+    Drawn(&'a [Drawn]),
 }
 
 /// A device: makes weights and buffers, and computes on them.
@@ -262,14 +262,9 @@ pub trait Backend: Send + Sync + Sized + 'static {
     fn write(&self, step: &mut Self::Step, rows: &[f32], width: usize, x: &mut Self::Act) -> Result<()>;
     /// Waits for the device and returns the rows of `x`, `[rows, width]`.
     fn read<'a>(&self, step: &'a mut Self::Step, x: &'a Self::Act) -> Result<&'a [f32]>;
-    /// Waits for the device and returns rows of logits, `[rows, vocab]`, or of each row only the `k` likeliest tokens, if the device finds
-    /// those sooner than it copies all. A logit that is NaN then counts as the largest.
-    fn read_likeliest<'a>(
-        &self,
-        step: &'a mut Self::Step,
-        logits: &'a Self::Act,
-        _k: usize,
-    ) -> Result<Read<'a>> {
+    /// Waits for the device and returns rows of logits, `[rows, vocab]`, or, if the device can, only the tokens that [`Batch::draws`] give: the
+    /// same that the host would draw. Only for a batch that has draws.
+    fn read_drawn<'a>(&self, step: &'a mut Self::Step, logits: &'a Self::Act) -> Result<Read<'a>> {
         self.read(step, logits).map(Read::All)
     }
 

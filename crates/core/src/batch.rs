@@ -1,5 +1,6 @@
 //! What one step computes: rows of tokens, prefill chunks and decodes mixed.
 
+use crate::Draw;
 use std::ops::Range;
 
 /// Tokens of one KV block. The paged KV cache hands out ids of blocks of this many positions.
@@ -18,9 +19,9 @@ pub struct Batch {
     pub blocks: Vec<u32>,
     /// Rows whose outputs are wanted, ascending. The head is computed for these rows only.
     pub outputs: Vec<u32>,
-    /// So many of each output's likeliest tokens are enough, and less to copy; 0: all logits are wanted. [`crate::Outputs`] says which
-    /// of the two came.
-    pub enough: usize,
+    /// How each output's token is drawn, where that is all that is wanted: a device that draws has less to copy. Empty: logits are wanted.
+    /// [`crate::Outputs`] says which of the two came.
+    pub draws: Vec<Draw>,
 }
 
 /// Where a token came from. A backend may compute the rows of the two roles by different arithmetic, but never let the choice
@@ -75,7 +76,7 @@ impl Batch {
         self.runs.clear();
         self.blocks.clear();
         self.outputs.clear();
-        self.enough = 0;
+        self.draws.clear();
     }
 
     /// Appends `tokens` of a sequence whose first new position is `start` and whose block table is `blocks`;
@@ -122,6 +123,9 @@ impl Batch {
                 "{} output rows; this runner gives at most {max_outputs}",
                 self.outputs.len()
             ));
+        }
+        if !self.draws.is_empty() && self.draws.len() != self.outputs.len() {
+            return Err(format!("{} draws from {} output rows", self.draws.len(), self.outputs.len()));
         }
         if let Some(t) = self.tokens.iter().find(|&&t| t as usize >= vocab) {
             return Err(format!("token id {t}; the vocabulary has {vocab}"));

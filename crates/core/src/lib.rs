@@ -7,6 +7,7 @@
 
 pub mod backend;
 pub mod batch;
+pub mod draw;
 pub mod error;
 mod latent;
 mod matrix;
@@ -17,10 +18,11 @@ mod weights;
 
 pub use backend::Backend;
 pub use batch::{Batch, Role, Run};
+pub use draw::{Draw, Drawn};
 pub use error::{Error, Result};
 pub use kinfer_kernels::ops::{ExpertGroups, KvType, KvTypes, Routing, Scores};
 pub use kinfer_kernels::quant::{Format, MAX_VALUE, Quant, dequantize, encode};
-pub use model::{DeviceMemory, Likely, Model, Outputs, Runner, RunnerLimits};
+pub use model::{DeviceMemory, Model, Outputs, Runner, RunnerLimits};
 pub use spec::{
     Activation, AttnSpec, ConvSpec, DeltaSpec, ExpertSpec, FfnSpec, HeadSharing, LatentSpec, LayerSpec,
     LongContext, Mask, Mixer, ModelSpec, NormKind, NormSpec, PartSpec, Pooling, QkNorm, RopeSpec,

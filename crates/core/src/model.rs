@@ -1,6 +1,6 @@
 //! A loaded model as the engine sees it: weights that many engines share, and a runner with one engine's state.
 
-use crate::{Batch, KvTypes, ModelSpec, Result};
+use crate::{Batch, Drawn, KvTypes, ModelSpec, Result};
 use std::sync::Arc;
 
 /// A loaded model: immutable weights on a device. Shared by `Arc`; each engine makes its own [`Runner`].
@@ -84,32 +84,17 @@ pub trait Runner: Send {
 /// What a step computed of its output rows, in the order of [`Batch::outputs`]: see [`RunnerLimits::logits`].
 #[derive(Clone, Copy, Debug)]
 pub struct Outputs<'a> {
-    /// `[outputs, width]`, row-major; empty where `likeliest` is not.
+    /// `[outputs, width]`, row-major; empty where `drawn` is not.
     pub data: &'a [f32],
     /// Values per row: the vocabulary, or the width of the model.
     pub width: usize,
-    /// Of logits, where a batch is content with it and the device has a quick way: the [`Batch::enough`] likeliest tokens, `[outputs, enough]`.
-    pub likeliest: &'a [Likely],
-}
-
-/// A token and its logit.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Likely {
-    /// The token.
-    pub id: u32,
-    /// Its logit.
-    pub logit: f32,
+    /// Where the device drew: for each output what [`Batch::draws`] gave.
+    pub drawn: &'a [Drawn],
 }
 
 impl<'a> Outputs<'a> {
     /// The values of output `i`, `[width]`.
     pub fn row(&self, i: usize) -> &'a [f32] {
         &self.data[i * self.width..(i + 1) * self.width]
-    }
-
-    /// The `enough` likeliest tokens of output `i`, the likeliest first and of equals the one with the lower id; `None`: there are
-    /// logits.
-    pub fn likeliest(&self, i: usize, enough: usize) -> Option<&'a [Likely]> {
-        self.likeliest.get(i * enough..(i + 1) * enough).filter(|row| !row.is_empty())
     }
 }

@@ -230,12 +230,7 @@ impl<B: Backend> Backend for Unfused<B> {
     fn read<'a>(&self, step: &'a mut Self::Step, x: &'a Self::Act) -> Result<&'a [f32]> {
         self.0.read(step, x)
     }
-    fn read_likeliest<'a>(
-        &self,
-        step: &'a mut Self::Step,
-        logits: &'a Self::Act,
-        k: usize,
-    ) -> Result<Read<'a>> {
-        self.0.read_likeliest(step, logits, k)
+    fn read_drawn<'a>(&self, step: &'a mut Self::Step, logits: &'a Self::Act) -> Result<Read<'a>> {
+        self.0.read_drawn(step, logits)
     }
 }

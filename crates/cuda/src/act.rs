@@ -2,6 +2,7 @@
 
 use crate::driver::Gpu;
 use crate::memory::{Buffer, Pinned};
+use cudarc::driver::sys::CUstream;
 use kinfer_core::{Error, Result};
 use std::cell::{Cell, OnceCell};
 use std::sync::Arc;
@@ -97,13 +98,13 @@ impl Act {
         self.floats.read(to, 4 * self.rows * self.width)
     }
 
-    /// Puts a copy of all its rows from pinned memory on the stream.
+    /// Puts a copy of all its rows from pinned memory on `stream`.
     ///
     /// # Safety
     /// As for [`Buffer::write_from`].
-    pub(crate) unsafe fn write_from(&self, from: &Pinned, bytes: usize) -> Result<()> {
+    pub(crate) unsafe fn write_from(&self, stream: CUstream, from: &Pinned, bytes: usize) -> Result<()> {
         // SAFETY: by this function's contract.
-        unsafe { self.floats.write_from(0, from, bytes) }
+        unsafe { self.floats.write_from(stream, 0, from, bytes) }
     }
 
     fn allocated(&self) -> Result<&Rounded> {

@@ -21,6 +21,8 @@ pub(crate) struct Gpu {
     pub uuid: String,
     /// Whether kernels may begin before the one ahead of them has ended, recorded ones too.
     overlaps: bool,
+    /// Whether memory is allocated and freed in the order of the stream.
+    pub pools: bool,
     device: sys::CUdevice,
     context: sys::CUcontext,
     pub stream: sys::CUstream,
@@ -140,6 +142,7 @@ impl Gpu {
                 let major = attribute(Attribute::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR)?;
                 let minor = attribute(Attribute::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR)?;
                 let multiprocessors = attribute(Attribute::CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT)?;
+                let pools = attribute(Attribute::CU_DEVICE_ATTRIBUTE_MEMORY_POOLS_SUPPORTED)? != 0;
                 let uuid = result::device::get_uuid(device)?;
                 let context = result::primary_ctx::retain(device)?;
                 result::ctx::set_current(context)?;
@@ -148,11 +151,11 @@ impl Gpu {
                 let mut version = 0;
                 sys::cuDriverGetVersion(&mut version).result()?;
                 let overlaps = version >= OVERLAPS;
-                Ok((name, capability, multiprocessors, uuid.bytes, overlaps, device, context, stream))
+                Ok((name, capability, multiprocessors, uuid.bytes, overlaps, pools, device, context, stream))
             }
         };
         let opened: Result<_, DriverError> = open();
-        let (name, capability, multiprocessors, uuid, overlaps, device, context, stream) =
+        let (name, capability, multiprocessors, uuid, overlaps, pools, device, context, stream) =
             opened.map_err(|e| fail(describe(&e)))?;
         if capability < 75 {
             return Err(fail(format!(
@@ -176,6 +179,7 @@ impl Gpu {
             multiprocessors,
             uuid,
             overlaps,
+            pools,
             device,
             context,
             stream,
@@ -189,9 +193,10 @@ impl Gpu {
         self.level != Level::Sm75
     }
 
-    /// Free and total memory of the device, bytes.
+    /// Free and total memory of the device, bytes. Waits: what was freed in the order of the stream is free then.
     pub fn memory(&self) -> Result<(u64, u64)> {
         self.current()?;
+        self.synchronize()?;
         let (free, total) = self.check("asking for free memory", result::mem_get_info())?;
         Ok((free as u64, total as u64))
     }
@@ -267,11 +272,17 @@ impl Gpu {
         self.check("asking for shared memory", set)
     }
 
-    /// Puts a kernel on the stream.
+    /// Puts a kernel on `stream`: this device's, or one that is recorded.
     ///
     /// # Safety
     /// The arguments are what the kernel takes, and what they point to lives and is large enough until the stream is done.
-    pub unsafe fn launch(&self, function: &Function, grid: Grid, arguments: &[Argument]) -> Result<()> {
+    pub unsafe fn launch(
+        &self,
+        stream: sys::CUstream,
+        function: &Function,
+        grid: Grid,
+        arguments: &[Argument],
+    ) -> Result<()> {
         let sizes = arguments.iter().map(|a| a.bytes);
         if !sizes.clone().eq(function.parameters.iter().copied()) {
             let got: Vec<usize> = sizes.collect();
@@ -297,7 +308,7 @@ impl Gpu {
                 blockDimY: 1,
                 blockDimZ: 1,
                 sharedMemBytes: shared,
-                hStream: self.stream,
+                hStream: stream,
                 attrs: &mut early,
                 numAttrs: 1,
             };
@@ -307,30 +318,9 @@ impl Gpu {
             unsafe { sys::cuLaunchKernelEx(&config, function.raw, arguments, std::ptr::null_mut()) }.result()
         } else {
             // SAFETY: as above.
-            unsafe {
-                result::launch_kernel(function.raw, blocks, (threads, 1, 1), shared, self.stream, pointers)
-            }
+            unsafe { result::launch_kernel(function.raw, blocks, (threads, 1, 1), shared, stream, pointers) }
         };
         launched.map_err(|e| self.error("launching a kernel", e))
-    }
-
-    /// Begins to record what is put on the stream. Meanwhile the steps of other devices wait for theirs, which the stricter modes refuse.
-    pub fn begin_capture(&self) -> Result<()> {
-        let mode = sys::CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_RELAXED;
-        // SAFETY: the stream lives.
-        self.check("recording a graph", unsafe { result::stream::begin_capture(self.stream, mode) })
-    }
-
-    /// Ends recording.
-    pub fn end_capture(self: &Arc<Self>) -> Result<Graph> {
-        // SAFETY: the stream lives and is recorded; the graph is destroyed once, after it was instantiated.
-        unsafe {
-            let graph = self.check("recording a graph", result::stream::end_capture(self.stream))?;
-            let flags = sys::CUgraphInstantiate_flags(0);
-            let exec = result::graph::instantiate(graph, flags);
-            self.check("recording a graph", result::graph::destroy(graph))?;
-            Ok(Graph { exec: self.check("instantiating a graph", exec)?, gpu: self.clone() })
-        }
     }
 }
 
@@ -345,6 +335,56 @@ impl Drop for Gpu {
             }
             let _ = result::stream::destroy(self.stream);
             let _ = result::primary_ctx::release(self.device);
+        }
+    }
+}
+
+/// A stream on which nothing runs: what is put there is recorded. The device's own stream goes on meanwhile, for others that compute there.
+pub(crate) struct Recorder {
+    stream: sys::CUstream,
+    gpu: Arc<Gpu>,
+}
+
+// SAFETY: used by one thread at a time: a step owns it.
+unsafe impl Send for Recorder {}
+
+impl Recorder {
+    pub fn new(gpu: &Arc<Gpu>) -> Result<Recorder> {
+        gpu.current()?;
+        let stream = result::stream::create(result::stream::StreamKind::NonBlocking);
+        Ok(Recorder { stream: gpu.check("making a stream", stream)?, gpu: gpu.clone() })
+    }
+
+    pub fn stream(&self) -> sys::CUstream {
+        self.stream
+    }
+
+    /// Begins to record. Meanwhile the steps of other devices wait for theirs, which the stricter modes refuse.
+    pub fn begin(&self) -> Result<()> {
+        let mode = sys::CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_RELAXED;
+        // SAFETY: the stream lives.
+        self.gpu.check("recording a graph", unsafe { result::stream::begin_capture(self.stream, mode) })
+    }
+
+    /// Ends recording.
+    pub fn end(&self) -> Result<Graph> {
+        // SAFETY: the stream lives and is recorded; the graph is destroyed once, after it was instantiated.
+        unsafe {
+            let graph = self.gpu.check("recording a graph", result::stream::end_capture(self.stream))?;
+            let flags = sys::CUgraphInstantiate_flags(0);
+            let exec = result::graph::instantiate(graph, flags);
+            self.gpu.check("recording a graph", result::graph::destroy(graph))?;
+            Ok(Graph { exec: self.gpu.check("instantiating a graph", exec)?, gpu: self.gpu.clone() })
+        }
+    }
+}
+
+impl Drop for Recorder {
+    fn drop(&mut self) {
+        // SAFETY: created once, destroyed once. An error cannot be handled here.
+        unsafe {
+            let _ = self.gpu.current();
+            let _ = result::stream::destroy(self.stream);
         }
     }
 }

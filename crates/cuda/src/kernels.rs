@@ -22,7 +22,7 @@ pub(crate) struct Kernels {
     pub mix: Function,
     pub group_rows: Function,
     pub short_conv: Function,
-    pub likeliest: Function,
+    pub draw: Function,
     pub kv_write: Function,
     pub qkv_finish: Function,
     /// For groups of up to 2 and 4 query heads; larger ones are divided.
@@ -62,7 +62,7 @@ impl Kernels {
             mix: rows("mix")?,
             group_rows: rows("group_rows")?,
             short_conv: rows("short_conv")?,
-            likeliest: gpu.function("likeliest", "likeliest")?,
+            draw: gpu.function("draw", "draw")?,
             kv_write: attention("kv_write")?,
             qkv_finish: attention("qkv_finish")?,
             attend_partition: [partition(2)?, partition(4)?],

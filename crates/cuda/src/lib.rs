@@ -7,13 +7,13 @@
 mod act;
 mod conv;
 mod delta;
+mod draw;
 mod driver;
 mod experts;
 mod gemm;
 mod kernels;
 mod kv;
 mod latent;
-mod likeliest;
 mod memory;
 mod ops;
 mod peak;
@@ -125,7 +125,7 @@ impl Cuda {
             return Ok(());
         }
         // SAFETY: by this function's contract.
-        unsafe { self.gpu.launch(kernel, grid, arguments) }
+        unsafe { self.gpu.launch(step.stream(), kernel, grid, arguments) }
     }
 }
 
@@ -354,11 +354,11 @@ impl Backend for Cuda {
         step.read(x)
     }
 
-    fn read_likeliest<'a>(&self, step: &'a mut Step, logits: &'a Act, k: usize) -> Result<Read<'a>> {
-        if k > likeliest::MOST.min(logits.width()) {
-            return self.read(step, logits).map(Read::All);
+    fn read_drawn<'a>(&self, step: &'a mut Step, logits: &'a Act) -> Result<Read<'a>> {
+        match step.candidates() {
+            Some(k) => draw::read(self, step, logits, k.min(logits.width())).map(Read::Drawn),
+            None => self.read(step, logits).map(Read::All),
         }
-        likeliest::read(self, step, logits, k).map(Read::Likeliest)
     }
 
     fn attn_in(

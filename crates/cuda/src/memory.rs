@@ -10,8 +10,15 @@ impl Gpu {
     /// Allocates `bytes`; `what` is for the error.
     pub fn alloc(self: &Arc<Self>, bytes: usize, what: &str) -> Result<Buffer> {
         self.current()?;
-        // SAFETY: a size above zero.
-        match unsafe { result::malloc_sync(bytes.max(256)) } {
+        let size = bytes.max(256);
+        // SAFETY: a size above zero; used on that stream only, and by what is recorded to be launched there.
+        let allocated = unsafe {
+            match self.pools {
+                true => result::malloc_async(self.stream, size),
+                false => result::malloc_sync(size),
+            }
+        };
+        match allocated {
             Ok(pointer) => Ok(Buffer { gpu: self.clone(), pointer, bytes }),
             Err(DriverError(sys::CUresult::CUDA_ERROR_OUT_OF_MEMORY)) => Err(Error::OutOfMemory {
                 what: format!("{what} on {}", self.name),
@@ -81,16 +88,22 @@ impl Buffer {
         self.gpu.synchronize()
     }
 
-    /// Puts a copy from pinned memory to byte `at` on the stream.
+    /// Puts a copy from pinned memory to byte `at` on `stream`: the device's, or one that is recorded.
     ///
     /// # Safety
     /// `from` is not written until the stream is done.
-    pub unsafe fn write_from(&self, at: usize, from: &Pinned, bytes: usize) -> Result<()> {
+    pub unsafe fn write_from(
+        &self,
+        stream: sys::CUstream,
+        at: usize,
+        from: &Pinned,
+        bytes: usize,
+    ) -> Result<()> {
         assert!(at + bytes <= self.bytes && bytes <= from.bytes, "a copy past the end of a buffer");
         // SAFETY: within both by the assertion; by this function's contract.
         let copied = unsafe {
             let from = std::slice::from_raw_parts(from.pointer, bytes);
-            result::memcpy_htod_async(self.pointer + at as u64, from, self.gpu.stream)
+            result::memcpy_htod_async(self.pointer + at as u64, from, stream)
         };
         self.gpu.check("copying to the device", copied)
     }
@@ -116,11 +129,14 @@ impl Buffer {
 
 impl Drop for Buffer {
     fn drop(&mut self) {
-        // Freeing waits for the device. An error cannot be handled here.
+        // In the order of the stream it is free when what uses it is done; otherwise freeing waits for that. An error cannot be handled here.
         // SAFETY: allocated by `alloc`, freed once.
         unsafe {
             let _ = self.gpu.current();
-            let _ = result::free_sync(self.pointer);
+            let _ = match self.gpu.pools {
+                true => result::free_async(self.pointer, self.gpu.stream),
+                false => result::free_sync(self.pointer),
+            };
         }
     }
 }

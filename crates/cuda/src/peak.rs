@@ -45,7 +45,7 @@ pub fn peak(ordinal: usize) -> Result<Peak> {
     let gb_per_s = best(&gpu, 1 << 20, bytes, |bytes| {
         let n = bytes as u64 / 16;
         // SAFETY: the memory has so many bytes.
-        unsafe { gpu.launch(&function, grid, arguments![from, n, to]) }
+        unsafe { gpu.launch(gpu.stream, &function, grid, arguments![from, n, to]) }
     })?;
 
     let compute = |name: &str, operations: usize| {
@@ -53,7 +53,7 @@ pub fn peak(ordinal: usize) -> Result<Peak> {
         let rounds = best(&gpu, 16, 1 << 24, |rounds| {
             let rounds = rounds as i32;
             // SAFETY: the kernel touches nothing but the result.
-            unsafe { gpu.launch(&function, grid, arguments![rounds, to]) }
+            unsafe { gpu.launch(gpu.stream, &function, grid, arguments![rounds, to]) }
         })?;
         Ok(rounds * (blocks * operations) as f64)
     };

@@ -80,7 +80,7 @@ macro_rules! modules {
 }
 
 modules! {
-    "rows" "likeliest" "attention" "delta" "floats" "peak"
+    "rows" "draw" "attention" "delta" "floats" "peak"
     "layout_0" "layout_1" "layout_2" "layout_3" "layout_4" "layout_5" "layout_6" "layout_7" "layout_8" "layout_9"
     "layout_10" "layout_11" "layout_12" "layout_13" "layout_14" "layout_15" "layout_16" "layout_17" "layout_18" "layout_19"
     "layout_20"

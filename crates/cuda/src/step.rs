@@ -2,11 +2,12 @@
 
 use crate::act::Act;
 use crate::delta::Made;
-use crate::driver::{Function, Gpu, Graph};
+use crate::draw::{self, Ranks};
+use crate::driver::{Function, Gpu, Graph, Recorder};
 use crate::experts::{Choice, MAX_EXPERTS, Mixture};
 use crate::kv::{MAX_HEAD_DIM, MAX_LATENT};
-use crate::likeliest::Ranks;
 use crate::memory::{Buffer, Pinned};
+use cudarc::driver::sys::CUstream;
 use kinfer_core::batch::Role;
 use kinfer_core::{AttnSpec, Batch, Error, PartSpec, Result, RopeSpec, Run};
 use std::cell::Cell;
@@ -31,6 +32,8 @@ pub struct Step {
     runs: Vec<Run>,
     roles: Vec<Role>,
     output_roles: Vec<Role>,
+    /// How many of the likeliest tokens are drawn from; `None`: logits are read.
+    candidates: Option<usize>,
     /// Partitions that the longest sequence has, rounded up to a power of two: the grid of decode attention, and so of a graph.
     pub(crate) partitions: usize,
     ropes: Vec<Rope>,
@@ -43,7 +46,7 @@ pub struct Step {
     heads: Option<Choice>,
     /// Of each attention block with linear biases its slopes, `[heads]`.
     slopes: Vec<Option<Buffer>>,
-    /// Made when only the likeliest tokens are first read.
+    /// Made when tokens are first drawn.
     pub(crate) ranks: Option<Ranks>,
     /// Rows that are read; made when some first are.
     host: Option<Pinned>,
@@ -59,8 +62,8 @@ pub struct Step {
     /// Whether something may be on the stream that was not waited for.
     running: bool,
     rope_table: Function,
-    /// Whether steps of generated rows are recorded.
-    record: bool,
+    /// Where steps of generated rows are recorded, if they are.
+    recorder: Option<Recorder>,
 }
 
 /// What becomes of a launch.
@@ -79,8 +82,8 @@ pub(crate) enum Mode {
 struct Key {
     rows: usize,
     partitions: usize,
-    /// How many of the likeliest tokens are read; 0: all logits.
-    enough: usize,
+    /// How many of the likeliest tokens are drawn from; `None`: logits are read.
+    candidates: Option<usize>,
     /// Which piece of the step: a read ends one, and what comes from another device begins the next.
     piece: u32,
 }
@@ -114,8 +117,15 @@ pub(crate) enum Field {
     States,
     Outputs,
     OutputRoles,
+    /// Of outputs: see `Draws` of `draw.cu`.
+    Temperature,
+    TopK,
+    TopP,
+    Below,
+    Low,
+    High,
 }
-const FIELDS: usize = 8;
+const FIELDS: usize = 14;
 
 impl Step {
     pub(crate) fn new(
@@ -156,6 +166,7 @@ impl Step {
             runs: Vec::new(),
             roles: Vec::new(),
             output_roles: Vec::new(),
+            candidates: None,
             partitions: 1,
             ropes: Vec::new(),
             partials: gpu.alloc(4 * partial_floats, "attention")?,
@@ -174,7 +185,7 @@ impl Step {
             between: false,
             wrote: false,
             rope_table: gpu.function("rows", "rope_table")?,
-            record,
+            recorder: record.then(|| Recorder::new(gpu)).transpose()?,
             gpu: gpu.clone(),
         })
     }
@@ -182,8 +193,8 @@ impl Step {
     /// Takes over a batch. Returns whether its rotary tables have to be computed.
     pub(crate) fn begin(&mut self, ropes: &[RopeSpec], batch: &Batch, tensor_cores: bool) -> Result<()> {
         // A step that failed while it was recorded leaves a recording behind.
-        if self.mode.replace(Mode::Launch) == Mode::Record {
-            drop(self.gpu.end_capture());
+        if let (Mode::Record, Some(recorder)) = (self.mode.replace(Mode::Launch), &self.recorder) {
+            drop(recorder.end());
         }
         self.gpu.current()?;
         self.rows = batch.rows();
@@ -197,15 +208,16 @@ impl Step {
         self.output_roles.extend(batch.outputs.iter().map(|&r| self.roles[r as usize]));
         let longest = batch.runs.iter().map(|r| r.start + r.rows.len()).max().unwrap_or(1);
         self.partitions = longest.div_ceil(PARTITION).next_power_of_two();
+        self.candidates = draw::candidates(&batch.draws);
         self.upload(batch)?;
         self.make_ropes(ropes)?;
 
         let single = batch.runs.iter().all(|r| r.rows.len() == 1 && r.role == Role::Generated);
         let all_read = batch.outputs.len() == self.rows;
-        self.key = (self.record && single && all_read).then_some(Key {
+        self.key = (self.recorder.is_some() && single && all_read).then_some(Key {
             rows: self.rows,
             partitions: self.partitions,
-            enough: batch.enough,
+            candidates: self.candidates,
             piece: 0,
         });
         self.begin_piece()
@@ -214,12 +226,12 @@ impl Step {
     /// Begins to record, to replay or just to launch.
     fn begin_piece(&mut self) -> Result<()> {
         (self.between, self.wrote) = (false, false);
-        let Some(key) = self.key else { return Ok(()) };
+        let (Some(key), Some(recorder)) = (self.key, &self.recorder) else { return Ok(()) };
         // The first step of its kind allocates and loads kernels; the second one is recorded, the later ones replay it.
         match self.graphs.get(&key) {
             None => {}
             Some(None) => {
-                self.gpu.begin_capture()?;
+                recorder.begin()?;
                 self.mode.set(Mode::Record);
             }
             Some(Some(recorded)) => {
@@ -230,6 +242,14 @@ impl Step {
             }
         }
         Ok(())
+    }
+
+    /// Where what is launched goes: it runs, or is recorded.
+    pub(crate) fn stream(&self) -> CUstream {
+        match &self.recorder {
+            Some(recorder) if self.mode.get() == Mode::Record => recorder.stream(),
+            _ => self.gpu.stream,
+        }
     }
 
     /// Copies rows from another device to `x`, which has their shape.
@@ -244,6 +264,7 @@ impl Step {
         if self.between {
             self.begin_piece()?;
         }
+        let stream = self.stream();
         let Some(incoming) = &mut self.incoming else { return Ok(()) };
         // The last copy from here was waited for when its piece was read.
         for (to, value) in incoming.bytes().chunks_exact_mut(4).zip(rows) {
@@ -256,7 +277,7 @@ impl Step {
                 _ => Err(Error::Batch("rows from another device that were not recorded".into())),
             },
             // SAFETY: it is written again after the piece was read, which waits.
-            Mode::Launch | Mode::Record => unsafe { x.write_from(incoming, bytes) },
+            Mode::Launch | Mode::Record => unsafe { x.write_from(stream, incoming, bytes) },
         }
     }
 
@@ -294,9 +315,18 @@ impl Step {
         self.roles.iter().enumerate().for_each(|(i, r)| put(Field::Roles as usize, i, role(r)));
         batch.outputs.iter().enumerate().for_each(|(i, &r)| put(Field::Outputs as usize, i, r));
         self.output_roles.iter().enumerate().for_each(|(i, r)| put(Field::OutputRoles as usize, i, role(r)));
+        for (i, d) in batch.draws.iter().enumerate() {
+            let random = d.unit.to_bits();
+            put(Field::Temperature as usize, i, d.temperature.to_bits());
+            put(Field::TopK as usize, i, d.top_k as u32);
+            put(Field::TopP as usize, i, d.top_p.to_bits());
+            put(Field::Below as usize, i, d.min_p.ln().to_bits());
+            put(Field::Low as usize, i, random as u32);
+            put(Field::High as usize, i, (random >> 32) as u32);
+        }
         batch.blocks.iter().enumerate().for_each(|(i, &b)| put(FIELDS, i, b));
         // SAFETY: the staging is written again after the wait above.
-        unsafe { self.numbers.write_from(0, &self.staging, bytes) }
+        unsafe { self.numbers.write_from(self.gpu.stream, 0, &self.staging, bytes) }
     }
 
     fn make_ropes(&mut self, specs: &[RopeSpec]) -> Result<()> {
@@ -359,6 +389,11 @@ impl Step {
         self.rows
     }
 
+    /// How many of the likeliest tokens are drawn from; `None`: logits are read.
+    pub(crate) fn candidates(&self) -> Option<usize> {
+        self.candidates
+    }
+
     /// Number of output rows.
     pub(crate) fn outputs(&self) -> usize {
         self.output_roles.len()
@@ -382,14 +417,14 @@ impl Step {
         self.gpu.current()?;
         let mode = self.mode.replace(Mode::Launch);
         self.between = true;
-        if let Some(key) = self.key {
+        if let (Some(key), Some(recorder)) = (self.key, &self.recorder) {
             self.key = Some(Key { piece: key.piece + 1, ..key });
             match mode {
                 Mode::Launch => {
                     self.graphs.insert(key, None);
                 }
                 Mode::Record => {
-                    let graph = self.gpu.end_capture()?;
+                    let graph = recorder.end()?;
                     graph.launch()?;
                     self.graphs.insert(key, Some(Recorded { graph, writes: self.wrote }));
                 }
@@ -420,7 +455,7 @@ impl Step {
         Ok(())
     }
 
-    /// Room for the likeliest `k` tokens of `rows` rows of `vocab`.
+    /// Room for drawing from the likeliest `k` tokens of `rows` rows of `vocab`.
     pub(crate) fn ranks(&mut self, rows: usize, vocab: usize, k: usize) -> Result<&Ranks> {
         let ranks = match self.ranks.take().filter(|ranks| ranks.most >= k) {
             Some(ranks) => ranks,

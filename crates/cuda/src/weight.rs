@@ -239,7 +239,7 @@ fn upload<T: Sync>(
         // The copy before this one has to end before its stage is packed again.
         gpu.synchronize()?;
         // SAFETY: this stage is packed again after the next one's wait.
-        unsafe { data.write_from(i * per_stage * bytes, stage, items.len() * bytes)? };
+        unsafe { data.write_from(gpu.stream, i * per_stage * bytes, stage, items.len() * bytes)? };
     }
     gpu.synchronize()?;
     Ok(data)

@@ -167,10 +167,19 @@ impl Engine {
     /// Runs the micro-batch and uses its logits.
     fn compute(&mut self) {
         let Scheduler { running, blocks, .. } = &mut self.scheduler;
-        // The most that one of them needs; a device may then copy so much less.
-        let mut enough = self.runs.iter().map(|run| running[run.sequence].enough());
-        let enough = enough.try_fold(0, |most, enough| Some(most.max(enough?)));
-        self.batch.enough = enough.unwrap_or(0).min(self.options.limits.vocab);
+        // A device that draws has less to copy. One sequence that needs more needs all logits of the step.
+        for run in &self.runs {
+            let s = &running[run.sequence];
+            let outputs = (s.computed + run.rows).saturating_sub(s.computed.max(s.outputs_from()));
+            match s.draw() {
+                Some(draw) => self.batch.draws.extend(std::iter::repeat_n(draw, outputs)),
+                None if outputs == 0 => {}
+                None => {
+                    self.batch.draws.clear();
+                    break;
+                }
+            }
+        }
         let logits = match self.runner.step(&self.batch) {
             Ok(logits) => logits,
             Err(e) => {
@@ -195,8 +204,8 @@ impl Engine {
             s.advance(run.rows, blocks);
             for position in start.max(from)..start + run.rows {
                 if !s.ended {
-                    let row = match logits.likeliest(output, self.batch.enough) {
-                        Some(likeliest) => Row::Likeliest(likeliest),
+                    let row = match logits.drawn.get(output) {
+                        Some(&drawn) => Row::Drawn(drawn),
                         None => Row::All(logits.row(output)),
                     };
                     s.output(position, row, &mut tools);

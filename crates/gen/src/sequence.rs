@@ -8,8 +8,8 @@ use crate::{
     CancelToken, Done, Error, Event, Finish, LengthLimit, Limits, Params, Request, Result, ScoreRequest,
     StopCause, Timings, TokenLogprobs, Usage, Vocabulary,
 };
-use kinfer_core::Likely;
 use kinfer_core::batch::{BLOCK_LEN, Role};
+use kinfer_core::draw::{Draw, Drawn};
 use std::sync::mpsc::Sender;
 use std::time::{Duration, Instant};
 
@@ -67,8 +67,8 @@ struct Scoring {
 pub enum Row<'a> {
     /// Its logits, `[vocab]`.
     All(&'a [f32]),
-    /// Its likeliest tokens, the likeliest first.
-    Likeliest(&'a [Likely]),
+    /// The token that the device drew.
+    Drawn(Drawn),
 }
 
 /// What the engine lends to a sequence for working on its logits.
@@ -243,20 +243,21 @@ impl Sequence {
         self.published = (count, serial);
     }
 
-    /// How many of the likeliest tokens are enough for it; `None`: it needs all logits.
-    pub fn enough(&self) -> Option<usize> {
+    /// How its next token is drawn, if a device may do that; `None`: it needs all logits.
+    pub fn draw(&self) -> Option<Draw> {
         match &self.work {
             Work::Score(_) => None,
             Work::Generate(g) if g.params.logprobs.is_some() || g.params.ignore_eog => None,
-            Work::Generate(g) => g.params.sampling.enough(),
+            // The number that is taken when the token is there.
+            Work::Generate(g) => g.params.sampling.draw_of_unchanged(g.rng.clone().unit()),
         }
     }
 
     /// Uses the logits of position `position`.
     pub fn output(&mut self, position: usize, logits: Row<'_>, tools: &mut Tools<'_>) {
         let result = match (&mut self.work, logits) {
-            // Not asked for: see `enough`.
-            (Work::Score(_), Row::Likeliest(_)) => Err("some logits where all are needed"),
+            // Not asked for: see `draw`.
+            (Work::Score(_), Row::Drawn(_)) => Err("a token where logits are needed"),
             (Work::Score(s), Row::All(logits)) => {
                 let next = self.tokens.get(position + 1).copied();
                 logprobs(logits, next, s.top, tools.scratch).map(|scored| {
@@ -314,10 +315,10 @@ impl Generating {
         tools: &mut Tools<'_>,
     ) -> Result<bool, &'static str> {
         let banned = if self.params.ignore_eog { tools.eog } else { &[] };
-        let (sampling, rng) = (&self.params.sampling, &mut self.rng);
+        let unit = self.rng.unit();
         let id = match logits {
-            Row::All(logits) => tools.sampler.draw(logits, sampling, tokens, banned, rng)?,
-            Row::Likeliest(likeliest) => tools.sampler.draw_likeliest(likeliest, sampling, rng)?,
+            Row::All(logits) => tools.sampler.draw(logits, &self.params.sampling, tokens, banned, unit)?,
+            Row::Drawn(drawn) => drawn?,
         };
         let logprobs = match (self.params.logprobs, logits) {
             (Some(top), Row::All(logits)) => Some(logprobs(logits, Some(id), top, tools.scratch)?),

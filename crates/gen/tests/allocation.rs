@@ -14,7 +14,7 @@ fn drawing_allocates_nothing() {
     let penalties = Sampling { repeat_penalty: 1.1, ..Sampling::default() };
     let wide = Sampling { top_k: 0, top_p: 0.99, ..Sampling::default() };
     for sampling in [Sampling::default(), Sampling::greedy(), penalties, wide] {
-        let mut draw = || sampler.draw(&logits, &sampling, &history, &[3], &mut rng).unwrap();
+        let mut draw = || sampler.draw(&logits, &sampling, &history, &[3], rng.unit()).unwrap();
         draw();
         let counted = allocation_counter::measure(|| {
             draw();

@@ -48,9 +48,9 @@ fn tokens_do_not_depend_on_batch_mates() {
 }
 
 #[test]
-fn the_likeliest_tokens_give_what_all_logits_give() {
+fn a_device_that_draws_gives_what_all_logits_give() {
     let steps = Arc::new(AtomicUsize::new(0));
-    let behaviour = Behaviour { likeliest: Some(steps.clone()), ..Behaviour::default() };
+    let behaviour = Behaviour { draws: Some(steps.clone()), ..Behaviour::default() };
     let short = Setup { behaviour, ..Setup::default() };
     let sampled = |top_k, seed| {
         let sampling = Sampling { top_k, seed: Some(seed), ..Sampling::default() };
@@ -62,21 +62,21 @@ fn the_likeliest_tokens_give_what_all_logits_give() {
         assert_eq!(alone(&short, &p, params.clone()).ids, alone(&Setup::default(), &p, params).ids);
         steps.load(Ordering::Relaxed) - before
     };
-    for params in [Params { max_tokens: Some(30), ..greedy() }, sampled(1, 1), sampled(5, 2), sampled(40, 3)]
+    for params in [Params { max_tokens: Some(30), ..greedy() }, sampled(1, 1), sampled(40, 3), sampled(0, 4)]
     {
         assert_eq!(steps_of(params), 30);
     }
-    // All logits count for these.
+    // What changes logits, and what is told of them, needs them.
     let penalised = Sampling { repeat_penalty: 1.3, ..Sampling::greedy() };
     let with = |sampling| Params { sampling, max_tokens: Some(30), ..greedy() };
-    for params in [sampled(0, 4), with(penalised), Params { logprobs: Some(2), ..sampled(5, 5) }] {
+    for params in [with(penalised.clone()), Params { logprobs: Some(2), ..sampled(5, 5) }] {
         assert_eq!(steps_of(params), 0);
     }
     // A batch mate that needs all logits changes nothing.
     let mut engine = short.engine();
     let alone = alone(&short, &prompt(40, 7), sampled(5, 2)).ids;
     let events = submit(&mut engine, short.request(&prompt(40, 7), sampled(5, 2)));
-    let _other = submit(&mut engine, short.request(&prompt(9, 8), sampled(0, 4)));
+    let _other = submit(&mut engine, short.request(&prompt(9, 8), with(penalised)));
     run(&mut engine);
     assert_eq!(collect(&events).ids, alone);
 }

@@ -63,5 +63,6 @@ pub use session::{Message, Reply, Role, Session, Thinking};
 /// Single steps of a model, below the engine: for benchmarks and for tests of numerics.
 pub mod step {
     pub use kinfer_core::batch::BLOCK_LEN;
-    pub use kinfer_core::{Batch, Outputs, Role, Run, Runner, RunnerLimits};
+    pub use kinfer_core::{Batch, Draw, Drawn, Outputs, Role, Run, Runner, RunnerLimits};
+    pub use kinfer_gen::sample::Sampler;
 }

@@ -246,6 +246,13 @@ template <class T> inline T __shfl_up_sync(unsigned, T v, int by) {
   return emulator::exchange(v, lane - by, lane >= by);
 }
 
+template <class T> inline T __shfl_sync(unsigned, T v, int from) { return emulator::exchange(v, from & 31, true); }
+inline uint32_t __ballot_sync(unsigned, bool v) {
+  uint32_t bits = (uint32_t)v << emulator::worker->current->lane;
+  for (int mask = 16; mask; mask /= 2) bits |= __shfl_xor_sync(~0u, bits, mask);
+  return bits;
+}
+
 inline int __dp4a(int a, int b, int c) {
   for (int i = 0; i < 32; i += 8) c += (int8_t)(a >> i) * (int8_t)(b >> i);
   return c;
@@ -257,8 +264,18 @@ inline uint32_t __byte_perm(uint32_t a, uint32_t b, uint32_t selector) {
   return r;
 }
 inline int __float2int_rn(float v) { return (int)std::nearbyintf(v); }
-inline float __fmul_rn(float a, float b) { return a * b; }
-inline float __fsub_rn(float a, float b) { return a - b; }
+// Rounded by itself: the compiler does not see where the value comes from, and makes one operation of no two.
+template <class T> inline T alone(T v) { asm("" : "+g"(v)); return v; }
+inline float __fmul_rn(float a, float b) { return alone(a * b); }
+inline float __fsub_rn(float a, float b) { return alone(a - b); }
+inline float __fadd_rn(float a, float b) { return alone(a + b); }
+inline float __fdiv_rn(float a, float b) { return a / b; }
+inline double __dmul_rn(double a, double b) { return alone(a * b); }
+inline double __ull2double_rn(unsigned long long u) { return (double)u; }
+inline unsigned long long __double2ull_rz(double v) { return (unsigned long long)v; }
+inline unsigned long long __double2ull_ru(double v) { return (unsigned long long)std::ceil(v); }
+inline double __hiloint2double(int high, int low) { const uint64_t bits = (uint64_t)(uint32_t)high << 32 | (uint32_t)low; double v; std::memcpy(&v, &bits, 8); return v; }
+inline int __ffs(uint32_t v) { return __builtin_ffs((int)v); }
 inline float __uint_as_float(uint32_t u) { float f; std::memcpy(&f, &u, 4); return f; }
 inline uint32_t __float_as_uint(float f) { uint32_t u; std::memcpy(&u, &f, 4); return u; }
 using std::fmaf;

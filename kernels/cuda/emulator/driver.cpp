@@ -3,6 +3,7 @@
 //   CUDA_EMULATOR_CAPABILITY  compute capability, two digits: 80 unless set
 //   CUDA_EMULATOR_MEMORY      bytes of each device's memory: 16 GiB unless set
 //   CUDA_EMULATOR_DEVICES     number of devices: 1 unless set
+//   CUDA_EMULATOR_POOLS       0: no memory in the order of streams
 //   CUDA_EMULATOR_COUNT       file to which the launches of each kernel are written at exit
 #include "kernels.cpp"
 #include <functional>
@@ -62,10 +63,15 @@ static bool inside(Pointer p, size_t n) {
   --it;
   return p + n <= it->first + it->second.bytes && it->second.device == current_device();
 }
+// One thing at a time, whichever thread puts it on a stream.
+static std::mutex running;
 static int act(void *stream, std::function<int()> node) {
   Stream *s = (Stream *)stream;
   if (s && s->device != current_device()) return INVALID_CONTEXT;
-  if (!s || !s->capture) return node();
+  if (!s || !s->capture) {
+    std::lock_guard lock(running);
+    return node();
+  }
   s->capture->nodes.push_back(std::move(node));
   return SUCCESS;
 }
@@ -85,6 +91,7 @@ API cuDeviceGetAttribute(int *v, int attribute, int) {
     case 75: *v = capability() / 10; break;
     case 76: *v = capability() % 10; break;
     case 97: *v = (capability() == 90 ? 227 : 99) << 10; break;             // shared memory that a block can opt in to
+    case 115: *v = setting("CUDA_EMULATOR_POOLS", 1) != 0; break;           // memory pools
     default: *v = 0;
   }
   return SUCCESS;
@@ -119,6 +126,7 @@ API cuGraphDestroy(void *graph) { delete (Graph *)graph; return SUCCESS; }
 API cuGraphExecDestroy(void *graph) { delete (Graph *)graph; return SUCCESS; }
 API cuGraphLaunch(void *graph, void *stream) {
   if (((Stream *)stream)->device != current_device()) return INVALID_CONTEXT;
+  std::lock_guard lock(running);
   for (auto &node : ((Graph *)graph)->nodes) if (int error = node()) return error;
   return SUCCESS;
 }
@@ -152,6 +160,10 @@ API cuMemFree_v2(Pointer p) {
   free((void *)p);
   return SUCCESS;
 }
+// In the order of streams: what is put on one runs at once, so this is now. A recording would take them into its graph, which crates/cuda must not.
+static bool captured(void *s) { return !s || ((Stream *)s)->capture; }
+API cuMemAllocAsync(Pointer *p, size_t n, void *s) { return captured(s) ? CAPTURE_UNSUPPORTED : cuMemAlloc_v2(p, n); }
+API cuMemFreeAsync(Pointer p, void *s) { return captured(s) ? CAPTURE_UNSUPPORTED : cuMemFree_v2(p); }
 API cuMemHostAlloc(void **p, size_t n, unsigned) { return posix_memalign(p, 4096, n) ? OUT_OF_MEMORY : SUCCESS; }
 API cuMemFreeHost(void *p) { free(p); return SUCCESS; }
 API cuMemcpyHtoDAsync_v2(Pointer d, const void *s, size_t n, void *stream) {
@@ -196,7 +208,10 @@ API cuLaunchKernel(void *f, unsigned gx, unsigned gy, unsigned gz, unsigned bx, 
   const size_t threads = (size_t)bx * by * bz;
   if (!gx || !gy || !gz || gx > 2147483647u || gy > 65535 || gz > 65535 || !threads || threads > 1024 || bz > 64) return INVALID_VALUE;
   if ((int)shared > function.dynamic_shared) return INVALID_VALUE;
-  launches[function.name]++;
+  {
+    std::lock_guard lock(mutex);
+    launches[function.name]++;
+  }
   // Arguments are copied now, as the driver does.
   std::vector<std::vector<unsigned char>> values;
   for (size_t i = 0; i < function.entry.arguments.size(); i++) {

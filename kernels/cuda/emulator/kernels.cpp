@@ -24,8 +24,8 @@ EMULATE(add_rows) EMULATE(add_bias) EMULATE(add_positions) EMULATE(gather_rows) 
 EMULATE(mix) EMULATE(group_rows) EMULATE(short_conv) EMULATE(rearrange) EMULATE(gate_columns) EMULATE(rearrange_to_rows)
 } // namespace rows
 namespace tokens {
-#include "../likeliest.cu"
-EMULATE(likeliest)
+#include "../draw.cu"
+EMULATE(draw)
 } // namespace tokens
 namespace attention {
 #include "../attention.cu"

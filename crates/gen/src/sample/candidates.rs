@@ -1,5 +1,6 @@
 //! The tokens that are still in the draw.
 
+use super::weight::weight;
 use std::cmp::Ordering;
 
 /// A token and its logit.
@@ -81,13 +82,13 @@ impl Candidates {
     /// Draws by the softmax of the logits: the token in whose share of the total `unit`, from 0 (included) to 1, falls.
     pub fn draw(&self, unit: f64) -> Option<u32> {
         let max = self.max();
-        let weight = |c: &Candidate| f64::from((c.logit - max).exp());
-        let total: f64 = self.items.iter().map(weight).sum();
-        let mut left = unit * total;
+        let weight = |c: &Candidate| weight(c.logit - max);
+        let total: u64 = self.items.iter().map(weight).sum();
+        let mut left = (unit * total as f64) as u64;
         let mut last = None;
         for c in &self.items {
             let w = weight(c);
-            if w > 0.0 {
+            if w > 0 {
                 last = Some(c.id);
                 if left < w {
                     break;
@@ -95,7 +96,7 @@ impl Candidates {
                 left -= w;
             }
         }
-        // Rounding may leave a little after the last one.
+        // Rounding may leave a little after the last one, where the total has more than 53 bits.
         last
     }
 }

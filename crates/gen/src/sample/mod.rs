@@ -18,8 +18,9 @@ mod rng;
 mod temperature;
 mod top_k;
 mod top_p;
+mod weight;
 
-use kinfer_core::Likely;
+use kinfer_core::draw::{Draw, Drawn, NONE_LEFT, NOT_FINITE};
 
 pub use candidates::{Candidate, Candidates};
 pub use logprobs::logprobs;
@@ -47,7 +48,7 @@ impl Sampler {
     }
 
     /// Draws the token after `history` (prompt and drawn tokens). `logits`: `[vocab]`; tokens in `banned` are never
-    /// drawn.
+    /// drawn. `unit` is what is random, from 0 (included) to 1: see [`Rng::unit`].
     ///
     /// # Errors
     /// What is wrong with the logits: a NaN or positive infinity among them, or no token left to draw.
@@ -57,67 +58,54 @@ impl Sampler {
         sampling: &Sampling,
         history: &[u32],
         banned: &[u32],
-        rng: &mut Rng,
-    ) -> Result<u32, &'static str> {
+        unit: f64,
+    ) -> Drawn {
         check(logits)?;
         self.logits.clear();
         self.logits.extend_from_slice(logits);
         bias::apply(&mut self.logits, &sampling.logit_bias);
         bias::ban(&mut self.logits, banned);
         penalties::apply(&mut self.logits, sampling, history, &mut self.recent);
-        if sampling.temperature == 0.0 {
-            return greedy::argmax(&self.logits).ok_or(NONE_LEFT);
-        }
-        top_k::gather(&self.logits, sampling.top_k, &mut self.candidates);
-        self.finish(sampling, rng)
+        self.finish(&sampling.draw(unit))
     }
 
-    /// The same from the likeliest tokens alone, the likeliest first: as many as [`Sampling::enough`] says.
+    /// Draws from logits as they are.
     ///
     /// # Errors
-    /// As [`Sampler::draw`], for the logits that are there.
-    pub fn draw_likeliest(
-        &mut self,
-        likeliest: &[Likely],
-        sampling: &Sampling,
-        rng: &mut Rng,
-    ) -> Result<u32, &'static str> {
-        if likeliest.iter().any(|l| l.logit.is_nan() || l.logit == f32::INFINITY) {
-            return Err(NOT_FINITE);
-        }
-        if sampling.temperature == 0.0 {
-            let first = likeliest.first().filter(|l| l.logit > f32::NEG_INFINITY);
-            return first.map(|l| l.id).ok_or(NONE_LEFT);
-        }
-        top_k::take(likeliest, sampling.top_k, &mut self.candidates);
-        self.finish(sampling, rng)
+    /// As [`Sampler::draw`].
+    pub fn draw_unchanged(&mut self, logits: &[f32], draw: &Draw) -> Drawn {
+        check(logits)?;
+        self.logits.clear();
+        self.logits.extend_from_slice(logits);
+        self.finish(draw)
     }
 
-    /// What follows top-k.
-    fn finish(&mut self, sampling: &Sampling, rng: &mut Rng) -> Result<u32, &'static str> {
+    /// What follows bias and penalties.
+    fn finish(&mut self, draw: &Draw) -> Drawn {
+        if draw.temperature == 0.0 {
+            return greedy::argmax(&self.logits).ok_or(NONE_LEFT);
+        }
         let c = &mut self.candidates;
-        top_p::apply(c, sampling.top_p);
-        min_p::apply(c, sampling.min_p);
-        temperature::apply(c, sampling.temperature);
-        c.draw(rng.unit()).ok_or(NONE_LEFT)
+        top_k::gather(&self.logits, draw.top_k, c);
+        top_p::apply(c, draw.top_p);
+        min_p::apply(c, draw.min_p);
+        temperature::apply(c, draw.temperature);
+        c.draw(draw.unit).ok_or(NONE_LEFT)
     }
 }
 
 impl Sampling {
-    /// How many of the likeliest tokens a draw looks at; `None`: it may be any.
-    pub fn enough(&self) -> Option<usize> {
-        let unchanged = self.logit_bias.is_empty() && !penalties::any(self);
-        match (self.temperature == 0.0, self.top_k) {
-            _ if !unchanged => None,
-            (true, _) => Some(1),
-            (false, 0) => None,
-            (false, k) => Some(k),
-        }
+    /// What follows bias and penalties, with what is random.
+    fn draw(&self, unit: f64) -> Draw {
+        let Sampling { temperature, top_k, top_p, min_p, .. } = *self;
+        Draw { temperature, top_k, top_p, min_p, unit }
+    }
+
+    /// The same, if there is neither a bias nor a penalty.
+    pub fn draw_of_unchanged(&self, unit: f64) -> Option<Draw> {
+        (self.logit_bias.is_empty() && !penalties::any(self)).then(|| self.draw(unit))
     }
 }
-
-const NONE_LEFT: &str = "no token that may be drawn";
-const NOT_FINITE: &str = "a logit that is NaN or infinite";
 
 /// Refuses logits that have no softmax. A fold without an early exit, so that it vectorises.
 fn check(logits: &[f32]) -> Result<(), &'static str> {

@@ -136,7 +136,7 @@ fn the_draw_follows_the_distribution() {
     let mut counts = [0f32; 5];
     let n = 50_000;
     for _ in 0..n {
-        counts[sampler.draw(&ln(&P), &sampling, &[], &[], &mut rng).unwrap() as usize] += 1.0;
+        counts[sampler.draw(&ln(&P), &sampling, &[], &[], rng.unit()).unwrap() as usize] += 1.0;
     }
     for (i, p) in P.iter().enumerate() {
         let deviation = (p * (1.0 - p) / n as f32).sqrt();
@@ -152,7 +152,7 @@ fn the_chain_cuts_in_its_documented_order() {
     let (mut sampler, mut rng) = (Sampler::new(5), Rng::new(3));
     let mut counts = [0; 5];
     for _ in 0..2000 {
-        counts[sampler.draw(&ln(&P), &sampling, &[], &[], &mut rng).unwrap() as usize] += 1;
+        counts[sampler.draw(&ln(&P), &sampling, &[], &[], rng.unit()).unwrap() as usize] += 1;
     }
     assert_eq!((counts[0], counts[2], counts[4]), (0, 0, 0));
     assert!(counts[1] > 850 && counts[3] > 850, "{counts:?}");
@@ -160,8 +160,8 @@ fn the_chain_cuts_in_its_documented_order() {
 
 #[test]
 fn greedy_bias_and_bans() {
-    let (mut sampler, mut rng) = (Sampler::new(5), Rng::new(0));
-    let mut draw = |s: &Sampling, banned: &[u32]| sampler.draw(&ln(&P), s, &[1, 1], banned, &mut rng);
+    let mut sampler = Sampler::new(5);
+    let mut draw = |s: &Sampling, banned: &[u32]| sampler.draw(&ln(&P), s, &[1, 1], banned, 0.5);
     let greedy = Sampling::greedy();
     assert_eq!(draw(&greedy, &[]), Ok(1));
     assert_eq!(draw(&greedy, &[1]), Ok(3));
@@ -172,18 +172,18 @@ fn greedy_bias_and_bans() {
     let minus = Sampling { logit_bias: vec![(1, f32::NEG_INFINITY)], ..greedy.clone() };
     assert_eq!(draw(&minus, &[]), Ok(3));
     assert_eq!(draw(&Sampling { presence_penalty: 2.0, ..greedy.clone() }, &[]), Ok(3));
-    assert_eq!(sampler.draw(&[1.0, 2.0, 2.0], &greedy, &[], &[], &mut rng), Ok(1));
+    assert_eq!(sampler.draw(&[1.0, 2.0, 2.0], &greedy, &[], &[], 0.5), Ok(1));
 }
 
 #[test]
 fn bad_logits_are_errors() {
-    let (mut sampler, mut rng) = (Sampler::new(4), Rng::new(0));
+    let mut sampler = Sampler::new(4);
     for s in [Sampling::default(), Sampling::greedy()] {
         for bad in [f32::NAN, f32::INFINITY] {
-            assert!(sampler.draw(&[0.0, bad, 1.0], &s, &[], &[], &mut rng).is_err());
+            assert!(sampler.draw(&[0.0, bad, 1.0], &s, &[], &[], 0.5).is_err());
         }
-        assert!(sampler.draw(&[f32::NEG_INFINITY; 3], &s, &[], &[], &mut rng).is_err());
-        assert_eq!(sampler.draw(&[f32::NEG_INFINITY, 0.0], &s, &[], &[], &mut rng), Ok(1));
+        assert!(sampler.draw(&[f32::NEG_INFINITY; 3], &s, &[], &[], 0.5).is_err());
+        assert_eq!(sampler.draw(&[f32::NEG_INFINITY, 0.0], &s, &[], &[], 0.5), Ok(1));
     }
     assert!(logprobs(&[0.0, f32::NAN], None, 1, &mut Candidates::default()).is_err());
 }

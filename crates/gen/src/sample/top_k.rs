@@ -1,7 +1,6 @@
 //! Top-k (Fan et al. 2018): keeps the k likeliest tokens.
 
 use super::{Candidate, Candidates};
-use kinfer_core::Likely;
 
 /// Collects the `k` tokens with the largest logits in order of rank, or all in any order for `k == 0`; `-inf` is never among them.
 ///
@@ -14,7 +13,8 @@ pub(super) fn gather(logits: &[f32], k: usize, out: &mut Candidates) {
     for (id, &logit) in logits.iter().enumerate() {
         // Equal to the floor is worse than the floor's token, whose id is lower.
         if logit > floor {
-            out.items.push(Candidate { id: id as u32, logit });
+            // -0 is as likely as 0.
+            out.items.push(Candidate { id: id as u32, logit: logit + 0.0 });
             if out.items.len() == 2 * k {
                 out.items.select_nth_unstable_by(k - 1, Candidate::rank);
                 out.items.truncate(k);
@@ -26,12 +26,4 @@ pub(super) fn gather(logits: &[f32], k: usize, out: &mut Candidates) {
         out.sort(k);
         out.truncate(k);
     }
-}
-
-/// The same of what a device found: the `k` likeliest tokens are at the front of `likeliest`.
-pub(super) fn take(likeliest: &[Likely], k: usize, out: &mut Candidates) {
-    out.clear();
-    let some = likeliest.iter().take(k).filter(|l| l.logit > f32::NEG_INFINITY);
-    out.items.extend(some.map(|l| Candidate { id: l.id, logit: l.logit }));
-    out.sort(k);
 }

@@ -4,7 +4,8 @@
 #![allow(dead_code)]
 
 use kinfer_core::batch::BLOCK_LEN;
-use kinfer_core::{Batch, Error, KvType, Likely, Outputs, Runner, RunnerLimits};
+use kinfer_core::{Batch, Drawn, Error, KvType, Outputs, Runner, RunnerLimits};
+use kinfer_gen::sample::Sampler;
 use kinfer_gen::{Done, Engine, Event, Limits, Options, Params, Request, Sampling, Vocabulary};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, channel};
@@ -45,8 +46,8 @@ pub struct Behaviour {
     pub fail: Vec<usize>,
     /// All logits are NaN from this position on.
     pub nan_from: Option<usize>,
-    /// Gives only the likeliest tokens where they are enough, and counts these steps.
-    pub likeliest: Option<Arc<AtomicUsize>>,
+    /// Draws by itself where that is enough, and counts these steps.
+    pub draws: Option<Arc<AtomicUsize>>,
     /// Sequences have states, which go on at their ends only.
     pub states: bool,
     /// Called before each step.
@@ -64,7 +65,7 @@ pub struct Mock {
     /// Positions that each state has taken in.
     ends: Vec<usize>,
     logits: Vec<f32>,
-    likeliest: Vec<Likely>,
+    drawn: Vec<Drawn>,
     behaviour: Behaviour,
 }
 
@@ -84,7 +85,7 @@ impl Mock {
             cache: vec![None; blocks * BLOCK_LEN],
             ends: vec![0; STATES],
             logits: Vec::new(),
-            likeliest: Vec::new(),
+            drawn: Vec::new(),
             behaviour,
         }
     }
@@ -151,18 +152,16 @@ impl Runner for Mock {
                 }
             }
         }
-        match &self.behaviour.likeliest {
-            Some(steps) if batch.enough > 0 => {
+        match &self.behaviour.draws {
+            Some(steps) if !batch.draws.is_empty() => {
                 steps.fetch_add(1, Ordering::Relaxed);
-                self.likeliest.clear();
-                for row in self.logits.chunks_exact(VOCAB) {
-                    let mut all: Vec<_> = (0..).zip(row).map(|(id, &logit)| Likely { id, logit }).collect();
-                    all.sort_by(|a, b| b.logit.total_cmp(&a.logit).then(a.id.cmp(&b.id)));
-                    self.likeliest.extend_from_slice(&all[..batch.enough]);
-                }
-                Ok(Outputs { data: &[], width: VOCAB, likeliest: &self.likeliest })
+                let mut sampler = Sampler::new(VOCAB);
+                let rows = self.logits.chunks_exact(VOCAB).zip(&batch.draws);
+                self.drawn.clear();
+                self.drawn.extend(rows.map(|(logits, draw)| sampler.draw_unchanged(logits, draw)));
+                Ok(Outputs { data: &[], width: VOCAB, drawn: &self.drawn })
             }
-            _ => Ok(Outputs { data: &self.logits, width: VOCAB, likeliest: &[] }),
+            _ => Ok(Outputs { data: &self.logits, width: VOCAB, drawn: &[] }),
         }
     }
 }

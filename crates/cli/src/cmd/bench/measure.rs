@@ -1,6 +1,6 @@
 //! The tests of `kinfer bench`: steps of a model, timed one by one.
 
-use kinfer::step::{BLOCK_LEN, Batch, Role, Runner, RunnerLimits};
+use kinfer::step::{BLOCK_LEN, Batch, Draw, Role, Runner, RunnerLimits};
 use kinfer::{KvTypes, Model};
 use std::fmt;
 use std::sync::Arc;
@@ -182,15 +182,16 @@ impl Bench {
 
     /// Times the batch's step and appends the likeliest tokens of its outputs.
     fn step(&mut self, run: &mut Run) -> anyhow::Result<()> {
-        // Greedy.
-        self.batch.enough = 1;
+        self.batch.draws.resize(self.batch.outputs.len(), Draw::GREEDY);
         let start = Instant::now();
-        let logits = self.runner.step(&self.batch).map_err(kinfer::Error::from)?;
+        let outputs = self.runner.step(&self.batch).map_err(kinfer::Error::from)?;
         run.time += start.elapsed();
-        run.tokens.extend((0..self.batch.outputs.len()).map(|i| match logits.likeliest(i, 1) {
-            Some(found) => found[0].id,
-            None => likeliest(logits.row(i)),
-        }));
+        for i in 0..self.batch.outputs.len() {
+            run.tokens.push(match outputs.drawn.get(i) {
+                Some(drawn) => drawn.map_err(|what| anyhow::anyhow!("{what}"))?,
+                None => likeliest(outputs.row(i)),
+            });
+        }
         Ok(())
     }
 }

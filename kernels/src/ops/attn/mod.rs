@@ -103,7 +103,8 @@ impl Attend<'_> {
         visible(position, self.whole, self.window)
     }
 
-    /// The first position whose key no row sees.
+    /// The first position whose key no row sees. For tiles.
+    #[cfg(target_arch = "x86_64")]
     pub(crate) fn end(&self) -> usize {
         self.visible((self.start + self.rows).saturating_sub(1)).end
     }

@@ -4,7 +4,9 @@ mod common;
 
 use common::Random;
 use kinfer_candle::Candle;
-use kinfer_core::{Batch, Error, Format, KvType, KvTypes, Model, Result, Role, RunnerLimits, dequantize};
+use kinfer_core::{
+    Batch, Draw, Error, Format, KvType, KvTypes, Model, Result, Role, RunnerLimits, dequantize,
+};
 use kinfer_load::gguf::{Gguf, write::Writer};
 use kinfer_models::source::{Source, Stored, Value};
 use kinfer_models::synthetic;
@@ -266,6 +268,17 @@ fn a_step_beyond_the_limits_is_refused_and_the_next_one_works() {
     let model = load(&tensors()).unwrap();
     let expected = logits(model.clone());
     let mut runner = model.runner(LIMITS).unwrap();
+    for (draws, what) in [
+        (vec![Draw { temperature: -1.0, ..Draw::GREEDY }], "not in their ranges"),
+        (vec![Draw { unit: 1.0, ..Draw::GREEDY }], "not in their ranges"),
+        (vec![Draw { top_p: f32::NAN, ..Draw::GREEDY }], "not in their ranges"),
+        (vec![Draw::GREEDY; 2], "2 draws from 1 output rows"),
+    ] {
+        let mut batch = Batch { draws, ..Batch::default() };
+        batch.push(Role::Prompt, &[1], 0, &[0], true);
+        let error = runner.step(&batch).unwrap_err();
+        assert!(matches!(&error, Error::Batch(m) if m.contains(what)), "{error}");
+    }
     let mut step = |tokens: &[u32], start: usize, blocks: &[u32]| {
         let mut batch = Batch::default();
         batch.push(Role::Prompt, tokens, start, blocks, true);

@@ -127,6 +127,9 @@ impl Batch {
         if !self.draws.is_empty() && self.draws.len() != self.outputs.len() {
             return Err(format!("{} draws from {} output rows", self.draws.len(), self.outputs.len()));
         }
+        if let Some(draw) = self.draws.iter().find(|draw| !draw.is_valid()) {
+            return Err(format!("{draw:?}, whose values are not in their ranges"));
+        }
         if let Some(t) = self.tokens.iter().find(|&&t| t as usize >= vocab) {
             return Err(format!("token id {t}; the vocabulary has {vocab}"));
         }

@@ -20,6 +20,13 @@ impl Draw {
     /// The likeliest token.
     pub const GREEDY: Draw = Draw { temperature: 0.0, top_k: 1, top_p: 1.0, min_p: 0.0, unit: 0.0 };
 
+    /// Whether its values are in their ranges.
+    pub(crate) fn is_valid(&self) -> bool {
+        let temperature = self.temperature >= 0.0 && self.temperature.is_finite();
+        let shares = self.top_p > 0.0 && self.top_p <= 1.0 && (0.0..=1.0).contains(&self.min_p);
+        temperature && shares && (0.0..1.0).contains(&self.unit)
+    }
+
     /// How many of the likeliest tokens it looks at; `None`: at all.
     pub fn candidates(&self) -> Option<usize> {
         match (self.temperature == 0.0, self.top_k) {

@@ -8,7 +8,7 @@ mod common;
 
 use common::{Work, bench};
 use criterion::{Criterion, criterion_group, criterion_main};
-use kinfer_kernels::amx::{STRIP, TileConvert, TileMatmul, TileRows, strip_len};
+use kinfer_kernels::bf16::{STRIP, TileConvert, TileMatmul, TileRows, strip_len};
 use kinfer_kernels::isa::Isa;
 use kinfer_kernels::pack::{ActBlock, BLOCK, Matmul, Packing, QuantRows, Quantize, ROWS, padded_cols};
 use kinfer_kernels::peak::Arithmetic;
@@ -70,8 +70,8 @@ fn linear(c: &mut Criterion) {
     for isa in Isa::ALL.into_iter().filter(|i| i.available() && *i != Isa::Scalar) {
         for format in Format::all() {
             let group = group(format);
-            if isa == Isa::Amx {
-                on_tiles(c, format, &group);
+            if let Some(proof) = TileConvert::new(isa) {
+                in_bf16(c, format, &group, isa, proof);
                 continue;
             }
             let m = Matmul::new(Packing::of(format), isa).expect("an available ISA");
@@ -101,10 +101,9 @@ fn linear(c: &mut Criterion) {
     }
 }
 
-/// The prefill bench on tiles, for the formats that go through them; decoding is as on AVX-512.
-fn on_tiles(c: &mut Criterion, format: Format, group: &[u8]) {
-    let proof = TileConvert::new(Isa::Amx).expect("an available ISA");
-    let Some(m) = TileMatmul::new(Packing::of(format), Isa::Amx) else { return };
+/// The prefill bench in bf16, for the formats that are multiplied so; all else is as on AVX-512.
+fn in_bf16(c: &mut Criterion, format: Format, group: &[u8], isa: Isa, proof: TileConvert) {
+    let Some(m) = TileMatmul::new(Packing::of(format), isa) else { return };
     let (groups, rows) = (16, 256);
     let w = group.repeat(groups);
     let strip = strip_len(COLS);
@@ -118,10 +117,10 @@ fn on_tiles(c: &mut Criterion, format: Format, group: &[u8]) {
     }
     let mut y = vec![0f32; rows * groups * ROWS];
     let x = TileRows { ptr: tiles.as_ptr(), strip: 2 * strip };
-    let work = Work::Operations(2 * rows * groups * ROWS * COLS, Isa::Amx, Arithmetic::Bf16);
+    let work = Work::Operations(2 * rows * groups * ROWS * COLS, isa, Arithmetic::Bf16);
     let mut g = c.benchmark_group("prefill");
     g.sample_size(10);
-    bench(&mut g, &format!("{format} amx"), work, || {
+    bench(&mut g, &format!("{format} {isa}"), work, || {
         // SAFETY: `w` has the groups, `x` the rows, `y` room for both.
         unsafe { m.multiply(w.as_ptr(), groups, COLS, x, 0..rows, y.as_mut_ptr(), groups * ROWS) }
     });

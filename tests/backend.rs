@@ -17,7 +17,7 @@ struct Bounds {
     unfused: f64,
     /// To candle in float32.
     reference: f64,
-    /// To itself with the prompt in other chunks; 0: bit for bit.
+    /// To itself with the prompt in other chunks, or without batch mates; 0: bit for bit.
     chunks: f64,
 }
 
@@ -58,6 +58,14 @@ macro_rules! backends {
                         threads.map(|thread| thread.join().unwrap()).concat()
                     });
                     (both, run().repeat(2))
+                });
+            }
+
+            #[test]
+            fn batch_mates_do_not_matter() {
+                compare("one at a time", $toys(), &[KvType::F16], $bounds.chunks, |toy, kv| {
+                    let model = toy.load($backend);
+                    (mixed(&model, kv), apart(&model, kv))
                 });
             }
 
@@ -189,24 +197,39 @@ fn limits(kv: KvTypes) -> RunnerLimits {
     }
 }
 
-/// All logits of a run that mixes prompts, chunks of prompts and single tokens of three sequences.
+/// A run that mixes prompts, chunks of prompts and single tokens of three sequences. Per step: sequence, tokens, whether its logits
+/// are wanted.
+const STEPS: &[&[(usize, usize, bool)]] = &[
+    &[(0, 5, true), (1, 40, false)],
+    &[(1, 30, true), (0, 1, true), (2, 1, true)],
+    &[(2, 33, false)],
+    &[(0, 1, true), (1, 1, true), (2, 1, true)],
+    &[(1, 64, true), (2, 70, true), (0, 1, true)],
+    &[(2, 1, true), (0, 26, true), (1, 1, false)],
+    &[(0, 1, true), (1, 1, true), (2, 1, true)],
+];
+
+/// All logits of [`STEPS`].
 fn mixed(model: &Arc<dyn Model>, kv: KvTypes) -> Vec<f32> {
-    /// Per step: sequence, tokens, whether its logits are wanted.
-    const STEPS: &[&[(usize, usize, bool)]] = &[
-        &[(0, 5, true), (1, 40, false)],
-        &[(1, 30, true), (0, 1, true), (2, 1, true)],
-        &[(2, 33, false)],
-        &[(0, 1, true), (1, 1, true), (2, 1, true)],
-        &[(1, 64, true), (2, 70, true), (0, 1, true)],
-        &[(2, 1, true), (0, 26, true), (1, 1, false)],
-        &[(0, 1, true), (1, 1, true), (2, 1, true)],
-    ];
+    in_steps(model, kv, STEPS.iter().copied())
+}
+
+/// The same with a step for each sequence by itself.
+fn apart(model: &Arc<dyn Model>, kv: KvTypes) -> Vec<f32> {
+    in_steps(model, kv, STEPS.iter().flat_map(|step| step.chunks(1)))
+}
+
+fn in_steps<'a>(
+    model: &Arc<dyn Model>,
+    kv: KvTypes,
+    steps: impl Iterator<Item = &'a [(usize, usize, bool)]>,
+) -> Vec<f32> {
     let mut sequences: Vec<_> = (0..SEQUENCES).map(|i| Sequence::new(i, model.spec().vocab)).collect();
     let mut runner = model.clone().runner(limits(kv)).unwrap();
     let (mut batch, mut all) = (Batch::default(), Vec::new());
-    for step in STEPS {
+    for step in steps {
         batch.clear();
-        for &(i, n, output) in *step {
+        for &(i, n, output) in step {
             let role = if n == 1 { Role::Generated } else { Role::Prompt };
             sequences[i].push(&mut batch, role, n, output);
         }

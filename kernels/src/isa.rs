@@ -13,6 +13,8 @@ pub enum Isa {
     AvxVnni,
     /// AVX-512 F, BW, DQ, VL and VNNI (Intel Ice Lake 2019, AMD Zen 4).
     Avx512Vnni,
+    /// The same, with dot products of bf16 for prompts of 16-bit float weights (AMD Zen 4 2022, Intel Cooper Lake 2020).
+    Avx512Bf16,
     /// The same, with AMX tiles in bf16 for prompts (Intel Sapphire Rapids 2023).
     Amx,
     /// NEON (ARMv8.0: every 64-bit ARM).
@@ -25,8 +27,17 @@ pub enum Isa {
 
 impl Isa {
     /// All levels, those of each architecture lowest first.
-    pub const ALL: [Isa; 8] =
-        [Isa::Scalar, Isa::Avx2, Isa::AvxVnni, Isa::Avx512Vnni, Isa::Amx, Isa::Neon, Isa::Dotprod, Isa::I8mm];
+    pub const ALL: [Isa; 9] = [
+        Isa::Scalar,
+        Isa::Avx2,
+        Isa::AvxVnni,
+        Isa::Avx512Vnni,
+        Isa::Avx512Bf16,
+        Isa::Amx,
+        Isa::Neon,
+        Isa::Dotprod,
+        Isa::I8mm,
+    ];
 
     /// The name that `KINFER_ISA` takes.
     pub fn name(self) -> &'static str {
@@ -35,6 +46,7 @@ impl Isa {
             Isa::Avx2 => "avx2",
             Isa::AvxVnni => "avxvnni",
             Isa::Avx512Vnni => "avx512vnni",
+            Isa::Avx512Bf16 => "avx512bf16",
             Isa::Amx => "amx",
             Isa::Neon => "neon",
             Isa::Dotprod => "dotprod",
@@ -64,11 +76,9 @@ impl Isa {
                     && is_x86_feature_detected!("avx512vnni")
             }
             #[cfg(target_arch = "x86_64")]
-            Isa::Amx => {
-                Isa::Avx512Vnni.available()
-                    && is_x86_feature_detected!("avx512bf16")
-                    && crate::amx::available()
-            }
+            Isa::Avx512Bf16 => Isa::Avx512Vnni.available() && is_x86_feature_detected!("avx512bf16"),
+            #[cfg(target_arch = "x86_64")]
+            Isa::Amx => Isa::Avx512Bf16.available() && crate::bf16::available(),
             #[cfg(target_arch = "aarch64")]
             Isa::Neon => std::arch::is_aarch64_feature_detected!("neon"),
             #[cfg(target_arch = "aarch64")]

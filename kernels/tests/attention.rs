@@ -4,7 +4,7 @@ mod common;
 
 use common::{Rng, SPECIAL, all_ops, nmse, same_bits};
 use half::{bf16, f16};
-use kinfer_kernels::amx::{TileAttend, TileConvert};
+use kinfer_kernels::bf16::{TileAttend, TileConvert};
 use kinfer_kernels::isa::Isa;
 use kinfer_kernels::ops::{
     Attend, BLOCK_LEN, KvLayout, KvRows, KvType, KvTypes, Ops, PARTITION_LEN, live_partitions, partial_len,
@@ -167,7 +167,7 @@ impl Case {
         let len = TileAttend::scratch_len(self.layout.head_dim, chunk * self.group);
         let mut lines = vec![0f32; len + 16];
         let skip = lines.as_ptr().align_offset(64);
-        let mut tiles = tiles.map(|proof| TileAttend::new(proof, &mut lines[skip..][..len]));
+        let mut tiles = tiles.and_then(|proof| TileAttend::new(proof, &mut lines[skip..][..len]));
         for h in 0..self.layout.kv_heads {
             for start in (0..self.len).step_by(chunk) {
                 let rows = start..(start + chunk).min(self.len);

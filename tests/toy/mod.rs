@@ -238,9 +238,11 @@ pub fn some() -> Vec<Toy> {
     features().into_iter().take(3).collect()
 }
 
-/// Those, and one per stored format.
+/// Those, one that has formats of each arithmetic side by side, and one per stored format.
 pub fn all() -> Vec<Toy> {
     let mut toys = features();
+    let formats = [Format::BF16, Format::Q8_0, Format::F32, Format::Q4_0, Format::F16];
+    toys.push(Shape { name: "floats among blocks", ..Shape::default() }.build(&formats));
     toys.extend(Format::all().map(|f| Shape { name: f.name(), ..Shape::default() }.build(&[f])));
     toys
 }

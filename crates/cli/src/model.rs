@@ -71,7 +71,7 @@ pub struct LoadArgs {
     /// Threads that compute [default: one for each fast physical core that this process may use]
     #[arg(short, long, env = "KINFER_THREADS", value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
     pub threads: Option<u16>,
-    /// Instruction set instead of the best one: scalar, avx2, avxvnni, avx512vnni, amx, neon, dotprod, i8mm
+    /// Instruction set instead of the best one: scalar, avx2, avxvnni, avx512vnni, avx512bf16, amx, neon, dotprod, i8mm
     #[arg(long, env = "KINFER_ISA", value_name = "NAME")]
     pub isa: Option<String>,
     /// How the CPU computes: the best way for each token's role, all in int8, or all in f32 (exact and slow)
@@ -189,7 +189,7 @@ pub fn device(name: &str) -> Result<Device, String> {
 /// [`Numerics`] on the command line.
 #[derive(Clone, Copy, Debug, Default, clap::ValueEnum)]
 pub enum NumericsArg {
-    /// 8-bit activations; prompts in bf16 where the CPU has AMX
+    /// 8-bit activations; prompts in bf16 where the CPU has AMX, or multiplies it and weights are F16 or BF16
     #[default]
     Auto,
     /// 8-bit activations throughout: the same bits on every CPU

@@ -1,7 +1,7 @@
 //! Activations, and the views through which the workers of a stage share them.
 
 use crate::mem::Buffer;
-use kinfer_kernels::amx::{STRIP, TileRows, strip_len};
+use kinfer_kernels::bf16::{STRIP, TileRows, strip_len};
 use kinfer_kernels::pack::{ActBlock, BLOCK, QuantRows, padded_cols};
 use std::ops::Range;
 use std::sync::Mutex;

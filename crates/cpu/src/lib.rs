@@ -36,7 +36,7 @@ use kinfer_core::{
     Activation, AttnSpec, Batch, ConvSpec, DeltaSpec, Error, ExpertSpec, FfnSpec, Format, KvTypes, NormKind,
     NormSpec, PartSpec, Result, RopeSpec,
 };
-use kinfer_kernels::amx::TileConvert;
+use kinfer_kernels::bf16::TileConvert;
 use kinfer_kernels::ops::Ops;
 use kinfer_kernels::pack::Quantize;
 use mem::Arena;
@@ -47,7 +47,8 @@ use weight::Input;
 /// How products with quantised weights are computed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Numerics {
-    /// Prompt rows in bf16 on AMX tiles where the instruction set has them; all else as [`Numerics::Int8`].
+    /// Prompt rows in bf16 where the instruction set multiplies it: on AMX tiles, or those of 16-bit float weights by AVX-512's dot
+    /// products; all else as [`Numerics::Int8`].
     #[default]
     Auto,
     /// Activations in 8-bit blocks, exact integer dot products: the same for prompt and generated rows, on every instruction set.
@@ -62,7 +63,7 @@ pub struct Cpu {
     isa: Isa,
     ops: &'static Ops,
     quantize: Quantize,
-    /// Where prompt rows are computed on tiles.
+    /// Where prompt rows are rounded to bf16.
     convert: Option<TileConvert>,
     numerics: Numerics,
     arena: Arena,

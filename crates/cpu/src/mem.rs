@@ -88,16 +88,14 @@ impl Region {
     }
 }
 
-/// A fixed buffer of zeroed values, aligned to a cache line.
+/// A fixed buffer of zeroed values, aligned to a cache line. A large one takes memory as it is written, not before.
 pub struct Buffer<T> {
-    lines: Vec<Line>,
+    bytes: Vec<u8>,
+    /// Where the first cache line begins.
+    start: usize,
     len: usize,
     _of: std::marker::PhantomData<T>,
 }
-
-#[derive(Clone, Copy)]
-#[repr(align(64))]
-struct Line(#[expect(dead_code, reason = "accessed through the buffer's pointer")] [u8; 64]);
 
 /// A type for which all-zero bytes are a value.
 ///
@@ -116,19 +114,21 @@ unsafe impl Zero for kinfer_kernels::pack::ActBlock {}
 impl<T: Zero> Buffer<T> {
     /// `len` zeros.
     pub fn new(len: usize) -> Self {
-        let lines = (len * size_of::<T>()).div_ceil(64);
-        Buffer { lines: vec![Line([0; 64]); lines], len, _of: std::marker::PhantomData }
+        // Bytes, since these come zeroed from the system; zeroed memory of a larger alignment is written first.
+        let bytes = vec![0; len * size_of::<T>() + 63];
+        let start = bytes.as_ptr().align_offset(64);
+        Buffer { bytes, start, len, _of: std::marker::PhantomData }
     }
 
     /// All values.
     pub fn as_slice(&self) -> &[T] {
-        // SAFETY: the lines hold `len` values of `T`, initialised by zeros or later writes.
-        unsafe { std::slice::from_raw_parts(self.lines.as_ptr().cast(), self.len) }
+        // SAFETY: from `start` on lie `len` values of `T`, initialised by zeros or later writes.
+        unsafe { std::slice::from_raw_parts(self.bytes[self.start..].as_ptr().cast(), self.len) }
     }
 
     /// All values.
     pub fn as_mut_slice(&mut self) -> &mut [T] {
         // SAFETY: as above, and borrowed exclusively.
-        unsafe { std::slice::from_raw_parts_mut(self.lines.as_mut_ptr().cast(), self.len) }
+        unsafe { std::slice::from_raw_parts_mut(self.bytes[self.start..].as_mut_ptr().cast(), self.len) }
     }
 }

@@ -8,7 +8,7 @@ use crate::{Act, Cpu, Kv, Step};
 use kinfer_core::backend::{AttnWeights, FfnWeights, NormWeights, Scratch};
 use kinfer_core::batch::{BLOCK_LEN, Role};
 use kinfer_core::{AttnSpec, FfnSpec, Mask, NormSpec, QkNorm};
-use kinfer_kernels::amx::TileAttend;
+use kinfer_kernels::bf16::TileAttend;
 use kinfer_kernels::ops::{Attend, KvRows, partial_len};
 use kinfer_kernels::pack::ROWS;
 use std::ops::Range;
@@ -265,7 +265,7 @@ pub(crate) fn attend(
                 let (a, first) = item(items - 1 - i);
                 let n = a.queries() * len;
                 let (work, result) = scratch.split_at_mut(2 * ATTN_ROWS * group * len);
-                let mut tiles = on_tiles(first).map(|proof| TileAttend::new(proof, tiles));
+                let mut tiles = on_tiles(first).and_then(|proof| TileAttend::new(proof, tiles));
                 cpu.ops.attention(&a, &mut work[..2 * n], result, group * head_dim, tiles.as_mut());
                 // SAFETY: this item's rows and columns are this worker's.
                 unsafe { put(result, &a, first, out) };
@@ -276,7 +276,7 @@ pub(crate) fn attend(
             let (a, first, at, partition) = locate(items, piece, len, item);
             // SAFETY: each piece has its own part of the shared partial results.
             let dst = unsafe { shared.row_mut(0, at..at + a.queries() * len) };
-            let mut tiles = on_tiles(first).map(|proof| TileAttend::new(proof, tiles));
+            let mut tiles = on_tiles(first).and_then(|proof| TileAttend::new(proof, tiles));
             cpu.ops.attend(&a, partition, dst, tiles.as_mut());
         }
         worker.barrier();
@@ -433,7 +433,6 @@ pub(crate) fn ffn(cpu: &Cpu, step: &Step, spec: &FfnSpec, w: &FfnWeights<Cpu>, s
                 let share = worker.share(hidden / 32);
                 let (block, gated) = scratch.split_at_mut(BLOCK_FLOATS);
                 for rows in gate_up.passes(roles) {
-                    let role = roles[rows.start];
                     let width = BLOCK_FLOATS / 2 / rows.len() / 32;
                     for first in share.clone().step_by(width) {
                         let cols = 32 * first..32 * share.end.min(first + width);
@@ -451,7 +450,7 @@ pub(crate) fn ffn(cpu: &Cpu, step: &Step, spec: &FfnSpec, w: &FfnWeights<Cpu>, s
                             let gated = &mut gated[..cols.len()];
                             let up = has_gate.then(|| up.row(r, up_cols.clone()));
                             cpu.activate_slices(act, gate.row(r, cols.clone()), up, gated);
-                            down.put(cpu, gated, inner, role, r, cols.clone());
+                            down.put(cpu, gated, inner, roles[r], r, cols.clone());
                         }
                     }
                 }

@@ -5,7 +5,7 @@ use crate::mem::Buffer;
 use crate::moe::Mixture;
 use kinfer_core::batch::{BLOCK_LEN, Role};
 use kinfer_core::{Batch, PartSpec, RopeSpec, Run};
-use kinfer_kernels::amx::TileAttend;
+use kinfer_kernels::bf16::TileAttend;
 use kinfer_kernels::ops::{PARTITION_LEN, partial_len, rope_table};
 use std::cell::UnsafeCell;
 

@@ -7,7 +7,7 @@ use crate::{Cpu, Numerics};
 use kinfer_core::backend::Matrix;
 use kinfer_core::batch::Role;
 use kinfer_core::{Format, Result};
-use kinfer_kernels::amx::{STRIP, TileMatmul};
+use kinfer_kernels::bf16::{STRIP, TileMatmul};
 use kinfer_kernels::pack::{Matmul, Packing, ROWS, padded_cols};
 use std::ops::Range;
 
@@ -28,7 +28,7 @@ pub struct Weight {
 
 struct Part {
     matmul: Matmul,
-    /// The product for prompt rows, where they have one of their own.
+    /// The product for prompt rows, where they have one of their own: in bf16.
     tiles: Option<TileMatmul>,
     data: Region,
     rows: usize,
@@ -37,6 +37,11 @@ struct Part {
 }
 
 impl Part {
+    /// Whether rows of `role` are multiplied as tiles.
+    fn on_tiles(&self, role: Role) -> bool {
+        role == Role::Prompt && self.tiles.is_some()
+    }
+
     fn groups(&self) -> usize {
         self.rows.div_ceil(ROWS)
     }
@@ -91,27 +96,24 @@ impl Weight {
         self.cols
     }
 
-    /// Whether some part multiplies 8-bit activations.
-    fn wants_ints(&self) -> bool {
-        self.parts.iter().any(|p| matches!(p.matmul.packing(), Packing::Quantised(_)))
+    /// Whether some part multiplies 8-bit activations of rows of `role`.
+    fn wants_ints(&self, role: Role) -> bool {
+        self.parts.iter().any(|p| !p.on_tiles(role) && matches!(p.matmul.packing(), Packing::Quantised(_)))
     }
 
     /// Whether some part multiplies tiles.
-    fn wants_tiles(&self) -> bool {
-        self.parts.iter().any(|p| p.tiles.is_some())
+    pub(crate) fn wants_tiles(&self) -> bool {
+        self.parts.iter().any(|p| p.on_tiles(Role::Prompt))
     }
 
     /// Whether some part multiplies rounded activations.
     pub(crate) fn wants_rounded(&self) -> bool {
-        self.wants_ints() || self.wants_tiles()
+        self.wants_ints(Role::Generated) || self.wants_tiles()
     }
 
     /// Whether some part multiplies the floats of rows of `role`.
     fn wants_floats(&self, role: Role) -> bool {
-        let floats = |p: &Part| {
-            matches!(p.matmul.packing(), Packing::Float(_)) && (role == Role::Generated || p.tiles.is_none())
-        };
-        self.parts.iter().any(floats)
+        self.parts.iter().any(|p| !p.on_tiles(role) && matches!(p.matmul.packing(), Packing::Float(_)))
     }
 
     /// Makes `row` columns `cols` of row `r` of the input, in the forms in which the products read rows of its role.
@@ -139,17 +141,19 @@ impl Weight {
             }
             if let (Role::Prompt, Some(convert), true) = (role, cpu.convert, self.wants_tiles()) {
                 convert.row(row, r, x.rounded.strip(r, cols.start));
-            } else if self.wants_ints() {
+            }
+            if self.wants_ints(role) {
                 let (ints, meta) = x.rounded.ints_mut(r, cols.start, cols.end);
                 cpu.quantize.row(row, ints, meta);
             }
         }
     }
 
-    /// Cuts rows into passes: rows of one role, as many as stay in L2 in rounded form while weights stream by.
+    /// Cuts rows into passes, as many as stay in L2 in rounded form while weights stream by: of one role, where it matters.
     pub(crate) fn passes(&self, roles: &[Role]) -> impl Iterator<Item = Range<usize>> {
         let pass = |start: usize| {
-            let same = roles[start..].iter().take_while(|&&role| role == roles[start]).count();
+            let like = |&&role: &&Role| role == roles[start] || !self.wants_tiles();
+            let same = roles[start..].iter().take_while(like).count();
             let most = match roles[start] {
                 Role::Prompt if self.wants_tiles() => TileMatmul::rows_per_pass(self.cols),
                 _ => (TOKEN_BLOCK / padded_cols(self.cols)).clamp(16, MAX_PASS),

@@ -215,7 +215,7 @@ impl Ops {
             #[cfg(target_arch = "x86_64")]
             Isa::Avx2 | Isa::AvxVnni => Some(&avx2::OPS),
             #[cfg(target_arch = "x86_64")]
-            Isa::Avx512Vnni | Isa::Amx => Some(&avx512vnni::OPS),
+            Isa::Avx512Vnni | Isa::Avx512Bf16 | Isa::Amx => Some(&avx512vnni::OPS),
             // Without a dot product, the levels are one.
             #[cfg(target_arch = "aarch64")]
             Isa::Neon | Isa::Dotprod | Isa::I8mm => Some(&neon::OPS),

@@ -113,7 +113,7 @@ impl Matmul {
             #[cfg(target_arch = "x86_64")]
             Isa::AvxVnni => avxvnni::kernels(packing),
             #[cfg(target_arch = "x86_64")]
-            Isa::Avx512Vnni | Isa::Amx => avx512vnni::kernels(packing),
+            Isa::Avx512Vnni | Isa::Avx512Bf16 | Isa::Amx => avx512vnni::kernels(packing),
             #[cfg(target_arch = "aarch64")]
             Isa::Neon => neon::kernels(packing),
             #[cfg(target_arch = "aarch64")]
@@ -199,7 +199,7 @@ impl Quantize {
             #[cfg(target_arch = "x86_64")]
             Isa::AvxVnni => Some(Quantize(avxvnni::quantize)),
             #[cfg(target_arch = "x86_64")]
-            Isa::Avx512Vnni | Isa::Amx => Some(Quantize(avx512vnni::quantize)),
+            Isa::Avx512Vnni | Isa::Avx512Bf16 | Isa::Amx => Some(Quantize(avx512vnni::quantize)),
             #[cfg(target_arch = "aarch64")]
             Isa::Neon => Some(Quantize(neon::quantize)),
             #[cfg(target_arch = "aarch64")]

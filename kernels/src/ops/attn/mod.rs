@@ -21,7 +21,7 @@ pub(crate) use kv::{write_keys, write_values};
 pub(crate) use {format::UNIT, kernel::softmax, kv::SCALES};
 
 use super::Ops;
-use crate::amx::TileAttend;
+use crate::bf16::TileAttend;
 use crate::simd::LANES;
 use std::ops::Range;
 

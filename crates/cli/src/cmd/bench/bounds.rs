@@ -20,7 +20,7 @@ pub struct Bounds {
     pub f32_gops: f64,
     /// Integer operations on bytes per second, in 10^9.
     pub int8_gops: f64,
-    /// The same in bf16 on tiles; 0 where there are none.
+    /// The same in bf16; 0 where the instruction set has none.
     pub bf16_gops: f64,
 }
 

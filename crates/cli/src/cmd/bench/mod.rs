@@ -31,7 +31,7 @@ the cache before it begins. A warm-up that is not counted comes first.
 
 tok/s is the median of the repetitions. GB/s are bytes of weights, keys and values that the test reads in a second, GOPS its
 operations (two per multiply-add); beside each is the share of what the machine was measured to do just before, with as
-many threads: reads from memory, and multiply-adds in registers (bf16: on tiles as they come from the
+many threads: reads from memory, and multiply-adds in registers (bf16 on AMX: on tiles as they come from the
 first-level cache). A model that fits into the processor's cache can read
 faster than memory.
 
@@ -110,7 +110,7 @@ pub struct BenchArgs {
     device: Device,
     #[command(flatten)]
     offload: OffloadArgs,
-    /// Instruction set instead of the best one: scalar, avx2, avxvnni, avx512vnni, amx, neon, dotprod, i8mm
+    /// Instruction set instead of the best one: scalar, avx2, avxvnni, avx512vnni, avx512bf16, amx, neon, dotprod, i8mm
     #[arg(long, env = "KINFER_ISA", value_name = "NAME")]
     isa: Option<String>,
     /// How the CPU computes: the best way for each token's role, all in int8, or all in f32
@@ -263,12 +263,18 @@ impl BenchArgs {
     /// What a model's prompts are computed in, for the most part.
     fn arithmetic(&self, model: &Model, bounds: Bounds) -> anyhow::Result<Arithmetic> {
         let quantised = model.gguf().tensors().any(|t| t.tensor_type().is_some_and(|t| t.block_len() > 1));
+        let halves = model.gguf().tensors().any(|t| matches!(&*t.type_name(), "F16" | "BF16"));
         let cpu = matches!(self.device, Device::Auto | Device::Cpu);
+        let multiplies_bf16 = match self.instruction_set()? {
+            Isa::Amx => quantised || halves,
+            Isa::Avx512Bf16 => halves && !quantised,
+            _ => false,
+        };
         let tensor_cores = bounds.threads.is_none() && bounds.bf16_gops > 0.0;
         Ok(match self.numerics {
             NumericsArg::Auto if tensor_cores => Arithmetic::Bf16,
             NumericsArg::Auto | NumericsArg::Int8 if bounds.threads.is_none() => Arithmetic::Int8,
-            NumericsArg::Auto if cpu && quantised && self.instruction_set()? == Isa::Amx => Arithmetic::Bf16,
+            NumericsArg::Auto if cpu && multiplies_bf16 => Arithmetic::Bf16,
             NumericsArg::Auto | NumericsArg::Int8 if cpu && quantised => Arithmetic::Int8,
             _ => Arithmetic::F32,
         })

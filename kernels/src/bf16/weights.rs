@@ -105,9 +105,11 @@ impl<const L: usize> Weights for Quant<L> {
 
 /// An element type of float weights, see [`Half`].
 pub(super) trait Element {
+    /// Two columns of sixteen rows as bf16, `[row][column]`.
+    ///
     /// # Safety
-    /// As [`Simd::load_f16`].
-    unsafe fn load(p: *const u16) -> __m512;
+    /// `p` points to 32 elements; the CPU has AVX-512 as [`Avx512Vnni`].
+    unsafe fn pair(p: *const u16) -> __m512i;
 }
 /// IEEE half.
 pub(super) struct F16;
@@ -115,16 +117,28 @@ pub(super) struct F16;
 pub(super) struct Bf16;
 impl Element for F16 {
     #[inline(always)]
-    unsafe fn load(p: *const u16) -> __m512 {
+    unsafe fn pair(p: *const u16) -> __m512i {
         // SAFETY: passed on.
-        unsafe { Avx512Vnni::load_f16(p) }
+        unsafe { pair(Avx512Vnni::load_f16(p), Avx512Vnni::load_f16(p.add(ROWS))) }
     }
 }
 impl Element for Bf16 {
     #[inline(always)]
-    unsafe fn load(p: *const u16) -> __m512 {
-        // SAFETY: passed on.
-        unsafe { Avx512Vnni::load_bf16(p) }
+    unsafe fn pair(p: *const u16) -> __m512i {
+        const INTERLEAVED: [u16; 32] = {
+            let mut from = [0; 32];
+            let mut i = 0;
+            while i < 32 {
+                from[i] = (i / 2 + i % 2 * ROWS) as u16;
+                i += 1;
+            }
+            from
+        };
+        // SAFETY: by this function's contract.
+        unsafe {
+            let from = _mm512_loadu_si512(INTERLEAVED.as_ptr().cast());
+            _mm512_permutexvar_epi16(from, _mm512_loadu_si512(p.cast()))
+        }
     }
 }
 
@@ -140,16 +154,19 @@ impl<E: Element> Weights for Half<E> {
     unsafe fn tile(group: *const u8, cols: usize, k: usize, out: *mut u8) {
         // SAFETY: columns below `cols` lie in the group; sixteen vectors fill the tile.
         unsafe {
-            let out = out.cast::<__m512i>();
+            let (group, out) = (group.cast::<u16>(), out.cast::<__m512i>());
             for i in 0..BLOCK / 2 {
-                let mut columns = [Avx512Vnni::zero(); 2];
-                for (j, column) in columns.iter_mut().enumerate() {
-                    let c = BLOCK * k + 2 * i + j;
-                    if c < cols {
-                        *column = E::load(group.cast::<u16>().add(ROWS * c));
+                let c = BLOCK * k + 2 * i;
+                let columns = match cols.saturating_sub(c) {
+                    0 => _mm512_setzero_si512(),
+                    1 => {
+                        let mut last = [0; 2 * ROWS];
+                        group.add(ROWS * c).copy_to_nonoverlapping(last.as_mut_ptr(), ROWS);
+                        E::pair(last.as_ptr())
                     }
-                }
-                _mm512_storeu_si512(out.add(i).cast(), pair(columns[0], columns[1]));
+                    _ => E::pair(group.add(ROWS * c)),
+                };
+                _mm512_storeu_si512(out.add(i).cast(), columns);
             }
         }
     }

@@ -1,4 +1,4 @@
-//! The tile product: bf16 factors, f32 sums.
+//! The product on AMX tiles.
 
 use super::tile::{TileConfig, release, tile_dot_bf16, tile_load, tile_store, tile_zero};
 use super::weights::{TILE, Weights};

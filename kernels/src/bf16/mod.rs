@@ -1,16 +1,20 @@
-//! Products on AMX tiles: the path of prompt rows where the CPU has it.
+//! Products in bf16: the path of prompt rows where the CPU multiplies bf16. Activations are rounded to it, sums are f32.
 //!
-//! Weights are dequantised to bf16 in cache-sized panels, activations rounded to bf16, sums are f32. One fused multiply-add per
-//! weight and no scale after it: on Sapphire Rapids that reaches 2.4-2.8 TFLOPS on two cores where the exact integer product with
-//! its scale per 32 columns ends at 1.1, and its error against f32 is smaller (0.25 % of a dot product against 0.6-1.2 %).
+//! AMX (`amx.rs`) takes all formats: weights are dequantised to bf16 in cache-sized panels. One fused multiply-add per weight and no
+//! scale after it: on Sapphire Rapids that reaches 2.4-2.8 TFLOPS on two cores where the exact integer product with its scale per 32
+//! columns ends at 1.1, and its error against f32 is smaller (0.25 % of a dot product against 0.6-1.2 %). AVX-512's dot products of
+//! pairs of bf16 (`dot.rs`) do half as many operations as integer ones, and take weights of 16 bits only: with f32 activations
+//! these get half of them.
 //!
-//! [`TileRows`] is the activations' form: strips of sixteen rows, a strip being one tile of 1 KiB after the other, each
+//! [`TileRows`] is the activations' form for both: strips of sixteen rows, a strip being one tile of 1 KiB after the other, each
 //! `[row][32 columns]`.
 
 #[cfg(target_arch = "x86_64")]
+mod amx;
+#[cfg(target_arch = "x86_64")]
 mod attn;
 #[cfg(target_arch = "x86_64")]
-mod gemm;
+mod dot;
 #[cfg(target_arch = "x86_64")]
 mod tile;
 #[cfg(target_arch = "x86_64")]
@@ -46,19 +50,19 @@ pub const fn strip_len(cols: usize) -> usize {
 
 type TileFn = unsafe fn(*const u8, usize, usize, TileRows, Range<usize>, *mut f32, usize);
 
-/// The tile product of one packing. That a value exists proves that this process may use AMX.
+/// The product of one packing. That a value exists proves that this process may use its instructions.
 #[derive(Clone, Copy, Debug)]
 pub struct TileMatmul(TileFn);
 
 impl TileMatmul {
-    /// The product for `packing`; `None` when `isa` is not [`Isa::Amx`], when this machine lacks it, and for single-precision
-    /// weights, which bf16 would round.
+    /// The product for `packing`; `None` when `isa` has none or this machine lacks `isa`: [`Isa::Amx`] has all but those of
+    /// single-precision weights, which bf16 would round, and [`Isa::Avx512Bf16`] those of 16-bit float weights.
     pub fn new(packing: Packing, isa: Isa) -> Option<TileMatmul> {
-        if isa != Isa::Amx || !isa.available() {
+        if !isa.available() {
             return None;
         }
         #[cfg(target_arch = "x86_64")]
-        return kernels::of(packing).map(TileMatmul);
+        return kernels::of(packing, isa).map(TileMatmul);
         #[cfg(not(target_arch = "x86_64"))]
         {
             let _ = packing;
@@ -69,7 +73,7 @@ impl TileMatmul {
     /// Rows of which one call needs each weight once: their strips stay in L2 while weights stream by.
     pub fn rows_per_pass(cols: usize) -> usize {
         #[cfg(target_arch = "x86_64")]
-        return STRIP * gemm::strips_per_pass(cols);
+        return STRIP * amx::strips_per_pass(cols);
         #[cfg(not(target_arch = "x86_64"))]
         {
             let _ = cols;
@@ -102,12 +106,12 @@ impl TileMatmul {
 
 /// Rounds activations to bf16 for [`TileMatmul`].
 #[derive(Clone, Copy, Debug)]
-pub struct TileConvert(());
+pub struct TileConvert(Isa);
 
 impl TileConvert {
-    /// `None` when `isa` is not [`Isa::Amx`] or this machine lacks it.
+    /// `None` when `isa` does not multiply bf16 or this machine lacks it.
     pub fn new(isa: Isa) -> Option<TileConvert> {
-        (isa == Isa::Amx && isa.available()).then_some(TileConvert(()))
+        (matches!(isa, Isa::Avx512Bf16 | Isa::Amx) && isa.available()).then_some(TileConvert(isa))
     }
 
     /// Writes `x`, a row or a part of it that begins at a multiple of 32, to row `row % 16` of a strip, of which `strip` is the part
@@ -126,16 +130,24 @@ impl TileConvert {
     }
 }
 
-/// Computes `rounds` rounds of independent tile products with factors from L1: [`crate::peak::run`] for bf16.
+/// Computes `rounds` rounds of independent products, on AMX with factors from L1: [`crate::peak::run`] for bf16.
 pub(crate) fn peak(isa: Isa, rounds: usize) -> Option<u64> {
     TileConvert::new(isa)?;
-    // SAFETY: the instruction set is available.
     #[cfg(target_arch = "x86_64")]
+    // SAFETY: the instruction set is available.
     unsafe {
-        gemm::peak(rounds)
+        match isa {
+            Isa::Amx => amx::peak(rounds),
+            _ => dot::peak(rounds),
+        }
     }
-    // Four products of 16 x 16 x 32 multiply-adds.
-    Some((rounds * 4 * 2 * 16 * 16 * 32) as u64)
+    let multiply_adds = match isa {
+        // Four products of tiles.
+        Isa::Amx => 4 * 16 * 16 * 32,
+        // Sixteen dot products of pairs in sixteen lanes.
+        _ => 16 * 16 * 2,
+    };
+    Some((2 * rounds * multiply_adds) as u64)
 }
 
 /// Attention on tiles, with its working memory.
@@ -156,10 +168,11 @@ impl<'a> TileAttend<'a> {
         }
     }
 
-    /// `_proof` shows that this process may use AMX. `scratch` is aligned to 64 bytes and holds [`TileAttend::scratch_len`] floats.
-    pub fn new(_proof: TileConvert, scratch: &'a mut [f32]) -> Self {
+    /// `proof` shows what this process may use; `None` if that is not [`Isa::Amx`]. `scratch` is aligned to 64 bytes and holds
+    /// [`TileAttend::scratch_len`] floats.
+    pub fn new(proof: TileConvert, scratch: &'a mut [f32]) -> Option<Self> {
         assert!(scratch.as_ptr().addr().is_multiple_of(64), "the tiles' working memory is not aligned");
-        TileAttend { scratch }
+        (proof.0 == Isa::Amx).then_some(TileAttend { scratch })
     }
 
     /// [`crate::ops::Ops::attend`] on tiles.
@@ -176,25 +189,28 @@ impl<'a> TileAttend<'a> {
 
 #[cfg(target_arch = "x86_64")]
 mod kernels {
-    use super::{STRIP, TileFn, TileRows, attn, gemm, weights};
+    use super::{STRIP, TileFn, TileRows, amx, attn, dot, weights};
+    use crate::isa::Isa;
     use crate::ops::Attend;
     use crate::pack::layout::by_layout;
     use crate::pack::{Float, Packing};
     use std::arch::x86_64::*;
     use std::ops::Range;
 
-    pub(super) fn of(packing: Packing) -> Option<TileFn> {
-        match packing {
-            Packing::Quantised(layout) => by_layout!(layout, quant as TileFn),
-            Packing::Float(Float::F16) => Some(half::<weights::F16>),
-            Packing::Float(Float::BF16) => Some(half::<weights::Bf16>),
-            Packing::Float(Float::F32) => None,
+    pub(super) fn of(packing: Packing, isa: Isa) -> Option<TileFn> {
+        match (isa, packing) {
+            (Isa::Amx, Packing::Quantised(layout)) => by_layout!(layout, quant as TileFn),
+            (Isa::Amx, Packing::Float(Float::F16)) => Some(half::<weights::F16>),
+            (Isa::Amx, Packing::Float(Float::BF16)) => Some(half::<weights::Bf16>),
+            (Isa::Avx512Bf16, Packing::Float(Float::F16)) => Some(half_dot::<weights::F16>),
+            (Isa::Avx512Bf16, Packing::Float(Float::BF16)) => Some(half_dot::<weights::Bf16>),
+            _ => None,
         }
     }
 
     macro_rules! instance {
-        ($name:ident [$($generics:tt)*] $weights:ty) => {
-            #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma,f16c")]
+        ($name:ident [$($generics:tt)*] $module:ident, $weights:ty, $features:literal) => {
+            #[target_feature(enable = $features)]
             unsafe fn $name<$($generics)*>(
                 w: *const u8,
                 groups: usize,
@@ -205,12 +221,16 @@ mod kernels {
                 ldy: usize,
             ) {
                 // SAFETY: passed on.
-                unsafe { gemm::multiply::<$weights>(w, groups, cols, x, rows, y, ldy) }
+                unsafe { $module::multiply::<$weights>(w, groups, cols, x, rows, y, ldy) }
             }
         };
     }
-    instance!(quant[const L: usize] weights::Quant<L>);
-    instance!(half[E: weights::Element] weights::Half<E>);
+    instance!(quant[const L: usize] amx, weights::Quant<L>,
+        "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma,f16c");
+    instance!(half[E: weights::Element] amx, weights::Half<E>,
+        "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma,f16c");
+    instance!(half_dot[E: weights::Element] dot, weights::Half<E>,
+        "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx512bf16,avx2,fma,f16c");
 
     #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx512bf16,avx2,fma,f16c")]
     pub(super) unsafe fn attend(a: &Attend<'_>, partition: usize, partials: &mut [f32], scratch: &mut [f32]) {

@@ -428,8 +428,13 @@ fn bench_makes_models_up_and_draws() {
     for r in results {
         let number = |key: &str| r[key].as_f64().unwrap();
         let bound = |key: &str| r["bounds"][key].as_f64().unwrap();
-        let int8 = if r["bounds"]["bf16_gops"].as_f64() > Some(0.0) { "bf16" } else { "int8" };
-        let arithmetic = if r["model"] == "tiny:q4_0" { int8 } else { "f32" };
+        let device = r["device"].as_str().unwrap();
+        let arithmetic = match r["model"] == "tiny:q4_0" {
+            _ if device.contains("amx") => "bf16",
+            true => "int8",
+            false if device.contains("avx512bf16") => "bf16",
+            false => "f32",
+        };
         assert_eq!(r["bounds"]["arithmetic"], arithmetic);
         let peak = bound(&format!("{arithmetic}_gops"));
         assert!((number("peak_share") * peak - number("gops")).abs() < 1e-6, "{r}");

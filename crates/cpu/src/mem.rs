@@ -115,19 +115,25 @@ impl<T: Zero> Buffer<T> {
     /// `len` zeros.
     pub fn new(len: usize) -> Self {
         // Bytes, since these come zeroed from the system; zeroed memory of a larger alignment is written first.
-        let bytes = vec![0; len * size_of::<T>() + 63];
+        let bytes = if len == 0 { Vec::new() } else { vec![0; len * size_of::<T>() + 63] };
         let start = bytes.as_ptr().align_offset(64);
         Buffer { bytes, start, len, _of: std::marker::PhantomData }
     }
 
     /// All values.
     pub fn as_slice(&self) -> &[T] {
+        if self.len == 0 {
+            return &[];
+        }
         // SAFETY: from `start` on lie `len` values of `T`, initialised by zeros or later writes.
         unsafe { std::slice::from_raw_parts(self.bytes[self.start..].as_ptr().cast(), self.len) }
     }
 
     /// All values.
     pub fn as_mut_slice(&mut self) -> &mut [T] {
+        if self.len == 0 {
+            return &mut [];
+        }
         // SAFETY: as above, and borrowed exclusively.
         unsafe { std::slice::from_raw_parts_mut(self.bytes[self.start..].as_mut_ptr().cast(), self.len) }
     }

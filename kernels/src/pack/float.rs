@@ -38,11 +38,25 @@ impl Float {
 
 /// Packs up to sixteen rows: element `(row, col)` lies at `16 col + row`. Missing rows become zeros.
 pub fn pack_group(float: Float, rows: &[&[u8]], out: &mut [u8]) {
-    let n = float.bytes();
-    out.fill(0);
-    for (r, row) in rows.iter().enumerate().take(ROWS) {
-        for (src, dst) in row.chunks_exact(n).zip(out.chunks_exact_mut(ROWS * n)) {
-            dst[n * r..n * (r + 1)].copy_from_slice(src);
+    match float {
+        Float::F32 => interleave::<4>(rows, out),
+        Float::F16 | Float::BF16 => interleave::<2>(rows, out),
+    }
+}
+
+/// [`pack_group`] for elements of `N` bytes, a few columns of all rows at a time, which stay in L1.
+fn interleave<const N: usize>(rows: &[&[u8]], out: &mut [u8]) {
+    const COLUMNS: usize = 64;
+    let (out, _) = out.as_chunks_mut::<N>();
+    for (i, out) in out.chunks_mut(COLUMNS * ROWS).enumerate() {
+        if rows.len() < ROWS {
+            out.fill([0; N]);
+        }
+        for (r, row) in rows.iter().enumerate().take(ROWS) {
+            let (row, _) = row.as_chunks::<N>();
+            for (src, dst) in row[i * COLUMNS..].iter().zip(out[r..].iter_mut().step_by(ROWS)) {
+                *dst = *src;
+            }
         }
     }
 }

@@ -102,7 +102,7 @@ impl Weight {
     }
 
     /// Whether some part multiplies tiles.
-    pub(crate) fn wants_tiles(&self) -> bool {
+    fn wants_tiles(&self) -> bool {
         self.parts.iter().any(|p| p.on_tiles(Role::Prompt))
     }
 

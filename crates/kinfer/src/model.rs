@@ -20,7 +20,8 @@ use std::sync::Arc;
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub enum Numerics {
     /// The fast path: quantised weights by 8-bit activations; prompts in bf16 where the CPU has AMX, which is both faster and nearer
-    /// to the exact values, and those of F16 and BF16 weights also where AVX-512 multiplies bf16. Reused cache entries of generated text then differ in rounding from a prompt's.
+    /// to the exact values, and those of F16 and BF16 weights also where AVX-512 multiplies bf16. Reused cache entries of generated
+    /// text then differ in rounding from a prompt's.
     #[default]
     Auto,
     /// Quantised weights by 8-bit activations, prompt and generated tokens alike: the same bits on every CPU.

@@ -10,7 +10,7 @@ use std::ops::Range;
 
 /// Tiles of columns that a panel of weights covers: two groups of 256 columns are 16 KiB, which stay in L1 beside the activations.
 const PANEL: usize = 8;
-/// Rows of activations at once, half of a strip: with two groups sixteen sums, for two units with a latency of 5 or 6 cycles.
+/// Rows of activations at once, half of a strip: with two groups sixteen sums, enough for two units with a latency of 8 cycles.
 const HALF: usize = STRIP / 2;
 
 #[repr(align(64))]

@@ -43,22 +43,20 @@ unsafe fn tile<S: Simd, const L: usize, const G: usize, const T: usize>(
     x: QuantRows,
     y: *mut f32,
     ldy: usize,
+    apart: usize,
     fetch: bool,
 ) {
     let layout = const { Facts::<L>::LAYOUT };
     let (unit_bytes, blocks) = const { (Facts::<L>::UNIT_BYTES, Facts::<L>::BLOCKS) };
-    let group_bytes = units * unit_bytes;
+    let stream = apart * units * unit_bytes;
     // SAFETY: every address below lies within the groups, rows and outputs that the caller vouches for.
     unsafe {
         let mut acc = [[S::zero(); T]; G];
         for u in 0..units {
             let mut unit = [w; G];
             for g in 0..G {
-                unit[g] = w.add(g * group_bytes + u * unit_bytes);
+                unit[g] = w.add(g * stream + u * unit_bytes);
             }
-            // Past its end, a stream goes on behind the groups that the other streams read now.
-            let ends = u * unit_bytes + PREFETCH >= group_bytes;
-            let ahead = if ends { PREFETCH + (G - 1) * group_bytes } else { PREFETCH };
             let (mut d, mut dmin) = ([S::zero(); G], [S::zero(); G]);
             if layout.two_level {
                 for g in 0..G {
@@ -76,7 +74,7 @@ unsafe fn tile<S: Simd, const L: usize, const G: usize, const T: usize>(
                     for g in 0..G {
                         let mut i = 0;
                         while i < lines {
-                            S::prefetch(unit[g].wrapping_add(b * lines + i + ahead));
+                            S::prefetch(unit[g].wrapping_add(b * lines + i + PREFETCH));
                             i += 64;
                         }
                     }
@@ -126,7 +124,7 @@ unsafe fn tile<S: Simd, const L: usize, const G: usize, const T: usize>(
         }
         for g in 0..G {
             for t in 0..T {
-                S::store(y.add(t * ldy + ROWS * g), acc[g][t]);
+                S::store(y.add(t * ldy + ROWS * apart * g), acc[g][t]);
             }
         }
     }
@@ -358,15 +356,18 @@ pub(super) unsafe fn matmul<S: Simd, const L: usize>(
             return panel::matmul::<S, L>(w, groups, units, x, rows, y, ldy);
         }
         let mut g = 0;
-        while g < groups {
-            // Several groups at a time are as many streams of reads, which one core needs to reach the memory's bandwidth: two read
-            // 15-25 % more than one, and four 10-25 % more than two (Sapphire Rapids).
-            if const { S::TILE_GROUPS[0] == 4 } && rows == 1 && g + 4 <= groups {
-                tile::<S, L, 4, 1>(w.add(g * group_bytes), units, x, y.add(g * ROWS), ldy, true);
-                g += 4;
-                continue;
+        if const { S::TILE_GROUPS[0] == 4 } && rows == 1 {
+            let apart = groups / 4;
+            while g < apart {
+                tile::<S, L, 4, 1>(w.add(g * group_bytes), units, x, y.add(g * ROWS), ldy, apart, true);
+                g += 1;
             }
-            let pair = g + 2 <= groups;
+            g = 4 * apart;
+        }
+        let apart = (groups - g) / 2;
+        let paired = g + apart;
+        while g < groups {
+            let pair = g < paired;
             let (w, y) = (w.add(g * group_bytes), y.add(g * ROWS));
             let mut t = 0;
             while t < rows {
@@ -382,16 +383,16 @@ pub(super) unsafe fn matmul<S: Simd, const L: usize>(
                     ($t:literal) => {{
                         if const { S::TILE_GROUPS[if $t == 1 { 0 } else { 1 }] >= 2 } {
                             if pair {
-                                tile::<S, L, 2, $t>(w, units, xt, yt, ldy, fetch);
+                                tile::<S, L, 2, $t>(w, units, xt, yt, ldy, apart, fetch);
                             } else {
                                 // Only a last, odd group comes here, one row at a time.
-                                tile::<S, L, 1, 1>(w, units, xt, yt, ldy, fetch);
+                                tile::<S, L, 1, 1>(w, units, xt, yt, ldy, 1, fetch);
                             }
                         } else {
-                            tile::<S, L, 1, $t>(w, units, xt, yt, ldy, fetch);
+                            tile::<S, L, 1, $t>(w, units, xt, yt, ldy, 1, fetch);
                             if pair {
-                                let (w, y) = (w.add(group_bytes), yt.add(ROWS));
-                                tile::<S, L, 1, $t>(w, units, xt, y, ldy, fetch);
+                                let (w, y) = (w.add(apart * group_bytes), yt.add(apart * ROWS));
+                                tile::<S, L, 1, $t>(w, units, xt, y, ldy, 1, fetch);
                             }
                         }
                         t += $t;
@@ -406,7 +407,10 @@ pub(super) unsafe fn matmul<S: Simd, const L: usize>(
                     _ => run!(1),
                 }
             }
-            g += if pair { 2 } else { 1 };
+            g += 1;
+            if g == paired {
+                g += apart;
+            }
         }
     }
 }

@@ -119,30 +119,30 @@ pub(super) unsafe fn matmul<S: Simd, E: Element>(
 ) {
     // SAFETY: the tiles cover each group and row once.
     unsafe {
-        let mut g = 0;
-        while g < groups {
-            let pair = g + 2 <= groups;
+        let apart = groups / 2;
+        for i in 0..groups.div_ceil(2) {
+            let pair = i < apart;
+            let g = if pair { i } else { groups - 1 };
             let (w, y) = (w.add(g * cols * ROWS * E::BYTES), y.add(g * ROWS));
             let mut t = 0;
             while t < rows {
                 let (x, y) = (x.add(t * ldx), y.add(t * ldy));
                 match (rows - t, pair) {
                     (4.., true) if const { S::TILE_GROUPS[1] == 2 } => {
-                        tile::<S, E, 2, 4>(w, cols, x, ldx, y, ldy)
+                        tile::<S, E, 2, 4>(w, cols, x, ldx, y, ldy, apart)
                     }
                     (4.., _) => {
-                        tile::<S, E, 1, 4>(w, cols, x, ldx, y, ldy);
+                        tile::<S, E, 1, 4>(w, cols, x, ldx, y, ldy, 1);
                         if pair {
-                            let w = w.add(cols * ROWS * E::BYTES);
-                            tile::<S, E, 1, 4>(w, cols, x, ldx, y.add(ROWS), ldy);
+                            let w = w.add(apart * cols * ROWS * E::BYTES);
+                            tile::<S, E, 1, 4>(w, cols, x, ldx, y.add(apart * ROWS), ldy, 1);
                         }
                     }
-                    (_, true) => tile::<S, E, 2, 1>(w, cols, x, ldx, y, ldy),
-                    (_, false) => tile::<S, E, 1, 1>(w, cols, x, ldx, y, ldy),
+                    (_, true) => tile::<S, E, 2, 1>(w, cols, x, ldx, y, ldy, apart),
+                    (_, false) => tile::<S, E, 1, 1>(w, cols, x, ldx, y, ldy, 1),
                 }
                 t += if rows - t >= 4 { 4 } else { 1 };
             }
-            g += if pair { 2 } else { 1 };
         }
     }
 }
@@ -155,13 +155,14 @@ unsafe fn tile<S: Simd, E: Element, const G: usize, const T: usize>(
     ldx: usize,
     y: *mut f32,
     ldy: usize,
+    apart: usize,
 ) {
     // SAFETY: as `matmul`.
     unsafe {
         let mut acc = [[S::zero(); T]; G];
         for c in 0..cols {
             for g in 0..G {
-                let p = w.add((g * cols + c) * ROWS * E::BYTES);
+                let p = w.add((g * apart * cols + c) * ROWS * E::BYTES);
                 let v = E::load::<S>(p);
                 if T == 1 && c % (64 / (ROWS * E::BYTES)).max(1) == 0 {
                     S::prefetch(p.wrapping_add(super::kernel::PREFETCH));
@@ -173,7 +174,7 @@ unsafe fn tile<S: Simd, E: Element, const G: usize, const T: usize>(
         }
         for g in 0..G {
             for t in 0..T {
-                S::store(y.add(t * ldy + ROWS * g), acc[g][t]);
+                S::store(y.add(t * ldy + ROWS * apart * g), acc[g][t]);
             }
         }
     }

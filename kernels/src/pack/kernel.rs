@@ -27,15 +27,15 @@ pub struct QuantRows {
 /// read bandwidth with two streams; 4608 is worse than no prefetch at all.
 pub(super) const PREFETCH: usize = 2304;
 
-/// `y[t][16 g + lane] = w . x[t]` for `G` groups and `T` tokens.
+/// `y[t][16 g + lane] = w . x[t]` for `T` tokens and `G` groups, each `apart` groups behind the one before.
 ///
 /// Each output is accumulated in one order, whatever `G` and `T`: ascending scale groups, of which each half has an exact integer dot
 /// product. For a group of 16 columns, `acc = fma(dot, d_w * d_x, acc)`; for one of 32, `acc = fma(fma(dot_1, d_x1, dot_0 * d_x0), d_w, acc)`,
 /// a sixth fewer operations on floats. Then `acc = fnma(min_w, s_x, acc)`.
 ///
 /// # Safety
-/// The CPU has `S`. `w` points to `G` packed groups of `units` units, `x` holds `T` rows, `y` has `T` rows
-/// `ldy` apart with room for `16 G` floats each.
+/// The CPU has `S`. `w` points to the first of the `G` packed groups of `units` units, `x` holds `T` rows, `y` has `T` rows
+/// `ldy` apart with room for the floats of these groups in each.
 #[inline(always)]
 unsafe fn tile<S: Simd, const L: usize, const G: usize, const T: usize>(
     w: *const u8,
@@ -355,19 +355,13 @@ pub(super) unsafe fn matmul<S: Simd, const L: usize>(
         if rows >= S::MANY {
             return panel::matmul::<S, L>(w, groups, units, x, rows, y, ldy);
         }
-        let mut g = 0;
-        if const { S::TILE_GROUPS[0] == 4 } && rows == 1 {
-            let apart = groups / 4;
-            while g < apart {
-                tile::<S, L, 4, 1>(w.add(g * group_bytes), units, x, y.add(g * ROWS), ldy, apart, true);
-                g += 1;
-            }
-            g = 4 * apart;
-        }
-        let apart = (groups - g) / 2;
-        let paired = g + apart;
-        while g < groups {
-            let pair = g < paired;
+        // Two groups at a time are two streams of reads, which one core needs to reach the memory's bandwidth. Each is one piece of memory,
+        // half of the groups: of neighbours, which leap over each other, short rows were read at 80 % of it (Zen 5), and so were all by
+        // four streams.
+        let apart = groups / 2;
+        for i in 0..groups.div_ceil(2) {
+            let pair = i < apart;
+            let g = if pair { i } else { groups - 1 };
             let (w, y) = (w.add(g * group_bytes), y.add(g * ROWS));
             let mut t = 0;
             while t < rows {
@@ -406,10 +400,6 @@ pub(super) unsafe fn matmul<S: Simd, const L: usize>(
                     4.. if const { S::TILE >= 4 } => run!(4),
                     _ => run!(1),
                 }
-            }
-            g += 1;
-            if g == paired {
-                g += apart;
             }
         }
     }

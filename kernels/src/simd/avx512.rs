@@ -17,7 +17,7 @@ impl Simd for Avx512Vnni {
     type Acc = __m512i;
     const SIGNED_BYTES: bool = false;
     const TILE: usize = 4;
-    const TILE_GROUPS: [usize; 2] = [4, 2];
+    const TILE_GROUPS: [usize; 2] = [2, 2];
     const TOKENS_IN_TURN: bool = true;
     // Here tiles unpack on ports that dot products leave free: 32 rows of weights from memory take 0.8 of the time that way.
     const MANY: usize = 64;

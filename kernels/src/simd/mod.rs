@@ -55,7 +55,7 @@ pub trait Simd: Copy + 'static {
     const SIGNED_BYTES: bool;
     /// Tokens of a matrix-product tile that fit the register file.
     const TILE: usize;
-    /// Groups of sixteen rows of a tile of one token (1, 2 or 4: as many streams of reads), and of one of several (1 or 2).
+    /// Groups of sixteen rows of a tile of one token (as many streams of reads), and of one of several: 1 or 2.
     const TILE_GROUPS: [usize; 2];
     /// Rows from which a matrix product unpacks its weights first.
     const MANY: usize = 12;

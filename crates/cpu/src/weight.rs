@@ -175,7 +175,7 @@ impl Weight {
         self.parts.iter().all(|p| p.rows.is_multiple_of(ROWS))
     }
 
-    /// This worker's even share of the groups, in pairs: the kernels stream two groups at a time.
+    /// This worker's even share of the groups, in pairs: the kernels read two streams of groups.
     pub(crate) fn share(&self, w: &Worker<'_>) -> Range<usize> {
         let groups = self.groups();
         let pairs = w.share(groups.div_ceil(2));

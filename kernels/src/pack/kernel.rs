@@ -23,7 +23,7 @@ pub struct QuantRows {
     pub stride: usize,
 }
 
-/// How far ahead of a streaming read weights are fetched, in bytes. Without it decoding is 10 to 30 % slower; 2304, 4608 and 9216 are the
+/// How far ahead of a streaming read weights are fetched, in bytes. Without it decoding is 3 to 30 % slower; 2304, 4608 and 9216 are the
 /// same within 4 % (Zen 5).
 pub(super) const PREFETCH: usize = 2304;
 

@@ -23,8 +23,8 @@ pub struct QuantRows {
     pub stride: usize,
 }
 
-/// How far ahead of a streaming read weights are fetched, in bytes. Without it decoding is 3 to 30 % slower; 2304, 4608 and 9216 are the
-/// same within 4 % (Zen 5).
+/// How far ahead of a streaming read weights are fetched, in bytes. Without it decoding is 3 to 30 % slower; 4608 and 9216 are within 5 % of
+/// the bandwidth (Zen 5). On Sapphire Rapids with DDR5, with streams of neighbours, 4608 was worse than no prefetch at all.
 pub(super) const PREFETCH: usize = 2304;
 
 /// `y[t][16 g + lane] = w . x[t]` for `T` tokens and `G` groups, each `apart` groups behind the one before.
@@ -355,8 +355,8 @@ pub(super) unsafe fn matmul<S: Simd, const L: usize>(
         if rows >= S::MANY {
             return panel::matmul::<S, L>(w, groups, units, x, rows, y, ldy);
         }
-        // Two groups at a time are two streams of reads, which one core needs to reach the memory's bandwidth; four reach less. Each is one
-        // piece of memory, half of the groups: streams of neighbours, which leap over each other, took up to 1.25 times as long (Zen 5).
+        // Two groups at a time are two streams of reads, which one core needs to reach the memory's bandwidth. Each is one piece of memory,
+        // half of the groups: streams of neighbours, which leap over each other, took up to 1.25 times as long, and four seldom less (Zen 5).
         let apart = groups / 2;
         for i in 0..groups.div_ceil(2) {
             let pair = i < apart;
